@@ -1,0 +1,37 @@
+# make sweep   set up everything, then run the built-in sweep to its leaderboards (interrupted, it goes on where it was)
+# make test    set up everything, then run the tests
+# make doctor  what works on this machine, and how to mend what does not
+VENV ?= .venv
+PYTHON ?= python3
+PY := $(VENV)/bin/python
+export VENV PYTHON
+
+.PHONY: sweep test test-long doctor lint env sample clean
+
+sweep: env sample
+	$(PY) slurm/launch_sweep.py
+
+test: env sample
+	@./install.sh slurm
+	$(PY) -m pytest -n 2 --dist loadgroup -m "not long"
+
+test-long: env sample
+	@./install.sh slurm
+	$(PY) -m pytest -m long
+
+doctor:
+	@if [ -x $(PY) ]; then $(PY) doctor.py; else $(PYTHON) doctor.py; fi
+
+lint: env
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+env:
+	@./install.sh
+
+sample:
+	@$(PY) -m pretrain.data sample
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,1 @@
+"""Images in, a backbone out: `python -m pretrain RECIPE [key=value ...]`."""

@@ -1,0 +1,115 @@
+"""What a method is. One file of this folder is one method; adding a method is adding a file.
+
+The file holds a dataclass `Config` (decorated with `pretrain.recipe.strict`), which is the recipe's `method` section, one
+subclass of `Method`, and the loss as a pure function of embeddings.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+from results.command import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B images of one process. Views are normalised floats [B, 3, S_v, S_v], ready for the network."""
+
+    views: Sequence[Tensor]
+    index: Tensor
+    """int64 [B]: place in the dataset."""
+    label: Tensor
+    """int64 [B]; only `supervised` may look at it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a method makes of a batch: the loss to descend (a scalar), and scalars worth logging (detached)."""
+
+    loss: Tensor
+    scalars: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Encoded(NamedTuple):
+    h: Tensor
+    """[B, F]: the backbone's pooled features; what is evaluated."""
+    z: Tensor
+    """[B, D]: the projector's output, the embedding; what the loss sees."""
+
+
+class Encoder(nn.Module):
+    """Backbone and projector: view [B, 3, S, S] -> Encoded."""
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module, feature_dim: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.backbone, self.projector = backbone, projector
+        self.feature_dim, self.embedding_dim = feature_dim, embedding_dim
+
+    def forward(self, view: Tensor) -> Encoded:
+        h = self.backbone(view)
+        return Encoded(h, self.projector(h))
+
+
+ConfigT = TypeVar("ConfigT")
+
+
+class Method(nn.Module, Generic[ConfigT]):
+    """Owns the encoder and whatever of the method has state (predictor, queue, prototypes, target network).
+
+    The training loop sets `progress`, the share of all steps that are done, before each `forward`, and seeds torch's
+    generators from (seed, step, rank), so that random draws in `forward` repeat after a resumption.
+    """
+
+    Config: ClassVar[type]
+    uses_labels: ClassVar[bool] = False
+    trains: ClassVar[bool] = True
+    """False for a bound that is not trained at all (`random`)."""
+    progress: float = 0.0
+
+    def __init__(self, encoder: Encoder, config: ConfigT) -> None:
+        super().__init__()
+        self.encoder, self.config = encoder, config
+
+    def forward(self, batch: Batch) -> Step:
+        raise NotImplementedError
+
+    def check(self, batch: int, views: int) -> None:
+        """Raises `UserError` where the method cannot work with `batch` images a process and so many views."""
+
+
+def method_names() -> list[str]:
+    """Files of this folder that define a method (helpers like `similarity` do not)."""
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in names if _method_of(importlib.import_module(f"{__name__}.{name}")))
+
+
+def find_method(name: Any) -> type[Method[Any]]:
+    """The method of the file `<name>.py`.
+
+    Raises:
+        UserError: there is none; the nearest names are given.
+    """
+    if not isinstance(name, str) or name not in {module.name for module in pkgutil.iter_modules(__path__)}:
+        raise UserError(f"unknown method '{name}'{nearest(str(name), method_names())}")
+    found = _method_of(importlib.import_module(f"{__name__}.{name}"))
+    if found is None:
+        raise UserError(f"methods/{name}.py defines no method{nearest(name, method_names())}")
+    return found
+
+
+def _method_of(module: Any) -> type[Method[Any]] | None:
+    """The Method subclass that `module` itself defines, with the module's Config attached."""
+    own = [
+        item
+        for item in vars(module).values()
+        if inspect.isclass(item) and issubclass(item, Method) and item.__module__ == module.__name__
+    ]
+    if not own:
+        return None
+    own[0].Config = module.Config
+    return own[0]

@@ -1,0 +1,328 @@
+"""What a pretraining run is: nested dataclasses, loaded strictly from a recipe's YAML and dotted overrides.
+
+Everything that determines the result is in `Recipe.identity()`; what only says how this machine does it (`machine`,
+`monitor`) or what the run is called (`name`, `paper`) is not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from results.command import UserError, nearest
+from results.record import canonical, data_root
+
+RECIPES = Path(__file__).parent / "recipes"
+strict = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+"""Decorator of every config section: immutable, and an unknown key is an error."""
+
+Range = tuple[float, float]
+
+
+@strict
+class Paper:
+    """Where a recipe comes from, and what its source reports."""
+
+    title: str = ""
+    source: str = ""
+    reported: dict[str, float] = field(default_factory=dict)
+    """Metric to the published value, in per cent as papers give it."""
+    tolerance: dict[str, float] = field(default_factory=dict)
+    """Metric to the distance within which we call it reproduced."""
+    reconstruction: bool = False
+    """True where the paper's exact method or settings are not known: tables then say so."""
+
+
+@strict
+class Views:
+    """A group of views that are cut alike."""
+
+    size: int
+    """Side of the square crop, pixels."""
+    count: int = 1
+    scale: Range = (0.2, 1.0)
+    """Share of the image's area that a crop covers, drawn uniformly."""
+    ratio: Range = (3 / 4, 4 / 3)
+    """Width over height of the crop before it is made square, drawn log-uniformly."""
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    flip_p: float = 0.5
+
+
+@strict
+class Colour:
+    """Photometric augmentation, in this order: jitter, mix, gray, blur, solarize, invert. A list is one value a view."""
+
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    """Strength of brightness, contrast, saturation, hue, as torchvision's ColorJitter; applied in random order."""
+    jitter_p: float | list[float] = 0.0
+    mix_p: float | list[float] = 0.0
+    """Each output channel becomes a random convex mixture of the input's (for the sample; in no paper)."""
+    gray_p: float | list[float] = 0.0
+    blur_p: float | list[float] = 0.0
+    blur_sigma: Range = (0.1, 2.0)
+    """Pixels."""
+    solarize_p: float | list[float] = 0.0
+    solarize_threshold: int = 128
+    invert_p: float | list[float] = 0.0
+
+
+@strict
+class Data:
+    dataset: str
+    """A folder of $WHITEBENCH_DATA, written by `python -m pretrain.data`."""
+    views: tuple[Views, ...]
+    colour: Colour = field(default_factory=Colour)
+    loader: Literal["ffcv", "folder", "device"] = "ffcv"
+    placement: Literal["auto", "loader", "accelerator"] = "auto"
+    """Where photometric augmentation runs; auto is the loader for `ffcv` and `folder`, the accelerator for `device`."""
+
+
+@strict
+class Network:
+    backbone: str = "resnet50"
+    stem: Literal["imagenet", "cifar", "cifar-pad2", "small"] = "imagenet"
+    """imagenet: 7x7 stride 2 and max-pooling; cifar: 3x3, no pooling; cifar-pad2: the same, padded by 2 (INTL's);
+    small: 3x3 and max-pooling (STL-10, Tiny-ImageNet)."""
+    projector: tuple[int, ...] = ()
+    """Widths of its linear layers; batch norm and ReLU between them. Empty: no projector."""
+    projector_bias: bool = True
+    """Of the hidden linear layers (the last always has one)."""
+    projector_last_norm: Literal["none", "affine", "plain"] = "none"
+    """Batch norm after the last layer: none, with or without its affine part."""
+    zero_init_residual: bool = False
+    sync_bn: bool = True
+    """With several processes: batch norm over all of them."""
+
+
+@strict
+class Optimizer:
+    name: Literal["sgd", "adam", "lars"] = "sgd"
+    lr: float = 0.05
+    """Per `lr_batch` images of the global batch; not scaled where that is None."""
+    lr_batch: int | None = 256
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay_1d: bool = True
+    """Whether biases and norms (parameters of one dimension) decay, too."""
+
+
+@strict
+class Schedule:
+    epochs: int = 100
+    warmup_epochs: float = 0.0
+    warmup_iterations: int = 0
+    """Linear warm-up from 0, in epochs or iterations (one of them)."""
+    kind: Literal["cosine", "cosine-by-epoch", "step", "constant"] = "cosine"
+    """cosine: updated every step."""
+    final_lr: float = 0.0
+    """Where cosine ends, as a share of the base rate."""
+    steps: tuple[int, ...] = ()
+    """Epochs at which `step` multiplies the rate by `gamma`; negative ones count from the end."""
+    gamma: float = 0.1
+
+
+@strict
+class Monitor:
+    """What is watched during training. It changes no weight and is not part of a run's identity."""
+
+    knn_every: int = 0
+    """Epochs between online k-NN evaluations (20 neighbours, cosine); 0 means none."""
+    knn_images: int = 5000
+    """At most so many training images serve as neighbours."""
+
+
+@strict
+class Machine:
+    """How this machine does it. Changes no bit of the result and is not part of a run's identity."""
+
+    workers: int = 1
+    """Threads (ffcv) or processes (folder) that prepare views, per process."""
+    checkpoint_minutes: float = 10.0
+    """A checkpoint is written this often, and at the end of each epoch where the last is at least a minute old."""
+
+
+@strict
+class Recipe:
+    """A pretraining run. See `pretrain/recipes/` for the published ones."""
+
+    name: str
+    method: Any
+    """{name: a file of `pretrain/methods`, and the keys of its Config}; resolved to that Config by `load`."""
+    data: Data
+    paper: Paper = field(default_factory=Paper)
+    network: Network = field(default_factory=Network)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    batch: int = 256
+    """Images a step, over all processes."""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the network's forward pass; losses are always computed in float32."""
+    world_size: int = 1
+    """Processes (one a GPU); the global batch is divided among them."""
+    threads: int = 1
+    """Intra-op threads of a process: with another number a CPU gives other bits."""
+    channels_last: bool = True
+    compile: bool = False
+    monitor: Monitor = field(default_factory=Monitor)
+    machine: Machine = field(default_factory=Machine)
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the result, as plain JSON."""
+        plain = canonical(self)
+        plain["method"] = {"name": self.method_name, **plain["method"]}
+        return {key: value for key, value in plain.items() if key not in ("name", "paper", "monitor", "machine")}
+
+    @property
+    def method_name(self) -> str:
+        return type(self.method).__module__.rpartition(".")[2]
+
+    @property
+    def label(self) -> str:
+        """For run ids: `<recipe's own name>-s<seed>`."""
+        return f"{self.name.rpartition('/')[2]}-s{self.seed}"
+
+    @property
+    def view_sizes(self) -> list[int]:
+        """Side of each view, pixels, in the order of a batch's views."""
+        return [group.size for group in self.data.views for _ in range(group.count)]
+
+
+def recipe_names() -> list[str]:
+    return sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in RECIPES.rglob("*.yaml"))
+
+
+def load(name: str, overrides: Sequence[str] | dict[str, Any] = ()) -> Recipe:
+    """The recipe `name` (of `pretrain/recipes`, or a path to a YAML file) with `key.sub=value` overrides, validated.
+
+    Raises:
+        UserError: unknown recipe, method or key (naming the nearest), a wrong type, an inconsistent setting.
+    """
+    raw = _read(name)
+    raw.setdefault("name", name.removesuffix(".yaml"))
+    if not isinstance(overrides, dict):
+        overrides = dict(parse_override(text) for text in overrides)
+    for key, value in overrides.items():
+        set_dotted(raw, key, value)
+    recipe = validated(Recipe, raw, where=name)
+    _check(recipe, name)
+    return recipe
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """'a.b=value' -> ('a.b', value), the value read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{text}': overrides look like key=value, e.g. schedule.epochs=20")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"{key}: '{value}' is not a YAML value") from error
+
+
+def set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Sets tree["a"]["b"] for key "a.b"; a number walks into a list."""
+    *parents, last = key.split(".")
+    node: Any = tree
+    for part in parents:
+        node = node[int(part)] if isinstance(node, list) and part.isdigit() else node.setdefault(part, {})
+        if not isinstance(node, dict | list):
+            raise UserError(f"{key}: '{part}' is a value, not a section")
+    try:
+        node[int(last) if isinstance(node, list) else last] = value
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{key}: there is no entry '{last}' in that list") from error
+
+
+def validated(kind: type, raw: dict[str, Any], where: str) -> Any:
+    """`raw` as the strict dataclass `kind`; for a recipe, its method section by the method's own Config.
+
+    Raises:
+        UserError: one line for the first fault: `where: key: what is wrong; the nearest valid key`.
+    """
+    raw = dict(raw)
+    if kind is Recipe:
+        raw["method"] = _method_config(raw.get("method"), where)
+    try:
+        return TypeAdapter(kind).validate_python(raw)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_first_fault(kind, error)}") from error
+
+
+def _method_config(section: Any, where: str) -> Any:
+    from pretrain.methods import find_method  # imports torch
+
+    if not isinstance(section, dict) or "name" not in section:
+        raise UserError(f"{where}: method: needs a name, e.g. method.name=intl")
+    rest = {key: value for key, value in section.items() if key != "name"}
+    try:
+        return TypeAdapter(find_method(section["name"]).Config).validate_python(rest)
+    except ValidationError as error:
+        fault = _first_fault(find_method(section["name"]).Config, error)
+        raise UserError(f"{where}: method.{fault}") from error
+
+
+def _first_fault(kind: type, error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    path = [str(part) for part in fault["loc"]]
+    if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{'.'.join(path)}: unknown key{nearest(path[-1], _keys_at(kind, path[:-1]))}"
+    if fault["type"].startswith("missing"):
+        return f"{'.'.join(path)}: is needed"
+    return f"{'.'.join(path)}: {fault['msg'].lower()}, not {fault['input']!r}"
+
+
+def _keys_at(kind: Any, path: list[str]) -> list[str]:
+    """Field names of the section at `path` below the dataclass `kind`."""
+    for part in path:
+        if not part.isdigit():
+            kind = getattr(kind, "__annotations__", {}).get(part)
+        if kind is not None and not hasattr(kind, "__dataclass_fields__"):
+            inner = [arg for arg in getattr(kind, "__args__", ()) if hasattr(arg, "__dataclass_fields__")]
+            kind = inner[0] if inner else None
+    return list(getattr(kind, "__dataclass_fields__", {}))
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"unknown recipe '{name}'{nearest(name, recipe_names())}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a recipe is a mapping of sections")
+    return raw
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    """What types cannot say."""
+    if not recipe.data.views:
+        raise UserError(f"{where}: data.views: at least one group is needed")
+    if recipe.batch % recipe.world_size:
+        raise UserError(f"{where}: batch: {recipe.batch} is not divisible by world_size={recipe.world_size}")
+    if recipe.schedule.warmup_epochs and recipe.schedule.warmup_iterations:
+        raise UserError(f"{where}: schedule: warm up by epochs or by iterations, not both")
+    for key in ("batch", "world_size", "threads"):
+        if getattr(recipe, key) < 1:
+            raise UserError(f"{where}: {key}: must be at least 1, not {getattr(recipe, key)}")
+    views = len(recipe.view_sizes)
+    for key in ("jitter_p", "mix_p", "gray_p", "blur_p", "solarize_p", "invert_p"):
+        value = getattr(recipe.data.colour, key)
+        if isinstance(value, list) and len(value) != views:
+            raise UserError(f"{where}: data.colour.{key}: {len(value)} values for {views} views")
+        if any(not 0 <= p <= 1 for p in (value if isinstance(value, list) else [value])):
+            raise UserError(f"{where}: data.colour.{key}: a probability lies between 0 and 1, not {value}")
+    for i, group in enumerate(recipe.data.views):
+        if group.size < 1 or group.count < 1 or not 0 < group.scale[0] <= group.scale[1] <= 1:
+            raise UserError(f"{where}: data.views.{i}: size and count are at least 1, 0 < scale[0] <= scale[1] <= 1")
+
+
+def dataset_folder(dataset: str) -> Path:
+    return data_root() / dataset

@@ -1,0 +1,313 @@
+"""The record that every stage of every cell leaves: one folder, `run.json` and `metrics.jsonl`.
+
+Nothing else is the truth: tables, status and resumption are derived from these folders, which can be moved, copied and
+merged. `run.json` is replaced atomically; `metrics.jsonl` is only ever appended to, one JSON object a line.
+"""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self
+
+from results.command import Interrupted, UserError
+
+SCHEMA = 1
+RECORD, METRICS = "run.json", "metrics.jsonl"
+Status = Literal["running", "done", "failed", "interrupted"]
+VERSIONED = ("torch", "torchvision", "numpy", "ffcv", "sal-detectron2", "detectron2", "submitit", "pandas")
+
+
+def runs_root() -> Path:
+    """$WHITEBENCH_RUNS, by default ./runs; holds `<stage>/<id>/`."""
+    return Path(os.environ.get("WHITEBENCH_RUNS", "runs"))
+
+
+def data_root() -> Path:
+    """$WHITEBENCH_DATA, by default ./data; holds `<dataset>/`."""
+    return Path(os.environ.get("WHITEBENCH_DATA", "data"))
+
+
+def stage_folder(stage: str, run_id: str) -> Path:
+    return runs_root() / stage / run_id
+
+
+def canonical(value: Any) -> Any:
+    """Plain JSON of dataclasses, paths and tuples; floats that JSON cannot hold (NaN, infinities) become None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return canonical({f.name: getattr(value, f.name) for f in fields(value)})
+    if isinstance(value, dict):
+        return {str(key): canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):  # a scalar of numpy or torch
+        return canonical(value.item())
+    raise TypeError(f"{type(value).__name__} has no place in a record: {value!r}")
+
+
+def content_hash(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of `value`: equal for equal content, whatever its order of keys."""
+    return hashlib.sha256(json.dumps(canonical(value), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_id(label: str, config: Any) -> str:
+    """`<label>-<12 hex digits of the config's hash>`: the label is for the eye, the hash decides."""
+    return f"{label}-{content_hash(config)[:12]}"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Whole or not at all, also after a crash: temporary file, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, (json.dumps(canonical(value), indent=1) + "\n").encode())
+
+
+@dataclass
+class Record:
+    """The content of `run.json`. `config` alone (fully resolved) determines `id`; code and machine only describe."""
+
+    id: str
+    stage: str
+    config: dict[str, Any]
+    status: Status = "running"
+    cell: dict[str, Any] = field(default_factory=dict)
+    """What the run is called: {"recipe": str, "method": str, "seed": int, "dataset": str, "sweep": str or absent, ...}."""
+    hashes: dict[str, str | None] = field(default_factory=dict)
+    """Of what a later change of which makes the row doubtful: "method" (its file), "data", "protocol", "augmentation"."""
+    parents: list[str] = field(default_factory=list)
+    """Ids of the records this one builds on; the first is the pretraining."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    artifacts: dict[str, dict[str, str]] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    """Summed over restarts: wall_s, gpu_s, energy_kwh (None where unknown), restarts."""
+    started: str = ""
+    ended: str | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    error: str | None = None
+    schema: int = SCHEMA
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in `folder`; None where there is none. A damaged one is a `UserError` that names it."""
+    path = folder / RECORD
+    try:
+        raw = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not a readable record ({error})") from error
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+        raise UserError(f"{path}: not a record of schema {SCHEMA}")
+    known = {f.name for f in fields(Record)}
+    try:
+        return Record(**{key: value for key, value in raw.items() if key in known})
+    except TypeError as error:
+        raise UserError(f"{path}: not a whole record ({error})") from error
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; a last line cut short by a kill is left out."""
+    return list(_metric_lines(folder / METRICS))
+
+
+def _metric_lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
+
+
+class Run:
+    """A stage at work in its folder. One process at a time owns it (a lock that dies with its holder).
+
+    Used as a context: leaving it writes `done`, or `failed` / `interrupted` with the reason. A run that is already done
+    is opened with `already_done` set and stays untouched.
+
+        with Run("linear", f"{method}-s{seed}", config, cell=..., parents=[...]) as run:
+            if not run.already_done:
+                run.metrics["top1"] = ...
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        label: str,
+        config: Any,
+        *,
+        cell: dict[str, Any],
+        hashes: dict[str, str | None] | None = None,
+        parents: list[str] | None = None,
+        gpus: int = 0,
+        folder: Path | None = None,
+        command: str | None = None,
+    ) -> None:
+        resolved = canonical(config)
+        self.gpus = gpus
+        self.id = run_id(label, resolved)
+        self.folder = folder or stage_folder(stage, self.id)
+        self.record = Record(
+            id=self.id,
+            stage=stage,
+            config=resolved,
+            cell=cell,
+            hashes=hashes or {},
+            parents=parents or [],
+            cost={"wall_s": 0.0, "gpu_s": 0.0, "energy_kwh": None, "restarts": 0},
+            command=command or shlex.join(["python", *map(_shown, sys.orig_argv[1:])]),
+        )
+        self.already_done = False
+        self._lock: IO[str] | None = None
+        self._began = 0.0
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return self.record.metrics
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder / ".lock", "a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise UserError(f"{self.folder}: another process is at work on this run") from error
+        before = read_record(self.folder)
+        if before is not None and before.id != self.id:
+            raise UserError(f"{self.folder}: holds another run ({before.id}); choose another folder")
+        self.already_done = before is not None and before.status == "done"
+        if self.already_done:
+            assert before is not None
+            self.record = before
+            return self
+        if before is not None:
+            self.record.cost = {**before.cost, "restarts": before.cost.get("restarts", 0) + 1}
+            self.record.started = before.started
+        self.record.started = self.record.started or _now()
+        self.record.environment = environment()
+        self._began = time.monotonic()
+        self._cost_before = dict(self.record.cost)
+        self.save()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._lock is not None
+        if not self.already_done:
+            self.record.ended = _now()
+            if error is None:
+                self.record.status = "done"
+            elif isinstance(error, Interrupted | KeyboardInterrupt):
+                self.record.status, self.record.error = "interrupted", str(error) or "interrupted"
+            else:
+                self.record.status, self.record.error = "failed", f"{type(error).__name__}: {error}"
+                (self.folder / "error.txt").write_text("".join(traceback.format_exception(kind, error, trace)))
+            self.save()
+        self._lock.close()
+
+    def save(self) -> None:
+        """Writes `run.json` with the cost so far."""
+        wall = time.monotonic() - self._began
+        self.record.cost["wall_s"] = self._cost_before["wall_s"] + wall
+        self.record.cost["gpu_s"] = self._cost_before["gpu_s"] + wall * self.gpus
+        write_json(self.folder / RECORD, asdict(self.record))
+
+    def log(self, **values: Any) -> None:
+        """Appends a line to `metrics.jsonl`. It also is the run's heartbeat; give `step` so that `rewind` can work.
+
+        Status reads these keys of the last line, where there are any: epoch, epochs, images_per_s, eta_s, loss.
+        """
+        with open(self.folder / METRICS, "a") as file:
+            file.write(json.dumps(canonical({"time": round(time.time(), 3), **values})) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drops the lines after `step`, which a resumed run is about to write again."""
+        kept = [line for line in read_metrics(self.folder) if line.get("step", 0) <= step]
+        write_atomically(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def artifact(self, name: str, path: Path) -> None:
+        """Names a file of this run's folder in the record, with its sha256."""
+        self.record.artifacts[name] = {"path": str(path.relative_to(self.folder)), "sha256": file_hash(path)}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git state, host and device, without importing any heavy package that is not imported already."""
+    versions: dict[str, str] = {}
+    for package in VERSIONED:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    torch = sys.modules.get("torch")
+    cuda = torch is not None and torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if torch is not None and cuda else platform.processor() or platform.machine()
+    return {**_git_state(), "python": platform.python_version(), **versions, "host": socket.gethostname(), "device": device}
+
+
+def _git_state() -> dict[str, Any]:
+    """Commit, and whether source files differ from it (tables that a run writes do not count)."""
+    here = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.yaml", "*.txt", "*.toml")
+    return {"git": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
+
+
+def _shown(argument: str) -> str:
+    """A path inside the working folder, as its user would type it."""
+    here = f"{Path.cwd()}{os.sep}"
+    return argument.removeprefix(here)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,1 @@
+"""A sweep in, jobs out: `python slurm/launch_sweep.py [SWEEP]`."""

@@ -1,0 +1,1 @@
+"""A backbone in, AP out: `python transfer/coco_det.py --ckpt PATH`."""
