@@ -1,7 +1,7 @@
 """What a pretraining run is: nested dataclasses, loaded strictly from a recipe's YAML and dotted overrides.
 
-Everything that determines the result is in `Recipe.identity()`; what only says how this machine does it (`machine`,
-`monitor`) or what the run is called (`name`, `paper`) is not.
+What determines the pretrained weights is in `Recipe.identity()`. The sections named in `DESCRIPTIVE` are not: what a run
+is called, what is watched, how it is evaluated afterwards, how this machine does it.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,8 @@ strict = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 """Decorator of every config section: immutable, and an unknown key is an error."""
 
 Range = tuple[float, float]
+DESCRIPTIVE = ("name", "paper", "evaluation", "monitor", "machine")
+"""Sections of a recipe that do not determine the pretrained weights."""
 
 
 @strict
@@ -136,6 +138,20 @@ class Monitor:
 
 
 @strict
+class Evaluation:
+    """How images are prepared for evaluation. Not part of the pretraining's identity, but of every evaluation's."""
+
+    crop: int | None = None
+    """Side of the centre crop, pixels; None is the first view's size."""
+    resize: int | None = None
+    """Short side before it; None is the crop for crops of up to 64 pixels, else 8/7 of it (256 for 224)."""
+    linear: str = "features"
+    """Protocol of the linear probe: a name of `pretrain.evaluate.protocols`."""
+    knn: str = "cosine-20"
+    """Protocol of the k-NN evaluation, likewise."""
+
+
+@strict
 class Machine:
     """How this machine does it. Changes no bit of the result and is not part of a run's identity."""
 
@@ -169,6 +185,7 @@ class Recipe:
     """Intra-op threads of a process: with another number a CPU gives other bits."""
     channels_last: bool = True
     compile: bool = False
+    evaluation: Evaluation = field(default_factory=Evaluation)
     monitor: Monitor = field(default_factory=Monitor)
     machine: Machine = field(default_factory=Machine)
 
@@ -176,7 +193,7 @@ class Recipe:
         """What determines the result, as plain JSON."""
         plain = canonical(self)
         plain["method"] = {"name": self.method_name, **plain["method"]}
-        return {key: value for key, value in plain.items() if key not in ("name", "paper", "monitor", "machine")}
+        return {key: value for key, value in plain.items() if key not in DESCRIPTIVE}
 
     @property
     def method_name(self) -> str:
@@ -186,6 +203,17 @@ class Recipe:
     def label(self) -> str:
         """For run ids: `<recipe's own name>-s<seed>`."""
         return f"{self.name.rpartition('/')[2]}-s{self.seed}"
+
+    @property
+    def evaluation_crop(self) -> int:
+        """Side of the centre crop that evaluation sees, pixels."""
+        return self.evaluation.crop or self.data.views[0].size
+
+    @property
+    def evaluation_resize(self) -> int:
+        """Short side to which evaluation resizes before it crops, pixels."""
+        crop = self.evaluation_crop
+        return self.evaluation.resize or (crop if crop <= 64 else round(crop * 8 / 7))
 
     @property
     def view_sizes(self) -> list[int]:

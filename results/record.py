@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import secrets
 import shlex
 import socket
 import subprocess
@@ -67,7 +68,12 @@ def canonical(value: Any) -> Any:
 
 def content_hash(value: Any) -> str:
     """sha256 (hex) of the canonical JSON of `value`: equal for equal content, whatever its order of keys."""
-    return hashlib.sha256(json.dumps(canonical(value), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return plain_hash(canonical(value))
+
+
+def plain_hash(plain: Any) -> str:
+    """`content_hash` of what `canonical` gave, or was read from JSON that holds it."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def file_hash(path: Path) -> str:
@@ -83,7 +89,7 @@ def run_id(label: str, config: Any) -> str:
 def write_atomically(path: Path, content: bytes) -> None:
     """Whole or not at all, also after a crash: temporary file, fsync, rename, fsync of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # unique across hosts, too
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -133,10 +139,18 @@ def read_record(folder: Path) -> Record | None:
     """The record in `folder`; None where there is none. A damaged one is a `UserError` that names it."""
     path = folder / RECORD
     try:
-        raw = json.loads(path.read_bytes())
+        return parse_record(path.read_bytes(), path)
     except FileNotFoundError:
         return None
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: not a readable record ({error})") from error
+
+
+def parse_record(content: bytes, path: Path) -> Record:
+    """The record that a `run.json` holds; `path` is for the `UserError` that names a damaged or foreign one."""
+    try:
+        raw = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable record ({error})") from error
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         raise UserError(f"{path}: not a record of schema {SCHEMA}")
@@ -241,7 +255,7 @@ class Run:
             self.record.ended = _now()
             if error is None:
                 self.record.status = "done"
-            elif isinstance(error, Interrupted | KeyboardInterrupt):
+            elif isinstance(error, Interrupted | KeyboardInterrupt | SystemExit):
                 self.record.status, self.record.error = "interrupted", str(error) or "interrupted"
             else:
                 self.record.status, self.record.error = "failed", f"{type(error).__name__}: {error}"
@@ -285,7 +299,13 @@ def environment() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_available()
     device = torch.cuda.get_device_name() if torch is not None and cuda else platform.processor() or platform.machine()
-    return {**_git_state(), "python": platform.python_version(), **versions, "host": socket.gethostname(), "device": device}
+    return {
+        **_git_state(),
+        "python": platform.python_version(),
+        **versions,
+        "host": socket.gethostname(),
+        "device": device,
+    }
 
 
 def _git_state() -> dict[str, Any]:

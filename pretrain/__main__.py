@@ -1,0 +1,89 @@
+"""python -m pretrain RECIPE [key=value ...]"""
+
+import argparse
+
+from results.command import UserError, run_command
+
+EXAMPLES = """\
+examples:
+  python -m pretrain sample/intl                              the built-in sample, on this machine
+  python -m pretrain imagenet1k/intl-100ep seed=1             a published recipe
+  python -m pretrain my.yaml batch=512 schedule.epochs=50     your own file, with changes
+  torchrun --nproc-per-node 4 -m pretrain imagenet1k/cwrgp-100ep world_size=4
+
+A run is named by what determines its result. Started again, it goes on where it stopped; once done, it says so.
+Runs are kept in $WHITEBENCH_RUNS (default ./runs), data in $WHITEBENCH_DATA (default ./data)."""
+
+
+def parser() -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser(
+        prog="python -m pretrain",
+        description="Pretrain a backbone by a recipe.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("recipe", nargs="?", help="a name shown by --list, or the path of a YAML file")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="dotted recipe keys, e.g. optimizer.lr=0.1")
+    command.add_argument("--list", action="store_true", help="show the recipes with what their papers report")
+    command.add_argument("--show", action="store_true", help="print the resolved recipe and its run id; do not train")
+    return command
+
+
+def main() -> None:
+    command = parser()
+    arguments = command.parse_intermixed_args()
+    if arguments.list:
+        print(recipe_table())
+    elif arguments.recipe is None:
+        command.error("a recipe is needed (python -m pretrain --list shows them)")
+    elif arguments.show:
+        show(arguments.recipe, arguments.overrides)
+    else:
+        start(arguments.recipe, arguments.overrides)
+
+
+def start(name: str, overrides: list[str]) -> None:
+    from pretrain.recipe import load, parse_override
+    from pretrain.train import train
+    from results.record import stage_folder
+
+    recipe = load(name, overrides)
+    named = dict(parse_override(text) for text in overrides)
+    named.pop("seed", None)
+    record = train(recipe, {"overrides": named})
+    if record is not None:
+        print(f"{record.id}: done; {stage_folder('pretrain', record.id)}/backbone.safetensors")
+
+
+def show(name: str, overrides: list[str]) -> None:
+    import yaml
+
+    from pretrain.recipe import load
+    from pretrain.train import pretrain_id, resolved
+
+    recipe = load(name, overrides)
+    print(yaml.safe_dump(resolved(recipe).identity(), sort_keys=False), end="")
+    try:
+        print(f"# run id: {pretrain_id(recipe)}")
+    except UserError as error:  # the recipe can be looked at before its data is there
+        print(f"# run id: unknown ({error})")
+
+
+def recipe_table() -> str:
+    """All recipes: method, epochs, batch, and the published values that they aim at."""
+    from pretrain.recipe import load, recipe_names
+
+    lines = [f"{'recipe':32} {'method':12} {'backbone':10} {'epochs':>6} {'batch':>6} {'views':>5}  reported"]
+    for name in recipe_names():
+        recipe = load(name)
+        reported = ", ".join(f"{metric} {value:g}" for metric, value in recipe.paper.reported.items()) or "-"
+        mark = " (reconstruction)" if recipe.paper.reconstruction else ""
+        lines.append(
+            f"{name:32} {recipe.method_name:12} {recipe.network.backbone:10} {recipe.schedule.epochs:6} "
+            f"{recipe.batch:6} {len(recipe.view_sizes):5}  {reported}{mark}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,148 @@
+"""Crop, antialiased resize and flip of an image in one pass: what torchvision's `resized_crop(antialias=True)` computes.
+
+The filter is Pillow's: a triangle (bilinear) or Keys' cubic with a = -0.5 (bicubic), widened by the factor of a reduction,
+its weights summing to 1 also at the borders of the box. Each output row is a blend of source rows (into int16, cheap and
+contiguous), then each output pixel a blend of that row's pixels. The result is within 1 level of torchvision's.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from pretrain.data.jit import kernel
+from pretrain.data.vectors import LANES, PADDING, blend_pixels, blend_rows
+
+_BITS, _BITS_CUBIC = 15, 14
+"""Fractional bits of a weight; a cubic weight may exceed 1."""
+_FEW_TAPS = 30
+"""Up to here (a reduction of 15, cubic 7) the fast blending of rows is exact enough: 1 / 64 of a level a tap."""
+
+
+@kernel
+def resized_crop(image: Any, box: Any, full: Any, window: Any, flip: bool, cubic: bool, out: Any) -> None:
+    """Fills `out`, uint8 [h, w, 3], from `image`, uint8 [H, W, 3], both packed.
+
+    Args:
+        box: (top, left, height, width) inside the image, sides of at least 1.
+        full: (height, width) that the box is resized to.
+        window: (top, left) of the part of it that `out` is; [h, w] from there lies inside `full`.
+        flip: whether `out` is mirrored, left to right.
+        cubic: bicubic, else bilinear.
+    """
+    first_row, row_weights = _taps(box[2], full[0], window[0], out.shape[0], cubic, False)
+    first_column, column_weights = _taps(box[3], full[1], window[1], out.shape[1], cubic, flip)
+    offsets, pair_weights = _pair_table(first_column, column_weights)
+    shift = 2 * (_BITS_CUBIC if cubic else _BITS) - 9
+    width = 3 * box[3]
+    row = np.zeros(width + 6 * pair_weights.shape[1] + PADDING, np.int16)
+    pixels = np.empty((len(pair_weights), 4, 3), np.uint8)
+    left = image.ctypes.data + 3 * box[1]
+    stride, row_bytes, weight_bytes = image.strides[0], out.shape[1] * 3, 2 * row_weights.shape[1]
+    for y in range(len(out)):
+        top = box[0] + first_row[y]
+        if width >= LANES and row_weights.shape[1] <= _FEW_TAPS:
+            weights = row_weights.ctypes.data + y * weight_bytes
+            _blend_rows(row, left + top * stride, stride, weights, row_weights.shape[1], width)
+        else:
+            source = image[top : top + row_weights.shape[1], box[1] : box[1] + box[3]]
+            _blend_rows_exactly(row, source, row_weights[y])
+        if row_bytes % 12 == 0:
+            target = out.ctypes.data + y * out.strides[0]
+            _blend_pixels(target, row, offsets, pair_weights, shift)
+        else:  # the last group of 4 pixels would run over the end of the row
+            _blend_pixels(pixels.ctypes.data, row, offsets, pair_weights, shift)
+            out[y] = pixels.reshape(-1, 3)[: out.shape[1]]
+
+
+@kernel
+def _taps(length: int, full: int, start: int, count: int, cubic: bool, mirrored: bool) -> Any:
+    """Weights of `count` new positions from `start` on, where `length` positions are resized to `full`.
+
+    Returns:
+        first [count], the place of the first neighbour; weights int16 [count, taps], 1 being 2^15 (2^14 where cubic).
+    """
+    scale = length / full
+    stretch = max(scale, 1.0)
+    support = 2.0 * stretch if cubic else stretch
+    taps = min(int(np.ceil(2.0 * support)), length)
+    first, weights = np.empty(count, np.int64), np.empty((count, taps), np.int16)
+    exact = np.empty(taps)
+    for position in range(count):
+        centre = scale * (start + position + 0.5)
+        low = min(max(int(centre - support + 0.5), 0), length - taps)
+        for tap in range(taps):
+            exact[tap] = _filter(abs(low + tap + 0.5 - centre) / stretch, cubic)
+        place = count - 1 - position if mirrored else position
+        first[place] = low
+        _round_weights(exact, 1 << (_BITS_CUBIC if cubic else _BITS), weights[place])
+    return first, weights
+
+
+@kernel
+def _filter(distance: float, cubic: bool) -> float:
+    if not cubic:
+        return max(1.0 - distance, 0.0)
+    if distance < 1.0:
+        return (1.5 * distance - 2.5) * distance * distance + 1.0
+    return ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0 if distance < 2.0 else 0.0
+
+
+@kernel
+def _round_weights(exact: Any, one: int, weights: Any) -> None:
+    """Rounds the running sum, so that the rounded weights still sum to `one` (which itself does not fit for bilinear)."""
+    total, running, before = exact.sum(), 0.0, 0.0
+    for tap in range(len(exact)):
+        running += exact[tap] * one / total
+        rounded = np.floor(running + 0.5)
+        weights[tap] = np.int16(min(rounded - before, 32767.0))
+        before = rounded
+
+
+@kernel
+def _pair_table(first: Any, weights: Any) -> Any:
+    """`first` and `weights` of new pixels in the layout of `blend_pixels`: offsets int32 [G, 4], weights [G, P, 4, 4, 2]."""
+    count, taps = weights.shape
+    offsets = np.zeros(((count + 3) // 4, 4), np.int32)
+    table = np.zeros((len(offsets), (taps + 1) // 2, 4, 4, 2), np.int16)
+    for x in range(count):
+        offsets[x // 4, x % 4] = 6 * first[x]
+        for tap in range(taps):
+            for channel in range(3):
+                table[x // 4, tap // 2, x % 4, channel, tap % 2] = weights[x, tap]
+    return offsets, table
+
+
+@kernel
+def _blend_rows(row: Any, source: int, stride: int, weights: int, taps: int, length: int) -> None:
+    """Constant numbers of taps let LLVM unroll the usual cases."""
+    start = taps // 2
+    if taps == 2:
+        blend_rows(row.ctypes.data, source, stride, weights, 2, length, start)
+    elif taps == 3:
+        blend_rows(row.ctypes.data, source, stride, weights, 3, length, start)
+    elif taps == 4:
+        blend_rows(row.ctypes.data, source, stride, weights, 4, length, start)
+    else:
+        blend_rows(row.ctypes.data, source, stride, weights, taps, length, start)
+
+
+@kernel
+def _blend_pixels(target: int, row: Any, offsets: Any, weights: Any, shift: int) -> None:
+    groups, pairs = weights.shape[0], weights.shape[1]
+    if pairs == 1:
+        blend_pixels(target, row.ctypes.data, offsets.ctypes.data, weights.ctypes.data, groups, 1, shift)
+    elif pairs == 2:
+        blend_pixels(target, row.ctypes.data, offsets.ctypes.data, weights.ctypes.data, groups, 2, shift)
+    else:
+        blend_pixels(target, row.ctypes.data, offsets.ctypes.data, weights.ctypes.data, groups, pairs, shift)
+
+
+@kernel
+def _blend_rows_exactly(row: Any, source: Any, weights: Any) -> None:
+    """`vectors.blend_rows` with one rounding instead of one a term: source uint8 [taps, width, 3]."""
+    for x in range(source.shape[1]):
+        for channel in range(3):
+            total = 1 << 15
+            for tap in range(len(weights)):
+                total += (np.int64(source[tap, x, channel]) << 7) * weights[tap]
+            row[3 * x + channel] = total >> 16

@@ -1,0 +1,61 @@
+"""How this room compiles its kernels: once a machine and source, cached across processes, free of the interpreter's lock.
+
+Floating-point arithmetic is left strict (no `fastmath`), so that pixels do not depend on the machine's vector width.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import njit
+
+HERE = Path(__file__).parent
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compiles `function` on its first call, or loads it from the cache."""
+    with _numba_setting("CACHE_DIR", str(cache_folder())):
+        return njit(cache=True, nogil=True, error_model="numpy")(function)
+
+
+@cache
+def cache_folder() -> Path:
+    """Beside the sources where that can be written, else among temporary files.
+
+    Named by the sources of this room: numba looks only at a kernel's own file, so that a kernel would survive a change
+    of one that it calls.
+    """
+    digest = hashlib.sha256()
+    for source in sorted(HERE.glob("*.py")):
+        digest.update(source.read_bytes())
+    name = f"kernels-{digest.hexdigest()[:16]}"
+    beside = HERE / "__pycache__"
+    try:
+        beside.mkdir(exist_ok=True)
+        writable = os.access(beside, os.W_OK)
+    except OSError:
+        writable = False
+    return beside / name if writable else Path(tempfile.gettempdir()) / f"whitebench-{os.getuid()}" / name
+
+
+@contextmanager
+def without_compilation() -> Iterator[None]:
+    """Numba as if it were not there, for code that compiles while it is imported."""
+    with _numba_setting("DISABLE_JIT", True):
+        yield
+
+
+@contextmanager
+def _numba_setting(name: str, value: Any) -> Iterator[None]:
+    before = getattr(numba.config, name)
+    setattr(numba.config, name, value)
+    try:
+        yield
+    finally:
+        setattr(numba.config, name, before)

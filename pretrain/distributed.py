@@ -1,0 +1,246 @@
+"""Several processes that train as one: who they are, and collectives with gradients."""
+
+import os
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from results.command import UserError
+
+T = TypeVar("T")
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun sets for each process, and submitit's `TorchDistributedEnvironment().export()` alike."""
+
+
+def rank() -> int:
+    return dist.get_rank() if _joined() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if _joined() else 1
+
+
+def barrier() -> None:
+    """Waits until all processes are here."""
+    if _joined():
+        dist.barrier()
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of x over all processes, without gradient; x itself where there is one."""
+    if world_size() == 1:
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+class World:
+    """The processes that train together, and this one's place among them. A context: leaving it leaves the group.
+
+    with World.join(recipe.world_size, recipe.device) as world:
+        network.to(world.device)
+    """
+
+    def __init__(self, rank: int, world_size: int, device: torch.device) -> None:
+        self.rank, self.world_size, self.device = rank, world_size, device
+
+    @classmethod
+    def join(
+        cls, world_size: int = 1, device: Literal["auto", "cpu", "cuda"] = "auto", timeout_s: float = 1800
+    ) -> Self:
+        """Meets the other processes that the launcher has started; they talk by nccl on CUDA, otherwise by gloo.
+
+        Args:
+            world_size: how many there should be.
+            timeout_s: how long a collective waits for the others before the run fails.
+        Raises:
+            UserError: there are more or fewer, the launcher's variables are not all set, CUDA is wanted and missing.
+        """
+        place = _environment()
+        if place.get("WORLD_SIZE", 1) != world_size:
+            raise UserError(
+                f"world_size={world_size}, but {place.get('WORLD_SIZE', 1)} process(es) were started; "
+                f"e.g. torchrun --nproc-per-node {world_size} -m pretrain ..."
+            )
+        own = cls(place.get("RANK", 0), world_size, _device(device, place.get("LOCAL_RANK", 0)))
+        if world_size > 1:
+            own._meet(timedelta(seconds=timeout_s))
+        return own
+
+    def _meet(self, timeout: timedelta) -> None:
+        on_cuda = self.device.type == "cuda"
+        dist.init_process_group(
+            "nccl" if on_cuda else "gloo",
+            rank=self.rank,
+            world_size=self.world_size,
+            timeout=timeout,
+            device_id=self.device if on_cuda else None,
+        )
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and talks to the user."""
+        return self.rank == 0
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's value, on every rank; anything that can be pickled."""
+        if self.world_size == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        received: T = box[0]
+        return received
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # After an error on this rank alone the others still wait in a collective, and nccl would wait for them.
+        if _joined() and (error is None or dist.get_backend() == "gloo"):
+            dist.destroy_process_group()
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """The rows of all processes, in the order of ranks: [n, ...] -> [world_size * n, ...], the same n everywhere.
+
+    Gradients of a gathered row are summed over the processes. Where each of them computes the same loss of all rows,
+    averaging parameter gradients, as DistributedDataParallel does, then gives exactly the gradient of that loss.
+    """
+    if world_size() == 1:
+        return x
+    gathered: Tensor = _Gather.apply(x)
+    return gathered
+
+
+def convert_sync_bn(module: nn.Module, device: torch.device) -> nn.Module:
+    """`module` with batch norms that take their statistics over all processes; as it is where there is only one.
+
+    Names and tensors stay. On CUDA these are torch's own, which do not run on a CPU; there it is `AllReduceBatchNorm`.
+    """
+    if world_size() == 1:
+        return module
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return converted
+    return _convert(module)
+
+
+class AllReduceBatchNorm(_BatchNorm):
+    """Batch norm of [B, C, ...] over all processes, by plain all-reduce with gradient: for gloo on CPUs.
+
+    In training equal, up to rounding, to batch norm in one process with the joint batch: output, gradients (which
+    DistributedDataParallel averages) and running statistics. In evaluation it is batch norm.
+    """
+
+    @classmethod
+    def of(cls, norm: _BatchNorm) -> Self:
+        """Takes over the parameters, buffers and settings of `norm`; the tensors themselves, no copies."""
+        own = cls(norm.num_features, norm.eps, norm.momentum, affine=False, track_running_stats=False)
+        own.affine, own.track_running_stats, own.training = norm.affine, norm.track_running_stats, norm.training
+        own._parameters, own._buffers = norm._parameters, norm._buffers
+        return own
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training or self.running_mean is None):
+            return super().forward(input)
+        with torch.autocast(device_type=input.device.type, enabled=False):
+            x = input if input.dtype == torch.float64 else input.float()
+            dims = [d for d in range(x.ndim) if d != 1]
+            shape = [1, -1] + [1] * (x.ndim - 2)
+            count = x.numel() // x.shape[1] * world_size()
+            mean = _AllReduce.apply(x.sum(dims)) / count
+            deviation = x - mean.view(shape)
+            variance = _AllReduce.apply(deviation.square().sum(dims)) / count
+            if self.training:
+                self._track(mean.detach(), variance.detach() * count / max(1, count - 1))
+            scale = (variance + self.eps).rsqrt()
+            y = deviation * (scale if self.weight is None else scale * self.weight).view(shape)
+            return (y if self.bias is None else y + self.bias.view(shape)).to(input.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), weight)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"batch norm takes [B, C, ...], not {list(input.shape)}")
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(world_size())[rank()]
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over all processes. Its gradient is the sum, too: each process's loss depends on every summand."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _convert(module: nn.Module) -> nn.Module:
+    if isinstance(module, _BatchNorm) and not isinstance(module, AllReduceBatchNorm):
+        return AllReduceBatchNorm.of(module)
+    for name, child in module.named_children():
+        setattr(module, name, _convert(child))
+    return module
+
+
+def _environment() -> dict[str, int]:
+    """RANK, WORLD_SIZE and LOCAL_RANK as the launcher set them; empty where it set none."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 and "RANK" not in os.environ:
+        return {}
+    missing = [name for name in ENVIRONMENT if name not in os.environ]
+    if missing:
+        raise UserError(f"several processes: {', '.join(missing)} not set; start them by torchrun or by the launcher")
+    return {name: int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+
+
+def _device(wanted: str, local_rank: int) -> torch.device:
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise UserError("device=cuda, but torch sees no CUDA device here; use device=cpu or device=auto")
+    if wanted == "cpu" or not there:
+        return torch.device("cpu")
+    # A launcher may show each process all devices of its machine, or only its own.
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,224 @@
+"""Finds the encoder in a checkpoint of unknown layout, and recognises its architecture from names and shapes.
+
+Projects wrap the same ResNet in many ways (`state_dict`, `module.`, `backbone.`, `encoder_q.`, `teacher`, compiled or
+distributed wrappers, any of them nested). So no list of wrappers is kept: wherever tensors with a ResNet's own names
+stand below a common prefix, there is an encoder; the words of the prefix say what it is to its project.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from results.command import UserError
+
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101")
+STEMS = ("imagenet", "cifar", "cifar-pad2", "small")
+TRUNK = re.compile(r"(conv1|bn1|layer\d+)\.")
+"""The parts of a ResNet that a backbone consists of; the rest of it (fc, projection heads) is not ours."""
+COUNTER = "num_batches_tracked"
+SECOND_CHOICE = {"momentum", "target", "ema", "k", "key", "student"}
+"""Words of encoders that their projects do not evaluate; DINO evaluates the teacher, the others the online network."""
+SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+"""Children of a ResNet that was cut into an `nn.Sequential` (lightly does so): 2 and 3 are ReLU and pooling."""
+MAX_DEPTH = 16
+
+
+@dataclass(frozen=True)
+class Found:
+    tensors: dict[str, Tensor]
+    """By torchvision's names."""
+    description: str
+    """The prefix under which they stood, and the encoders that were passed over."""
+
+
+def find_encoder(content: Any, wanted: str | None = None) -> Found:
+    """The encoder in what a checkpoint holds; of several, the one that `wanted` names, or its project's choice.
+
+    Raises:
+        UserError: there is none, or none of that name; or several and nothing tells which is meant.
+    """
+    tensors = {_without_wrappers(name): tensor for name, tensor in _flat(content)}
+    candidates = _candidates(tensors)
+    if not candidates:
+        raise UserError(_why_none(tensors))
+    prefix = _choose(candidates, wanted)
+    others = [_shown(other) for other in candidates if other != prefix]
+    passed = f" (also there: {', '.join(others)}; choose with --encoder)" if others else ""
+    return Found(candidates[prefix], f"encoder {_shown(prefix)}{passed}")
+
+
+def recognise(tensors: Mapping[str, Tensor], stated_stem: str | None = None) -> tuple[str, str, dict[str, Tensor]]:
+    """Architecture and stem of `tensors`, which are returned complete, as float32, without head and batch counters.
+
+    Args:
+        tensors: by torchvision's names.
+        stated_stem: the stem as the file states it; the weights of all 3x3 stems look alike.
+    Raises:
+        UserError: another network; tensors missing or left over; not floating point; not finite.
+    """
+    trunk = {name: t for name, t in tensors.items() if TRUNK.match(name) and not name.endswith(COUNTER)}
+    stem = _stem(trunk, stated_stem)
+    arch = _architecture(trunk)
+    _check_shapes(arch, stem, trunk)
+    return arch, stem, {name: _as_float32(name, trunk[name]) for name in tensor_shapes(arch, stem)}
+
+
+@cache
+def tensor_shapes(arch: str, stem: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of a backbone: 100 for a ResNet-18, 265 for a ResNet-50."""
+    from torchvision.models import get_model
+
+    with torch.device("meta"):
+        network = get_model(arch)
+    shapes = {
+        name: tuple(tensor.shape)
+        for name, tensor in network.state_dict().items()
+        if not name.startswith("fc.") and not name.endswith(COUNTER)
+    }
+    if stem != "imagenet":
+        shapes["conv1.weight"] = (64, 3, 3, 3)
+    return shapes
+
+
+def _flat(content: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """All tensors in nested mappings, by their dotted path."""
+    if not isinstance(content, Mapping) or depth > MAX_DEPTH:
+        return
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.", depth + 1)
+        elif isinstance(value, torch.nn.Module):  # only a file loaded as an unsafe pickle holds one
+            yield from _flat(value.state_dict(), f"{prefix}{key}.", depth + 1)
+
+
+def _without_wrappers(name: str) -> str:
+    """Names as they were before torch.compile, which may wrap inner modules, too."""
+    return name.replace("_orig_mod.", "")
+
+
+def _candidates(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Prefix -> the tensors below it by torchvision's names, for each place that looks like a ResNet."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name in tensors:
+        if name.endswith("layer1.0.conv1.weight"):
+            prefix = name.removesuffix("layer1.0.conv1.weight")
+            if f"{prefix}conv1.weight" in tensors:
+                found[prefix] = _below(prefix, tensors)
+        elif name.endswith("4.0.conv1.weight"):
+            prefix = name.removesuffix("4.0.conv1.weight")
+            stem = tensors.get(f"{prefix}0.weight")
+            if stem is not None and stem.ndim == 4 and stem.shape[1] == 3:
+                found[prefix] = _from_sequential(_below(prefix, tensors))
+    return found
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _from_sequential(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, tensor in tensors.items():
+        child, _, rest = name.partition(".")
+        if child in SEQUENTIAL:
+            renamed[f"{SEQUENTIAL[child]}.{rest}"] = tensor
+    return renamed
+
+
+def _choose(candidates: dict[str, dict[str, Tensor]], wanted: str | None) -> str:
+    if wanted is not None:
+        matching = [prefix for prefix in candidates if wanted in prefix]
+        exact = [prefix for prefix in matching if wanted in prefix.split(".")]
+        matching = exact or matching
+    else:
+        best = min(_rank(prefix) for prefix in candidates)
+        matching = [prefix for prefix in candidates if _rank(prefix) == best]
+    if len(matching) != 1:
+        named = ", ".join(map(_shown, matching or candidates))
+        problem = "no encoder" if not matching else "more than one encoder"
+        asked = f" of the name '{wanted}'" if wanted else ""
+        raise UserError(f"{problem}{asked} in the file; choose with --encoder one of: {named}")
+    return matching[0]
+
+
+def _rank(prefix: str) -> int:
+    return len(SECOND_CHOICE.intersection(re.split(r"[._]", prefix.lower())))
+
+
+def _shown(prefix: str) -> str:
+    return f"'{prefix.rstrip('.')}'" if prefix else "at top level"
+
+
+def _why_none(tensors: dict[str, Tensor]) -> str:
+    known = f"known are {', '.join(ARCHITECTURES)}"
+    if not tensors:
+        return f"holds no tensors, so it is no checkpoint of a network; {known}"
+    examples = ", ".join(list(tensors)[:3])
+    if any("blocks.0.attn" in name or "patch_embed" in name for name in tensors):
+        return f"holds a vision transformer; {known}"
+    return f"holds no ResNet by torchvision's names (it has {len(tensors)} tensors: {examples}, ...); {known}"
+
+
+def _stem(trunk: dict[str, Tensor], stated: str | None) -> str:
+    first = trunk.get("conv1.weight")
+    shape = None if first is None else tuple(first.shape)
+    if stated is not None and stated not in STEMS:
+        raise UserError(f"states a stem '{stated}' that is not known; there are: {', '.join(STEMS)}")
+    if shape == (64, 3, 7, 7):
+        found = "imagenet"
+    elif shape == (64, 3, 3, 3):
+        found = stated if stated not in (None, "imagenet") else "cifar"
+    else:
+        raise UserError(f"conv1.weight is {_dimensions(shape)}: neither a 7x7 nor a 3x3 stem of 64 channels from RGB")
+    if stated is not None and stated != found:
+        raise UserError(f"states the stem '{stated}', but conv1.weight is {_dimensions(shape)}")
+    return found
+
+
+def _architecture(trunk: dict[str, Tensor]) -> str:
+    """By the number of blocks of each stage, and whether they are bottlenecks."""
+    blocks = [len({name.split(".")[1] for name in trunk if name.startswith(f"layer{k}.")}) for k in (1, 2, 3, 4)]
+    bottleneck = any(name.endswith(".conv3.weight") for name in trunk)
+    for arch in ARCHITECTURES:
+        expected = tensor_shapes(arch, "imagenet")
+        wanted = [len({name.split(".")[1] for name in expected if name.startswith(f"layer{k}.")}) for k in (1, 2, 3, 4)]
+        if blocks == wanted and bottleneck == ("layer1.0.conv3.weight" in expected):
+            return arch
+    kind = "bottleneck" if bottleneck else "basic"
+    raise UserError(f"a ResNet of {blocks} {kind} blocks is not known; known are {', '.join(ARCHITECTURES)}")
+
+
+def _check_shapes(arch: str, stem: str, trunk: dict[str, Tensor]) -> None:
+    expected = tensor_shapes(arch, stem)
+    missing = sorted(expected.keys() - trunk.keys())
+    extra = sorted(trunk.keys() - expected.keys())
+    if missing:
+        raise UserError(f"{len(missing)} of a {arch}'s {len(expected)} tensors are missing, e.g. {missing[0]}")
+    if extra:
+        raise UserError(f"{len(extra)} tensors have no place in a {arch}, e.g. {extra[0]}")
+    for name, shape in expected.items():
+        if tuple(trunk[name].shape) != shape:
+            given = _dimensions(tuple(trunk[name].shape))
+            hint = "; wide and grouped ResNets are not supported" if ".conv2." in name or ".conv1." in name else ""
+            raise UserError(f"{name} is {given}, in a {arch} it is {_dimensions(shape)}{hint}")
+
+
+def _as_float32(name: str, tensor: Tensor) -> Tensor:
+    """An own, contiguous copy: a view into a file would change with the file."""
+    if not tensor.is_floating_point():
+        raise UserError(f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, not floating point")
+    copy = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+    if not copy.isfinite().all():
+        raise UserError(f"{name} has values that are not finite (NaN or infinite)")
+    return copy
+
+
+def _dimensions(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else "x".join(map(str, shape)) or "a scalar"

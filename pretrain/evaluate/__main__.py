@@ -1,0 +1,64 @@
+"""python -m pretrain.evaluate linear|knn --ckpt PATH"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pretrain.evaluate.protocols import describe
+from results.command import parse_seeds, run_command
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m pretrain.evaluate", description="Judge a frozen backbone.")
+    stages = top.add_subparsers(dest="stage", required=True)
+    for stage, default, text in (
+        ("linear", "features", "train a linear classifier on frozen features"),
+        ("knn", "cosine-20", "let the nearest training images vote"),
+    ):
+        command = stages.add_parser(
+            stage,
+            help=text,
+            epilog=f"protocols:\n{describe(stage)}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("--ckpt", type=Path, required=True, help="a checkpoint, or the folder of a pretraining run")
+        command.add_argument("--protocol", default=default, help="default: %(default)s")
+        command.add_argument("--dataset", help="folder of $WHITEBENCH_DATA; default: what the checkpoint was trained on")
+        command.add_argument("--crop", type=int, metavar="PIXELS", help="side of the centre crop")
+        command.add_argument("--resize", type=int, metavar="PIXELS", help="short side before it")
+        command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+        command.add_argument("--threads", type=int, default=1, help="intra-op threads (part of the run's identity)")
+        command.add_argument("--workers", type=int, default=1, help="threads that decode images")
+        command.add_argument("--loader", choices=("ffcv", "folder"), default="ffcv")
+        seeds = command.add_mutually_exclusive_group()
+        seeds.add_argument("--seed", type=int, default=0)
+        seeds.add_argument("--seeds", type=parse_seeds, metavar="0,1,2", help="repeat with each of these seeds")
+    return top
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+
+    from pretrain.checkpoint import read_backbone
+    from pretrain.repeatable import resolve_device
+    from pretrain.evaluate import Options, Target, run
+
+    backbone = read_backbone(arguments.ckpt)
+    target = Target.of_backbone(backbone, arguments.dataset, arguments.crop, arguments.resize)
+    for seed in arguments.seeds or [arguments.seed]:
+        options = Options(
+            arguments.protocol,
+            seed,
+            resolve_device(arguments.device),
+            arguments.threads,
+            arguments.workers,
+            arguments.loader,
+        )
+        record = run(arguments.stage, arguments.ckpt, target, options)
+        shown = "  ".join(f"{name} {record.metrics[name]:.2f}" for name in ("top1", "top5"))
+        print(f"{arguments.stage} {options.protocol} on {target.dataset}, seed {seed}: {shown}  ({record.id})")
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "pretrain.evaluate"
+    run_command(main)

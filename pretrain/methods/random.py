@@ -1,0 +1,15 @@
+"""Random: the encoder as it was initialised, the lower bound that every method has to exceed."""
+
+from pretrain.methods import Method
+from pretrain.recipe import strict
+
+
+@strict
+class Config:
+    """Nothing to set."""
+
+
+class Random(Method[Config]):
+    """Never trained: the run ends with its initial weights."""
+
+    trains = False

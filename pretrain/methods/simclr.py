@@ -1,0 +1,64 @@
+"""SimCLR: contrast each image with all others of the global batch.
+
+Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020 (arXiv 2002.05709); with
+more than two views the loss is the mean over pairs of views, as W-MSE's and CW-RGP's official code has it.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pretrain.distributed import gather_with_gradient
+from pretrain.methods import Batch, Method, Step
+from pretrain.methods.similarity import cosine_distance, spread, unit_rows
+from pretrain.networks import embed_jointly
+from pretrain.recipe import strict
+from pretrain.whitening import at_least_float32, float32_region
+from results.command import UserError
+
+
+@strict
+class Config:
+    temperature: float = 0.5
+    """tau: similarities are divided by it before the softmax."""
+
+
+class SimCLR(Method[Config]):
+    """Negatives are the other images of all processes; every process computes the loss of the whole batch."""
+
+    def forward(self, batch: Batch) -> Step:
+        views = [gather_with_gradient(at_least_float32(z)) for z in embed_jointly(self.encoder, batch.views)]
+        loss = simclr_loss(views, self.config.temperature)
+        with torch.no_grad():
+            distance = cosine_distance(views[0], views[1])
+        return Step(loss, {"distance": distance, "spread": spread(views)})
+
+    def check(self, batch: int, views: int) -> None:
+        if views < 2:
+            raise UserError(f"simclr: needs at least 2 views, not {views} (data.views)")
+        if self.config.temperature <= 0:
+            raise UserError(f"simclr: temperature is above 0, not {self.config.temperature} (method.temperature)")
+
+
+def simclr_loss(views: Sequence[Tensor], temperature: float = 0.5) -> Tensor:
+    """NT-Xent, averaged over pairs of views.
+
+    Args:
+        views: V >= 2 embeddings of the same N images, each [N, D], any floating dtype; computed in float32 or wider.
+    Returns:
+        Scalar: the mean over the 2N rows of a pair of the cross-entropy of finding the row's other view among the
+        2N - 1 other rows, by cosine similarity over temperature.
+    """
+    with float32_region(views[0]):
+        units = [unit_rows(view) for view in views]
+        return torch.stack([_nt_xent(a, b, temperature) for a, b in combinations(units, 2)]).mean()
+
+
+def _nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    rows = torch.cat([a, b])
+    logits = (rows @ rows.mT / temperature).fill_diagonal_(float("-inf"))
+    partner = torch.arange(len(rows), device=rows.device).roll(len(a))
+    return F.cross_entropy(logits, partner)

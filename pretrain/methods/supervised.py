@@ -1,0 +1,44 @@
+"""Supervised: cross-entropy on the labels, the upper bound that self-supervised methods are held against."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pretrain.methods import Batch, Encoder, Method, Step
+from pretrain.recipe import strict
+from pretrain.whitening import at_least_float32, float32_region
+from results.command import UserError
+
+
+@strict
+class Config:
+    classes: int
+    """Of the dataset; labels are 0 to classes - 1."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over all classes."""
+
+
+class Supervised(Method[Config]):
+    """A linear classifier on the pooled features of every view; there is no projector."""
+
+    uses_labels = True
+
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        super().__init__(encoder, config)
+        self.classifier = nn.Linear(encoder.feature_dim, config.classes)
+
+    def forward(self, batch: Batch) -> Step:
+        logits = at_least_float32(torch.cat([self.classifier(self.encoder(view).h) for view in batch.views]))
+        labels = batch.label.repeat(len(batch.views))
+        with float32_region(logits):
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+        return Step(loss, {"accuracy": accuracy})
+
+    def check(self, batch: int, views: int) -> None:
+        if any(True for _ in self.encoder.projector.parameters()):
+            raise UserError("supervised: classifies the features themselves; set network.projector=[]")
+        if self.config.classes < 2:
+            raise UserError(f"supervised: needs at least 2 classes, not {self.config.classes} (method.classes)")
+        if not 0 <= self.config.label_smoothing < 1:
+            raise UserError(f"supervised: label_smoothing lies in [0, 1), not {self.config.label_smoothing}")

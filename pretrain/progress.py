@@ -1,0 +1,116 @@
+"""What the training loop keeps beside the weights: running means, timing, and the wish of others that it stop."""
+
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from results.command import Interrupted
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+T = TypeVar("T")
+
+
+class EpochMeter:
+    """Means over an epoch, summed on the device and read once at its end, so that no step waits for the host."""
+
+    def __init__(self) -> None:
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps = self._images = 0
+        self._waited = self._seconds = 0.0
+
+    def timed(self, batches: Iterator[T], first_step: int) -> Iterator[tuple[int, T]]:
+        """Numbers the batches from `first_step` on, and measures the time that passes waiting for them and in all."""
+        step, asked = first_step, time.perf_counter()
+        for batch in batches:
+            self._waited += time.perf_counter() - asked
+            yield step, batch
+            now = time.perf_counter()
+            self._seconds += now - asked
+            step, asked = step + 1, now
+
+    def add(self, images: int, scalars: dict[str, Tensor]) -> None:
+        """Takes the (detached) scalars of a step over so many images."""
+        for name, value in scalars.items():
+            self._sums[name] = self._sums.get(name, 0) + value.double()
+        self._steps += 1
+        self._images += images
+
+    def finish(self) -> dict[str, float]:
+        """Means of the scalars, `seconds`, `images_per_s` and `data_wait` (share of the time); starts afresh."""
+        values = {name: (total / self._steps).item() for name, total in self._sums.items()}
+        seconds = max(self._seconds, 1e-9)
+        values |= {"seconds": seconds, "images_per_s": self._images / seconds, "data_wait": self._waited / seconds}
+        self._start_afresh()
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "sums": dict(self._sums),
+            "counts": [self._steps, self._images],
+            "times": [self._waited, self._seconds],
+        }
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._steps, self._images = state["counts"]
+        self._waited, self._seconds = state["times"]
+
+
+class StopRequest:
+    """Turns SIGINT, SIGTERM and SIGUSR2 (SLURM's warning before a time limit or preemption) into a wish.
+
+    The loop looks at `requested` where its state is whole, saves, and calls `leave`. A handler that was there before
+    (submitit's, which puts the job back into the queue) then gets the signal after all. Ranks that do not act ignore the
+    signals: rank 0 alone writes, and its end ends the others. A second SIGINT stops at once.
+    """
+
+    def __init__(self, acts: bool) -> None:
+        self.acts = acts
+        self._received: int | None = None
+        self._checkpoint_at = time.monotonic()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in STOP_SIGNALS:
+            self._before[number] = signal.signal(number, self._receive if self.acts else signal.SIG_IGN)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = number
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def requested(self) -> bool:
+        return self._received is not None
+
+    def leave(self, place: str) -> None:
+        """Ends the run after its state is saved; `place` says where it stands."""
+        self._restore()
+        if self._received == signal.SIGUSR2 and callable(self._before[signal.SIGUSR2]):
+            signal.raise_signal(signal.SIGUSR2)
+        raise Interrupted(place)
+
+    def checkpoint_due(self, minutes: float) -> bool:
+        """Whether so many minutes have passed since the last time this was true (or since the start)."""
+        due = time.monotonic() - self._checkpoint_at >= 60 * minutes
+        if due:
+            self._checkpoint_at = time.monotonic()
+        return due

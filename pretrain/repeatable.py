@@ -1,0 +1,34 @@
+"""What makes a run repeatable: seeds derived from what they are for, deterministic kernels, a known device."""
+
+import hashlib
+import os
+from typing import Literal
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed (63 bits) that depends on all `parts` and on nothing else, e.g. on (seed, step, rank)."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def resolve_device(device: str) -> Literal["cpu", "cuda"]:
+    """ "auto" is CUDA where there is any; asking for CUDA where there is none is an error."""
+    import torch
+
+    from results.command import UserError
+
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise UserError("device=cuda, but torch sees no CUDA device here ('make doctor' says why); use device=cpu")
+    return "cuda" if there and device != "cpu" else "cpu"
+
+
+def make_repeatable(threads: int) -> None:
+    """Deterministic kernels, full float32 products (no TF32), and a fixed number of intra-op threads."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.set_float32_matmul_precision("highest")

@@ -1,0 +1,68 @@
+"""The state from which a stopped run goes on: `checkpoint.pt`, replaced atomically and proven whole before it is trusted.
+
+`checkpoint.sha256` lists the hashes of the newest checkpoint and of the one before. It is written before the new file
+takes its name, so that at every moment at least one file on disk has its hash in the list.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from results.command import UserError
+from results.record import file_hash, write_atomically
+
+CHECKPOINT, PREVIOUS, HASHES = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.sha256"
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Writes `state` (tensors, numbers, strings and containers of them only) as the folder's checkpoint."""
+    import torch
+
+    fresh = folder / f".{CHECKPOINT}.{os.getpid()}.tmp"
+    try:
+        with open(fresh, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        current = _whole(folder / CHECKPOINT, _hashes(folder))
+        write_atomically(folder / HASHES, "\n".join([file_hash(fresh), *current]).encode())
+        if current:
+            os.replace(folder / CHECKPOINT, folder / PREVIOUS)
+        os.replace(fresh, folder / CHECKPOINT)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """The newest whole checkpoint of the folder, or None where there is none at all.
+
+    Raises:
+        UserError: there are checkpoints, but none has the bytes that were written.
+    """
+    import torch
+
+    found = [path for path in (folder / CHECKPOINT, folder / PREVIOUS) if path.exists()]
+    known = _hashes(folder)
+    for path in found:
+        if _whole(path, known):
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            return state
+    if found:
+        raise UserError(f"{folder}: damaged: {', '.join(p.name for p in found)}; remove the folder to start this run afresh")
+    return None
+
+
+def forget_previous(folder: Path) -> None:
+    """Drops the older checkpoint of a run that is done."""
+    (folder / PREVIOUS).unlink(missing_ok=True)
+
+
+def _whole(path: Path, known: list[str]) -> list[str]:
+    """The file's hash if it is one of the known, else nothing."""
+    digest = file_hash(path) if path.exists() else ""
+    return [digest] if digest in known else []
+
+
+def _hashes(folder: Path) -> list[str]:
+    path = folder / HASHES
+    return path.read_text().split() if path.exists() else []

@@ -1,0 +1,237 @@
+"""The one training loop: from a recipe to a backbone.
+
+Bit-exact resumption rests on three rules. Views are functions of (seed, epoch, image, view). Whatever else a step draws
+comes from generators that are seeded anew from (seed, step, rank). All else that a step depends on is in the checkpoint.
+"""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from pretrain import resume
+from pretrain.checkpoint import write_backbone
+from pretrain.data import RawBatch, make_loader
+from pretrain.data.manifest import Manifest, read_manifest
+from pretrain.distributed import World, convert_sync_bn
+from pretrain.evaluate.features import Normalise
+from pretrain.evaluate.online import online_knn
+from pretrain.methods import Batch, Method, Step, find_method
+from pretrain.networks import build_encoder
+from pretrain.optim import LearningRate, build_optimizer
+from pretrain.progress import EpochMeter, StopRequest
+from pretrain.recipe import Recipe
+from pretrain.repeatable import derive_seed, make_repeatable, resolve_device
+from results.command import UserError
+from results.record import Record, Run, file_hash, run_id
+
+BACKBONE = "backbone.safetensors"
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with nothing left open: device and placement as they will be."""
+    device, placement = resolve_device(recipe.device), recipe.data.placement
+    if placement == "auto":
+        placement = "accelerator" if recipe.data.loader == "device" else "loader"
+    return replace(recipe, device=device, data=replace(recipe.data, placement=placement))
+
+
+def pretrain_config(recipe: Recipe) -> dict[str, Any]:
+    """What determines the weights: the resolved recipe and the content of its dataset."""
+    return {**resolved(recipe).identity(), "data_hash": read_manifest(recipe.data.dataset).content_hash}
+
+
+def pretrain_id(recipe: Recipe) -> str:
+    return run_id(recipe.label, pretrain_config(recipe))
+
+
+def train(recipe: Recipe, cell: dict[str, Any] | None = None) -> Record | None:
+    """Runs the recipe in its folder, going on from where it stopped before; returns at once where it is done already.
+
+    Args:
+        cell: joins what the record says of the cell, e.g. {"sweep": "sample", "overrides": {"schedule.epochs": 2}}.
+    Returns:
+        The record, on rank 0; the weights lie in its folder as `backbone.safetensors`.
+    Raises:
+        UserError: settings or data that cannot work. Interrupted: a signal asked to stop, and the place is saved.
+    """
+    recipe, manifest = resolved(recipe), read_manifest(recipe.data.dataset)
+    make_repeatable(recipe.threads)
+    with World.join(recipe.world_size, recipe.device) as world:
+        trainer = Trainer(recipe, manifest, world)
+        with _open_run(recipe, manifest, cell or {}) if world.is_main else nullcontext() as run:
+            if not world.broadcast(run.already_done if run else False):
+                trainer.fit(run)
+        return run.record if run else None
+
+
+class Trainer:
+    """A method, its optimizer and its data, and the loop over them."""
+
+    def __init__(self, recipe: Recipe, manifest: Manifest, world: World) -> None:
+        self.recipe, self.world = recipe, world
+        self.device = world.device
+        self.local_batch = recipe.batch // recipe.world_size
+        self.loader = make_loader(recipe, manifest, world.rank, world.world_size)
+        self.steps_per_epoch = self.loader.batches_per_epoch
+        self.manifest = manifest
+
+        torch.manual_seed(derive_seed(recipe.seed, "weights"))
+        self.method = self._build()
+        self.model = DistributedDataParallel(self.method) if world.world_size > 1 else self.method
+        if recipe.compile:
+            self.model = torch.compile(self.model)
+        self.optimizer = build_optimizer(self.method, recipe.optimizer, recipe.batch)
+        self.learning_rate = LearningRate(recipe.schedule, recipe.optimizer, recipe.batch, self.steps_per_epoch)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.normalise = Normalise(manifest.mean, manifest.std).to(self.device)
+        self.meter = EpochMeter()
+
+    def _build(self) -> Method[Any]:
+        recipe = self.recipe
+        method = find_method(recipe.method_name)(build_encoder(recipe.network), recipe.method)
+        method.check(self.local_batch, len(recipe.view_sizes))
+        classes = getattr(recipe.method, "classes", None)
+        if classes is not None and classes != len(self.manifest.classes):
+            raise UserError(f"method.classes={classes}, but {recipe.data.dataset} has {len(self.manifest.classes)} classes")
+        if recipe.world_size > 1 and recipe.network.sync_bn:
+            method = convert_sync_bn(method, self.device)
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        return method.to(self.device, memory_format=layout)
+
+    def fit(self, run: Run | None) -> None:
+        """Trains to the end. `run` is the record's keeper, on rank 0 only."""
+        epochs = self.recipe.schedule.epochs if self.method.trains else 0
+        place = self._resume(run)
+        with StopRequest(acts=run is not None) as stop:
+            for epoch in range(place // self.steps_per_epoch, epochs):
+                self.method.train()
+                first = place % self.steps_per_epoch
+                for step, raw in self.meter.timed(self.loader.epoch(epoch, first), epoch * self.steps_per_epoch + first):
+                    self._step(raw, step, epochs * self.steps_per_epoch)
+                    if run and (step + 1) % self.steps_per_epoch:
+                        self._save_if_due(run, step + 1, stop, self.recipe.machine.checkpoint_minutes)
+                place = (epoch + 1) * self.steps_per_epoch
+                if run:
+                    self._end_epoch(run, epoch, epochs)
+                    self._save_if_due(run, place, stop, minutes=1.0)
+        if run:
+            self._finish(run)
+
+    def _step(self, raw: RawBatch, step: int, total: int) -> None:
+        torch.manual_seed(derive_seed(self.recipe.seed, step, self.world.rank))
+        self.method.progress = step / total
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        with self._autocast():
+            outcome: Step = self.model(self._on_device(raw))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(outcome.loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.meter.add(self.recipe.batch, {"loss": outcome.loss.detach(), **outcome.scalars})
+
+    def _on_device(self, raw: RawBatch) -> Batch:
+        views = [self.normalise(view.to(self.device, non_blocking=True)) for view in raw.views]
+        return Batch(views, raw.index.to(self.device), raw.label.to(self.device))
+
+    def _autocast(self) -> Any:
+        dtype = AUTOCAST.get(self.recipe.precision)
+        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+
+    def _end_epoch(self, run: Run, epoch: int, epochs: int) -> None:
+        step = (epoch + 1) * self.steps_per_epoch
+        values = self.meter.finish()
+        if not torch.isfinite(torch.tensor(values["loss"])):
+            raise UserError(f"the loss is {values['loss']} in epoch {epoch + 1}; see {run.folder}/metrics.jsonl")
+        monitor = self.recipe.monitor
+        if monitor.knn_every and ((epoch + 1) % monitor.knn_every == 0 or epoch + 1 == epochs):
+            values["online_knn_top1"] = online_knn(self.method.encoder.backbone, self.normalise, self.manifest, self.recipe)
+        remaining = (epochs - epoch - 1) * values["seconds"]
+        lr = self.learning_rate(step - 1)
+        run.log(step=step, epoch=epoch + 1, epochs=epochs, lr=lr, eta_s=round(remaining, 1), **values)
+        run.metrics.update({key: value for key, value in values.items() if key != "seconds"})
+
+    def _resume(self, run: Run | None) -> int:
+        """Loads what a stopped run left (every rank the same file); the number of steps that are done."""
+        folder = Path(self.world.broadcast(str(run.folder) if run else ""))
+        state = resume.load(folder)
+        if state is None:
+            return 0
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.meter.load_state_dict(state["meter"], self.device)
+        if run:
+            run.rewind(state["step"])
+        return int(state["step"])
+
+    def _save_if_due(self, run: Run, step: int, stop: StopRequest, minutes: float) -> None:
+        if stop.requested or stop.checkpoint_due(minutes):
+            self._save(run, step)
+        if stop.requested:
+            stop.leave(f"{run.id}: saved after step {step}; the same command goes on from there")
+
+    def _save(self, run: Run, step: int) -> None:
+        state = {
+            "step": step,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "meter": self.meter.state_dict(),
+        }
+        resume.save(run.folder, state)
+        run.save()
+
+    def _finish(self, run: Run) -> None:
+        """Leaves the backbone for others, and of the checkpoint the method's weights alone."""
+        backbone = run.folder / BACKBONE
+        write_backbone(backbone, self.method.encoder.backbone.state_dict(), self._metadata(run))
+        run.artifact("backbone", backbone)
+        resume.save(run.folder, {"method": self.method.state_dict()})
+        resume.forget_previous(run.folder)
+
+    def _metadata(self, run: Run) -> dict[str, Any]:
+        """What evaluation and transfer need to know. No time and no host: equal runs give equal bytes."""
+        recipe = self.recipe
+        return {
+            "arch": recipe.network.backbone,
+            "stem": recipe.network.stem,
+            "dataset": recipe.data.dataset,
+            "mean": list(self.manifest.mean),
+            "std": list(self.manifest.std),
+            "image_size": recipe.evaluation_crop,
+            "eval_resize": recipe.evaluation_resize,
+            "method": recipe.method_name,
+            "recipe": recipe.name,
+            "seed": recipe.seed,
+            "epochs": recipe.schedule.epochs if self.method.trains else 0,
+            "id": run.id,
+        }
+
+
+def _open_run(recipe: Recipe, manifest: Manifest, cell: dict[str, Any]) -> Run:
+    method_file = Path(find_method(recipe.method_name).__module__.replace(".", "/") + ".py")
+    overrides = [f"{key}={value}" for key, value in cell.get("overrides", {}).items()]
+    return Run(
+        "pretrain",
+        recipe.label,
+        pretrain_config(recipe),
+        cell={
+            "recipe": recipe.name,
+            "method": recipe.method_name,
+            "seed": recipe.seed,
+            "dataset": recipe.data.dataset,
+            **cell,
+        },
+        hashes={
+            "method": file_hash(Path(__file__).parent.parent / method_file),
+            "data": manifest.content_hash,
+        },
+        gpus=recipe.world_size if recipe.device == "cuda" else 0,
+        command=" ".join(["python -m pretrain", recipe.name, *overrides, f"seed={recipe.seed}"]),
+    )

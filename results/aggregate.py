@@ -1,0 +1,93 @@
+"""python results/aggregate.py [RUNS ...]: from run folders to tables.
+
+`runs.csv` has one row per evaluation of one seed; from it there is a leaderboard per dataset and protocol.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from results.command import UserError, run_command
+from results.record import runs_root
+
+if TYPE_CHECKING:
+    from results.leaderboard import Tables
+
+RESULTS = Path(__file__).parent
+RECORDS = "records"
+
+
+def aggregate(runs: Sequence[Path], out: Path = RESULTS) -> "Tables":
+    """Writes the tables of all records below `runs`, and of those published in `out/records`, to `out`."""
+    from results.files import write_tables
+
+    tables = tables_of([*runs, out / RECORDS])
+    write_tables(tables, out)
+    return tables
+
+
+def tables_of(roots: Sequence[Path]) -> "Tables":
+    """The tables of all records below those of `roots` that exist; earlier roots go before later ones."""
+    from results.collect import collect
+    from results.leaderboard import tabulate
+
+    return tabulate(collect([root for root in roots if root.is_dir()]))
+
+
+def render(tables: "Tables", colour: bool = False, width: int = 200) -> str:
+    """The tables as text, for a terminal (`colour`) or a log."""
+    from results.show import render
+
+    return render(tables, colour, width)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    if options.check:
+        return _check(options.out)
+    missing = [path for path in options.runs if not path.is_dir()]
+    if missing:
+        raise UserError(f"{missing[0]}: no such folder of runs")
+    tables = aggregate(options.runs or [runs_root()], options.out)
+    if options.publish:
+        from results.files import publish
+
+        print(f"{publish(tables, options.out / RECORDS)} records published in {options.out / RECORDS}")
+    if not options.quiet:
+        terminal = sys.stdout.isatty()
+        print(render(tables, terminal, os.get_terminal_size().columns if terminal else 200), end="")
+        print(f"written: runs.csv and {len(tables.leaderboards)} leaderboards in {os.path.relpath(options.out)}")
+    return 0
+
+
+def _check(out: Path) -> int:
+    from results.files import first_difference
+
+    difference = first_difference(tables_of([out / RECORDS]), out)
+    print(f"error: {difference}" if difference else f"{out}: the tables are what {out / RECORDS} gives")
+    return int(difference is not None)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python results/aggregate.py",
+        description="Reads the records of runs and writes runs.csv (one row per evaluation of one seed) and "
+        "leaderboard_<dataset>_<stage>-<protocol>.csv (n, mean, sd, 95 % confidence interval, cost, published value). "
+        "n counts independent pretrainings; records that cannot be used are named and left out.",
+    )
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs (default: $WHITEBENCH_RUNS, or ./runs)")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="where the tables go (default: the suite's folder results)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="write the tables, print none")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--publish", action="store_true", help="also copy the records behind the tables to OUT/records")
+    mode.add_argument("--check", action="store_true", help="fail if OUT's tables are not what OUT/records gives")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(main)

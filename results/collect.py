@@ -1,0 +1,131 @@
+"""Finds records in folders of runs and keeps what the tables need of them.
+
+Nothing stops it: a record that is half-written, damaged or of another make is named in `faults` and left out. The same
+run found twice (folders copied, clusters merged, records published) counts once.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from results.command import UserError
+from results.record import RECORD, Record, parse_record, plain_hash
+from results.rows import HEADLINES, Facts, evaluation_facts, flat, pretrain_facts, setting
+
+PRETRAIN = "pretrain"
+STAGES = (PRETRAIN, "convert", *HEADLINES)
+STATUSES = ("running", "done", "failed", "interrupted")
+DEPTH = 3
+"""Levels of folders below a root in which runs are looked for: stage, run; one more for several roots together."""
+
+
+@dataclass(slots=True)
+class Found:
+    """A record, reduced to what tables need."""
+
+    path: Path
+    stage: str
+    id: str
+    status: str
+    rank: tuple[bool, int, str, str]
+    """Which of two records of one run counts: a done one, then the earlier root's, then the later."""
+    facts: Facts
+
+
+@dataclass
+class Collection:
+    found: dict[tuple[str, str], Found] = field(default_factory=dict)
+    """By stage and id."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """The settings (JSON of flat keys) behind a `config` or `eval_config` hash."""
+    faults: list[str] = field(default_factory=list)
+    duplicates: int = 0
+
+    @property
+    def evaluations(self) -> list[Found]:
+        return [found for found in self.found.values() if found.stage in HEADLINES]
+
+    @property
+    def counts(self) -> Counter[tuple[str, str]]:
+        """How many there are of each stage and status."""
+        return Counter((found.stage, found.status) for found in self.found.values())
+
+
+def collect(roots: Sequence[Path]) -> Collection:
+    """All records below `roots`: folders of runs, stages, or single runs; earlier roots go before later ones."""
+    collection = Collection()
+    for order, root in enumerate(roots):
+        for path in _record_files(root, DEPTH, collection.faults):
+            try:
+                _add(collection, read_proven(path), path, order)
+            except UserError as error:
+                collection.faults.append(str(error))
+    return collection
+
+
+def read_proven(path: Path) -> Record:
+    """The record at `path`, of sound types, and whose id is its config's.
+
+    Raises:
+        UserError: naming what is wrong with it.
+    """
+    try:
+        record = parse_record(path.read_bytes(), path)
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error.strerror})") from error
+    for name in ("config", "cell", "hashes", "metrics", "cost", "environment"):
+        if not isinstance(getattr(record, name), dict):
+            raise UserError(f"{path}: not a whole record ({name} is no mapping)")
+    if not all(isinstance(value, str) for value in (record.id, record.stage)) or record.status not in STATUSES:
+        raise UserError(f"{path}: not a whole record (id, stage or status)")
+    if not isinstance(record.parents, list):
+        raise UserError(f"{path}: not a whole record (parents is no list)")
+    if not record.id.endswith(f"-{plain_hash(record.config)[:12]}"):
+        raise UserError(f"{path}: its id is not that of its config: changed after it was written")
+    return record
+
+
+def _add(collection: Collection, record: Record, path: Path, order: int) -> None:
+    facts: Facts = {}
+    if record.stage == PRETRAIN:
+        facts = pretrain_facts(record)
+        _remember(collection, facts["config"], record)
+    elif record.stage in HEADLINES:
+        facts = evaluation_facts(record)
+        _remember(collection, facts["eval_config"], record)
+    rank = (record.status == "done", -order, str(record.ended or ""), str(path))
+    found = Found(path, record.stage, record.id, record.status, rank, facts)
+    key = record.stage, record.id
+    before = collection.found.get(key)
+    collection.duplicates += before is not None
+    if before is None or before.rank < rank:
+        collection.found[key] = found
+
+
+def _remember(collection: Collection, digest: str, record: Record) -> None:
+    if digest not in collection.settings:
+        collection.settings[digest] = json.dumps(flat(setting(record.config)))
+
+
+def _record_files(folder: Path, depth: int, faults: list[str]) -> Iterator[Path]:
+    """`run.json` of run folders, and `<stage>/<id>.json` as `--publish` writes them, in the order of their names."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        faults.append(f"{folder}: not readable ({error.strerror})")
+        return
+    if any(entry.name == RECORD for entry in entries):
+        yield folder / RECORD
+        return
+    if folder.parent.name in STAGES:
+        faults.append(f"{folder}: no {RECORD} (half-written?)")
+        return
+    if folder.name in STAGES:
+        yield from (Path(entry.path) for entry in entries if entry.name.endswith(".json") and entry.is_file())
+    if depth:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.is_dir():
+                yield from _record_files(Path(entry.path), depth - 1, faults)

@@ -1,0 +1,161 @@
+"""Published values beside ours: which row of `published.csv` is the nearest, and whether the two may be compared.
+
+Each field is equal, different or not stated (most papers leave some out). Only where all are equal is there a delta.
+"""
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from results.rows import Facts
+
+CSV, MAP = Path(__file__).with_name("published.csv"), Path(__file__).with_name("published_map.yaml")
+EQUAL, DIFFERENT, UNSTATED = "equal", "different", "not stated"
+COMMON = (
+    "method",
+    "paper",
+    "backbone",
+    "dataset",
+    "protocol",
+    "epochs",
+    "batch_size",
+    "views",
+    "source_table",
+    "source",
+)
+"""Columns that the values of one published experiment have in common."""
+
+Views = tuple[int, tuple[int, ...] | None]
+"""Number of views, and their sizes where known."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """The published experiment nearest to one of ours."""
+
+    method: str
+    source: str
+    values: dict[str, float]
+    """By our metrics' names."""
+    fields: dict[str, str]
+    """Of each field that must agree: how it does, e.g. "equal", "different: 20, published 1000", "not stated"."""
+
+    @property
+    def comparable(self) -> str:
+        """yes: every field is equal; no: one differs; undecided: none differs, but not all are stated."""
+        states = {state.partition(":")[0] for state in self.fields.values()}
+        return "no" if DIFFERENT in states else "undecided" if UNSTATED in states else "yes"
+
+    @property
+    def rank(self) -> tuple[int, int, bool]:
+        """The lower, the nearer; then, a value read at its source goes before one that another paper quotes."""
+        states = [state.partition(":")[0] for state in self.fields.values()]
+        return states.count(DIFFERENT), states.count(UNSTATED), self.source.startswith("SECONDARY")
+
+
+class Published:
+    """The published values, under our names."""
+
+    def __init__(self, table: Path = CSV, names: Path = MAP) -> None:
+        self.table, self.names = table, names
+
+    @cached_property
+    def map(self) -> dict[str, Any]:
+        import yaml
+
+        loaded: dict[str, Any] = yaml.safe_load(self.names.read_text())
+        return loaded
+
+    @cached_property
+    def experiments(self) -> list[tuple[dict[str, str], dict[str, float]]]:
+        """Each published experiment: its setting, and its values by our metrics' names."""
+        ours = {theirs: name for name, theirs in self.map["metrics"].items()}
+        merged: dict[tuple[str, ...], dict[str, float]] = {}
+        with open(self.table, newline="") as file:
+            for row in csv.DictReader(file):
+                if row["metric"] in ours:
+                    values = merged.setdefault(tuple(row[key] for key in COMMON), {})
+                    values.setdefault(ours[row["metric"]], float(row["value"]))
+        return [(dict(zip(COMMON, setting)), values) for setting, values in merged.items()]
+
+    def nearest(self, ours: Facts, method_config: Mapping[str, str], metric: str) -> Match | None:
+        """The nearest published experiment of the same method, dataset and protocol that has `metric`, or None.
+
+        `ours` holds dataset, stage, protocol, method, backbone, epochs, batch, views and deviations from the protocol;
+        `method_config` the method section of the recipe, flat.
+        """
+        matches = (
+            Match(published["method"], published["source"], values, fields)
+            for published, values in self.experiments
+            if metric in values and (fields := self._compare(ours, method_config, published)) is not None
+        )
+        return min(matches, key=lambda match: match.rank, default=None)
+
+    def _compare(self, ours: Facts, method_config: Mapping[str, str], theirs: dict[str, str]) -> dict[str, str] | None:
+        """How each field agrees; None where the published row is of another method, dataset or protocol."""
+        if theirs["dataset"] != self.map["datasets"].get(ours["dataset"]):
+            return None
+        protocol = self._protocol(f"{ours['stage']}-{ours['protocol']}", theirs)
+        if protocol is None or not self._is_method(theirs["method"], ours["method"], method_config):
+            return None
+        backbones = self.map["backbones"].get(ours["backbone"], [])
+        if ours.get("deviations"):
+            protocol = f"{DIFFERENT}: {ours['deviations']}"
+        return {
+            "protocol": protocol,
+            "backbone": _state(theirs["backbone"], ours["backbone"], theirs["backbone"] in backbones),
+            "epochs": _state(theirs["epochs"], ours["epochs"], theirs["epochs"] == str(ours["epochs"])),
+            "batch": _state(theirs["batch_size"], ours["batch"], theirs["batch_size"] == str(ours["batch"])),
+            "views": _state(theirs["views"], ours["views"], _same_views(theirs["views"], ours["views"])),
+        }
+
+    def _protocol(self, ours: str, theirs: dict[str, str]) -> str | None:
+        for entry in self.map["protocols"].get(ours, []):
+            fits = entry["text"] == theirs["protocol"] and entry.get("paper", theirs["paper"]) == theirs["paper"]
+            if fits and theirs["dataset"] in entry.get("dataset", [theirs["dataset"]]):
+                state: str = entry["protocol"]
+                return f"{state}: {entry['why']}" if "why" in entry else state
+        return None
+
+    def _is_method(self, theirs: str, ours: Any, config: Mapping[str, str]) -> bool:
+        entry = self.map["methods"].get(theirs)
+        if entry is None or entry["method"] != ours:
+            return False
+        wanted: dict[str, str] = entry.get("config", {})
+        return all((config.get(key, "null") == "null") == (value == "null") for key, value in wanted.items())
+
+
+def describe(fields: Mapping[str, str]) -> str:
+    """'epochs different: 20, published 1000; batch not stated; ...': what differs first, what is equal last."""
+    order: Sequence[str] = (DIFFERENT, UNSTATED, EQUAL)
+    ranked = sorted(fields.items(), key=lambda item: order.index(item[1].partition(":")[0]))
+    return "; ".join(f"{name} {state}" for name, state in ranked)
+
+
+def _state(theirs: str, ours: Any, same: bool) -> str:
+    if not theirs or ours is None:
+        return UNSTATED
+    return EQUAL if same else f"{DIFFERENT}: {ours}, published {theirs}"
+
+
+def _same_views(theirs: str, ours: str | None) -> bool:
+    """Equal numbers of views and, where the publication gives them, equal sizes."""
+    published, own = parse_views(theirs), parse_views(ours or "")
+    if published is None or own is None or published[0] != own[0]:
+        return False
+    return published[1] is None or sorted(published[1]) == sorted(own[1] or ())
+
+
+def parse_views(views: str) -> Views | None:
+    """'2' -> (2, None); '2x224+6x96' and '8 (2x224,6x96)' -> (8, (224, 224, 96, ...)); None where it says neither."""
+    number = re.fullmatch(r"(\d+)(?: \((.*)\))?", views.strip())
+    if number and not number[2]:
+        return int(number[1]), None
+    parts = re.split(r"[+,]", number[2] if number else views)
+    groups = [re.fullmatch(r"(?:(\d+)x)?(\d+)", part.strip()) for part in parts]
+    sizes = [int(group[2]) for group in groups if group for _ in range(int(group[1] or 1))]
+    return (len(sizes), tuple(sizes)) if all(groups) and sizes else None

@@ -1,0 +1,236 @@
+"""python slurm/launch_sweep.py [SWEEP] [key=value ...]"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from results.command import UserError, parse_seeds, run_command
+
+if TYPE_CHECKING:
+    from slurm.clusters import Preset
+    from slurm.graph import Graph
+    from slurm.states import JobState
+
+DESCRIPTION = """\
+Launch a sweep: recipes x grid x seeds, each cell pretrained, evaluated and fine-tuned, then the leaderboards.
+With no sweep named: the built-in sample. Launching again runs only what is not done."""
+EXAMPLES = """\
+examples:
+  python slurm/launch_sweep.py                                    the sample sweep, on SLURM where there is one, else here
+  python slurm/launch_sweep.py --status                           how far it is
+  python slurm/launch_sweep.py whitening-imagenet --dry-run       what would run where; submits nothing
+  python slurm/launch_sweep.py my-sweep.yaml --cluster my-preset schedule.epochs=50 sweep.stages.detect.seeds=[0,1]
+
+A bare key=value changes the recipe of every cell, sweep.key=value the sweep. Sweeps are files of slurm/sweeps/ (or your
+own path), presets of clusters files of slurm/clusters/ or $WHITEBENCH_CLUSTERS (or a path)."""
+
+
+def parser() -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser(
+        prog="python slurm/launch_sweep.py",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "sweep", nargs="?", metavar="SWEEP", help="a name, or the path of a YAML file; default: sample"
+    )
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="recipe keys, or sweep.key for the sweep's own"
+    )
+    command.add_argument(
+        "--cluster",
+        metavar="NAME",
+        help="auto, local, slurm, debug, or a preset of yours; default: as the sweep says (auto)",
+    )
+    command.add_argument("--seeds", metavar="0,1,2", help="pretraining seeds, in place of the sweep's")
+    command.add_argument("--seed", type=int, metavar="N", help="a single one")
+    command.add_argument(
+        "--dry-run", action="store_true", help="check everything, show the jobs and the batch script, run nothing"
+    )
+    command.add_argument("--status", action="store_true", help="show how far the sweep is")
+    command.add_argument("--json", action="store_true", help="--status as JSON")
+    command.add_argument("--retry-failed", action="store_true", help="run again what failed")
+    command.add_argument(
+        "--wait",
+        action="store_true",
+        help="on SLURM: stay and show results as they come (Ctrl-C leaves the jobs alone)",
+    )
+    return command
+
+
+def main() -> int:
+    command = parser()
+    arguments = command.parse_intermixed_args()
+    given = [text for text in [arguments.sweep, *arguments.overrides] if text is not None]
+    name = given.pop(0) if given and "=" not in given[0] else None
+    changes = [text.removeprefix("sweep.") for text in given if text.startswith("sweep.")]
+    overrides = [text for text in given if not text.startswith("sweep.")]
+    if arguments.json and not arguments.status:
+        command.error("--json goes with --status")
+    if arguments.status:
+        return show_status(name, arguments.cluster, changes, as_json=arguments.json)
+    if arguments.seeds is not None or arguments.seed is not None:
+        changes.append(f"seeds={_seeds(arguments)}")
+    return launch(name, changes, overrides, arguments)
+
+
+def show_status(name: str | None, cluster: str | None, changes: list[str], as_json: bool) -> int:
+    """Light: neither torch nor pydantic, so that it answers at once."""
+    from slurm.clusters import enter_environment
+    from slurm.status import current_states, load_graph, status_json, status_text
+    from slurm.sweep import DEFAULT, read_sweep, sweep_path
+
+    raw = read_sweep(sweep_path(name or DEFAULT))
+    raw.update(text.split("=", 1) for text in changes if text.startswith(("name=", "cluster=")))
+    enter_environment(cluster or str(raw.get("cluster", "auto")))
+    graph = load_graph(str(raw["name"]))
+    states = current_states(graph)
+    print(status_json(graph, states) if as_json else status_text(graph, states))
+    return 0
+
+
+def launch(name: str | None, changes: list[str], overrides: list[str], arguments: argparse.Namespace) -> int:
+    from slurm.clusters import enter_environment, load_preset
+    from slurm.graph import build_graph
+    from slurm.sweep import DEFAULT, load_sweep
+
+    sweep = load_sweep(name or DEFAULT, changes, overrides)
+    cluster = arguments.cluster or sweep.cluster
+    enter_environment(cluster)
+    preset = load_preset(cluster, dry_run=arguments.dry_run)
+    graph = build_graph(sweep, preset)
+    if arguments.dry_run:
+        return dry_run(graph, preset, arguments.retry_failed)
+    if preset.kind == "slurm":
+        return on_slurm(graph, preset, arguments.retry_failed, arguments.wait)
+    if preset.kind == "local":
+        return on_this_machine(graph, preset, arguments.retry_failed)
+    return in_this_process(graph, arguments.retry_failed)
+
+
+def jobs_to_run(graph: "Graph", states: "dict[str, JobState]", retry_failed: bool) -> set[str]:
+    """Keys of the jobs that are neither done nor on their way, failed only if they shall be retried, nor hang on one that is."""
+    todo: set[str] = set()
+    for job in graph.work:
+        state = states[job.key].state
+        wanted = state in ("new", "interrupted", "blocked") or (state == "failed" and retry_failed)
+        if wanted and all(states[need].state == "done" or states[need].active or need in todo for need in job.needs):
+            todo.add(job.key)
+    return todo
+
+
+def dry_run(graph: "Graph", preset: "Preset", retry_failed: bool) -> int:
+    from slurm.preview import preview
+    from slurm.status import current_states
+
+    states = current_states(graph)
+    print(preview(graph, states, jobs_to_run(graph, states, retry_failed), preset))
+    return 0
+
+
+def on_slurm(graph: "Graph", preset: "Preset", retry_failed: bool, wait: bool) -> int:
+    """Submits what is left, whole, and returns; or stays to watch."""
+    from slurm.ledger import launch_lock, sweeps_folder
+    from slurm.status import current_states, summary
+    from slurm.states import problems
+    from slurm.submit import max_array_size, plan_submissions, submit
+
+    with launch_lock(sweeps_folder() / ".lock", wait=True, what="another launcher is submitting"):
+        states = current_states(graph)
+        todo = jobs_to_run(graph, states, retry_failed)
+        graph.save(cluster="slurm", launched=_now())
+        print(f"sweep {graph.name}: {summary(states)}")
+        if todo:
+            planned = plan_submissions(graph, todo, states, max_array_size())
+            ids = submit(graph, planned, preset, _launch_folder(graph))
+            print(f"submitted {len(todo)} jobs and the leaderboard by {len(ids)} calls of sbatch: {', '.join(ids)}")
+    for line in problems(graph, states):
+        print(line)
+    if not todo and not any(found.active for found in states.values()):
+        return _conclude(graph, {key: found.state for key, found in states.items()})
+    if wait:
+        from slurm.watch import watch
+
+        return watch(graph)
+    print("nothing needs to stay open; --status shows how far it is")
+    return 0
+
+
+def on_this_machine(graph: "Graph", preset: "Preset", retry_failed: bool) -> int:
+    from slurm.display import Display
+    from slurm.ledger import launch_lock
+    from slurm.local import LocalScheduler, this_machine
+    from slurm.states import problems
+    from slurm.status import current_states
+
+    machine = this_machine(preset.slots, graph)
+    what = f"the sweep '{graph.name}' is being run by another launcher"
+    with launch_lock(graph.leaderboard.folder / ".lock", wait=False, what=what):
+        states = current_states(graph)
+        todo = jobs_to_run(graph, states, retry_failed)
+        graph.save(cluster="local", launched=_now())
+        for line in problems(graph, states) if not retry_failed else []:
+            print(line)
+        display = Display()
+        display.say(f"sweep {graph.name}: {len(todo)} of {len(graph.work)} jobs to do, on {machine.cores} cores")
+        try:
+            outcome = LocalScheduler(graph, states, todo, machine, _launch_folder(graph), display).run()
+        finally:
+            display.close()
+    return _conclude(graph, outcome)
+
+
+def in_this_process(graph: "Graph", retry_failed: bool) -> int:
+    """One after another; the first error ends it, with its traceback."""
+    from slurm.stages import run_task
+    from slurm.states import headline
+    from slurm.status import current_states
+
+    states = current_states(graph)
+    todo = jobs_to_run(graph, states, retry_failed)
+    graph.save(cluster="debug", launched=_now())
+    for job in graph.work:
+        if job.key in todo:
+            print(f"{job.column} {job.cell}", flush=True)
+            record = run_task(job.task)
+            print(f"    {headline(record) if record else ''}", flush=True)
+    return _conclude(graph, {key: "done" if key in todo else found.state for key, found in states.items()})
+
+
+def _conclude(graph: "Graph", outcome: dict[str, str]) -> int:
+    """The tables of what there is; 1 where something is missing from them."""
+    from slurm.stages import run_task
+
+    run_task(graph.leaderboard.task)
+    missing = {state: list(outcome.values()).count(state) for state in set(outcome.values()) - {"done"}}
+    if not missing:
+        return 0
+    told = ", ".join(f"{count} {state}" for state, count in sorted(missing.items()))
+    again = "; --retry-failed runs again what failed" if "failed" in missing else "; launching again goes on"
+    print(f"sweep {graph.name}: not complete: {told}{again}", file=sys.stderr)
+    return 1
+
+
+def _seeds(arguments: argparse.Namespace) -> list[int]:
+    if arguments.seeds is None:
+        return [arguments.seed]
+    try:
+        return parse_seeds(arguments.seeds)
+    except ValueError as error:
+        raise UserError(f"--seeds {arguments.seeds}: must read like 0,1,2 ({error})") from error
+
+
+def _launch_folder(graph: "Graph") -> Path:
+    """Of this launch alone: submitit finds results by job id, and ids come again."""
+    return graph.leaderboard.folder / "launches" / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}"
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+if __name__ == "__main__":
+    run_command(main)

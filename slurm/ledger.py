@@ -1,0 +1,104 @@
+"""What has been submitted to SLURM: so that launching again, also after a launcher was killed, submits nothing twice.
+
+`$WHITEBENCH_RUNS/sweeps/jobs.jsonl` gets a line BEFORE each call of sbatch. Its id goes with the jobs as their comment, by
+which the queue tells what became of them. Whatever the queue knows no more is told by the run folders alone.
+"""
+
+import fcntl
+import getpass
+import json
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from results.command import UserError
+from results.record import runs_root
+
+LEDGER, MARK = "jobs.jsonl", "whitebench:"
+
+
+def sweeps_folder() -> Path:
+    return runs_root() / "sweeps"
+
+
+def announce(sweep: str, keys: Sequence[str]) -> str:
+    """Notes that the jobs `keys` are about to be submitted as one array; the comment that sbatch must give them."""
+    comment = MARK + uuid.uuid4().hex
+    line = {"time": round(time.time(), 3), "sweep": sweep, "comment": comment, "keys": list(keys)}
+    folder = sweeps_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LEDGER, "a") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+    return comment
+
+
+def queued_jobs() -> dict[str, tuple[str, str]]:
+    """Key of each job that is in SLURM's queue to (SLURM's id of it, SLURM's state).
+
+    Raises:
+        UserError: the queue does not answer; without it nothing may be submitted.
+    """
+    announced = {line["comment"]: line["keys"] for line in _lines()}
+    if not announced:
+        return {}
+    found = {}
+    for job, state, comment in _queue():
+        keys = announced.get(comment)
+        if keys is not None:
+            _, _, index = job.partition("_")
+            found[keys[int(index or 0)]] = (job, state)
+    return found
+
+
+def _lines() -> Iterator[dict[str, Any]]:
+    path = sweeps_folder() / LEDGER
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue  # cut short by a kill: its sbatch was never called
+
+
+def _queue() -> Iterator[tuple[str, str, str]]:
+    """(id, state, comment) of every job of this user, array tasks one by one."""
+    command = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%k"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"SLURM's queue does not answer: {error}") from error
+    if asked.returncode:
+        raise UserError(f"SLURM's queue does not answer: {asked.stderr.strip()}")
+    for line in asked.stdout.splitlines():
+        job, state, comment = line.strip().split("|", 2)
+        yield job, state, comment
+
+
+@contextmanager
+def launch_lock(path: Path, wait: bool, what: str) -> Iterator[None]:
+    """Held by one launcher at a time; the kernel frees it when its holder dies.
+
+    Raises:
+        UserError: another holds it, and we were not to wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise UserError(f"{what} (process {_holder(file)}); --status shows how far it is") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read().strip() or "unknown"

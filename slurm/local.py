@@ -1,0 +1,309 @@
+"""This machine as a cluster: as many jobs side by side as cores, memory and GPUs allow, each in a process of its own.
+
+submitit's LocalExecutor starts each process; it knows neither slots nor dependencies, so those are here. A stage that
+fails stops only what depends on it. The first Ctrl-C asks the jobs to save and end, the second kills them.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from results.command import Interrupted, UserError
+from results.record import METRICS, read_record
+from slurm.display import Display, Snapshot
+from slurm.graph import Graph, Job
+from slurm.states import JobState, headline, is_held, last_line
+from slurm.worker import Worker, job_environment
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POLL_S = 0.2
+ASK_AGAIN_S = 3.0
+LINGER_S = 30.0
+"""A job whose record says that it ended may live on so long (ranks that wait for a dead one) before it is killed."""
+ELSEWHERE_S = 5.0
+MEMORY_GB = 1.0
+"""What a job is taken to need where nothing is said."""
+NO_LIMIT_MIN = 60 * 24 * 365
+
+
+@dataclass
+class Machine:
+    """What may be used, and what is free of it."""
+
+    cores: int
+    gpus: list[str]
+    free_cores: int = field(init=False)
+    free_gpus: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.free_cores, self.free_gpus = self.cores, list(self.gpus)
+
+    def fits(self, job: Job, idle: bool) -> bool:
+        """A job larger than the machine runs alone."""
+        wanted = job.resources
+        if idle:
+            return True
+        if len(self.free_gpus) < wanted.gpus or self.free_cores < wanted.cores:
+            return False
+        return _free_memory_gb() >= (wanted.memory_gb or MEMORY_GB)
+
+    def take(self, job: Job) -> list[str]:
+        self.free_cores -= job.resources.cores
+        taken, self.free_gpus = self.free_gpus[: job.resources.gpus], self.free_gpus[job.resources.gpus :]
+        return taken
+
+    def give_back(self, job: Job, gpus: list[str]) -> None:
+        self.free_cores += job.resources.cores
+        self.free_gpus += gpus
+
+
+@dataclass
+class Child:
+    """A job at work: submitit's controller process, and below it one process a rank."""
+
+    job: Job
+    handle: Any
+    gpus: list[str]
+    began: float = field(default_factory=time.monotonic)
+    asked: float = float("-inf")
+    ended: float | None = None
+    """When its record first said that it is over."""
+
+    def alive(self) -> bool:
+        return not self.handle.done()
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM to the ranks: not to the controller, which would kill them a second later. Repeated, in case one is not
+        up to hearing it yet."""
+        if time.monotonic() - self.asked >= ASK_AGAIN_S:
+            self.asked = time.monotonic()
+            self._signal(signal.SIGTERM, ranks_only=True)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL, ranks_only=False)
+
+    def _signal(self, number: signal.Signals, ranks_only: bool) -> None:
+        import psutil
+
+        try:
+            controller = psutil.Process(int(self.handle.job_id))
+            targets = controller.children(recursive=not ranks_only)
+            for process in targets if ranks_only else [controller, *targets]:
+                process.send_signal(number)
+        except psutil.NoSuchProcess:
+            return  # it has just ended by itself
+
+
+class LocalScheduler:
+    """Runs a graph to its end, or until it is asked to stop."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        states: dict[str, JobState],
+        todo: set[str],
+        machine: Machine,
+        folder: Path,
+        display: Display,
+    ) -> None:
+        self.graph, self.machine, self.folder, self.display = graph, machine, folder, display
+        self.state: dict[str, str] = {key: "todo" if key in todo else found.state for key, found in states.items()}
+        self.children: dict[str, Child] = {}
+        self.stops = 0
+        self._order = _order(graph)
+        self._next_look = 0.0
+
+    def run(self) -> dict[str, str]:
+        """Key to "done", "failed", "blocked", "interrupted" or "new" for every job.
+
+        Raises:
+            Interrupted: it was asked to stop; all jobs have saved their place, or were killed at the second request.
+        """
+        with self._stoppable():
+            while self._turn():
+                time.sleep(POLL_S)
+        if self.stops:
+            raise Interrupted("all jobs have stopped; the same command goes on from there")
+        return self.state
+
+    def _turn(self) -> bool:
+        """One round; False when there is nothing left to wait for."""
+        for child in list(self.children.values()):
+            self._look_after(child)
+        self._look_elsewhere()
+        if not self.stops:
+            self._start_what_fits()
+        self.display.refresh(self._snapshot())
+        return bool(self.children) or (not self.stops and "running" in self.state.values())
+
+    def _start_what_fits(self) -> None:
+        for key in self._order:
+            job = self.graph[key]
+            if self.state[key] != "todo":
+                continue
+            needs = {self.state[need] for need in job.needs}
+            if needs & {"failed", "blocked", "interrupted", "new"}:
+                self.state[key] = "blocked"
+            elif needs <= {"done"} and self.machine.fits(job, idle=not self.children):
+                self._start(job)
+
+    def _start(self, job: Job) -> None:
+        import submitit
+
+        gpus = self.machine.take(job)
+        executor = submitit.LocalExecutor(self.folder / job.key.replace("/", "-"))
+        executor.update_parameters(
+            timeout_min=NO_LIMIT_MIN,
+            tasks_per_node=job.resources.processes,
+            gpus_per_node=len(gpus),
+            stderr_to_stdout=True,
+        )
+        environment = job_environment(job.resources.threads)
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        with _variables(environment), _deaf_children():
+            handle = executor.submit(Worker(job.task, environment))
+        self.children[job.key] = Child(job, handle, gpus)
+        self.state[job.key] = "running"
+
+    def _look_after(self, child: Child) -> None:
+        if not child.alive():
+            self._collect(child)
+        elif self.stops == 1:
+            child.ask_to_stop()
+        elif self.stops > 1:
+            child.kill()
+        elif child.ended is None:
+            record = read_record(child.job.folder)
+            if record is not None and record.status == "failed":
+                child.ended = time.monotonic()
+        elif time.monotonic() - child.ended > LINGER_S:
+            child.kill()
+
+    def _collect(self, child: Child) -> None:
+        """Takes a child's outcome from the record that it left."""
+        job = child.job
+        del self.children[job.key]
+        self.machine.give_back(job, child.gpus)
+        record = read_record(job.folder)
+        status = record.status if record else "running"
+        self.state[job.key] = "interrupted" if status == "running" else status
+        log = str(child.handle.paths.stdout)
+        if status == "done" and record is not None:
+            self.display.finished(job, headline(record), time.monotonic() - child.began)
+        elif status == "failed" and record is not None:
+            self.display.failed(job, record.error or "", log)
+        elif not self.stops:
+            self.display.failed(job, "its process died (killed, or out of memory); launching again goes on", log)
+
+    def _look_elsewhere(self) -> None:
+        """Jobs that another launcher's process is at work on: waits for them."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + ELSEWHERE_S
+        for key, state in self.state.items():
+            if state != "running" or key in self.children:
+                continue
+            job, record = self.graph[key], read_record(self.graph[key].folder)
+            if record is not None and record.status == "done":
+                self.state[key] = "done"
+                self.display.finished(job, headline(record), float(record.cost.get("wall_s") or 0.0))
+            elif record is None or not is_held(job.folder / ".lock"):
+                self.state[key] = "todo"
+
+    def _snapshot(self) -> Snapshot:
+        running = [
+            (child.job, last_line(child.job.folder / METRICS), time.monotonic() - child.began)
+            for child in self.children.values()
+        ]
+        counted = list(self.state.values())
+        return Snapshot(
+            running, {state: counted.count(state) for state in set(counted)}, len(counted), bool(self.stops)
+        )
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.stops += 1
+            if self.stops == 1:
+                self.display.say(f"stopping: {len(self.children)} jobs save their place (again: kills them)")
+
+        before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for child in self.children.values():
+                child.kill()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def this_machine(cores: int | None, graph: Graph) -> Machine:
+    """Its cores (as far as this process may use them) and GPUs.
+
+    Raises:
+        UserError: a job asks for more GPUs than there are, or for several nodes.
+    """
+    gpus = _gpus()
+    for job in graph.work:
+        if job.resources.gpus > len(gpus):
+            raise UserError(
+                f"{job.stage} of {job.cell} asks for {job.resources.gpus} GPUs; this machine has {len(gpus)}"
+            )
+        if job.resources.nodes > 1:
+            raise UserError(f"{job.stage} of {job.cell} asks for {job.resources.nodes} nodes; this machine is one")
+    return Machine(cores or len(os.sched_getaffinity(0)), gpus)
+
+
+def _gpus() -> list[str]:
+    """Names for CUDA_VISIBLE_DEVICES, found without torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    return [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+def _free_memory_gb() -> float:
+    import psutil
+
+    return float(psutil.virtual_memory().available) / 2**30
+
+
+def _order(graph: Graph) -> list[str]:
+    """What has begun is finished first, quick results before long ones; new cells begin with the longest chain ahead."""
+    ahead = graph.hours_ahead()
+    place = {job.key: i for i, job in enumerate(graph.work)}
+
+    def rank(job: Job) -> tuple[bool, float, int]:
+        length = (job.resources.hours or 1.0) if job.needs else -ahead[job.key]
+        return not job.needs, length, place[job.key]
+
+    return [job.key for job in sorted(graph.work, key=rank)]
+
+
+@contextmanager
+def _variables(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a process that is started meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """A process started meanwhile does not hear the terminal's Ctrl-C or hang-up: the launcher passes on what it wants to."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

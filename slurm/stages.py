@@ -1,0 +1,223 @@
+"""What the jobs of a sweep do: for each stage its id before anything has run, and the function that runs it.
+
+A job is given a `Task`, which is plain data. All progress lives in run folders, none in the task, so that a task may be
+stopped, queued again and run anywhere, any number of times.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from results.command import UserError
+from results.record import Record, Run, content_hash, run_id, runs_root, stage_folder
+
+if TYPE_CHECKING:
+    from pretrain.evaluate import Options, Target
+    from pretrain.recipe import Recipe
+
+LEADERBOARD = "leaderboard"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage of one cell."""
+
+    stage: str
+    recipe: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Of the recipe, dotted, the seed among them."""
+    device: str = "cpu"
+    parents: dict[str, str] = field(default_factory=dict)
+    """Stage to id, of all that this task builds on, directly or not; of a repeated stage `<stage>:<seed>`."""
+    seed: int | None = None
+    """Of this stage's own randomness; the pretraining's is in `overrides`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    function: str | None = None
+    cell: dict[str, Any] = field(default_factory=dict)
+    """Joins what the record says of the cell."""
+    id: str = ""
+    """As planned; the run must come out with the same."""
+
+    @property
+    def folder(self) -> Path:
+        return runs_root() / "sweeps" / self.id if self.stage == LEADERBOARD else stage_folder(self.stage, self.id)
+
+    @property
+    def backbone(self) -> Path:
+        """What the pretraining of this cell leaves."""
+        return stage_folder("pretrain", self.parents["pretrain"]) / "backbone.safetensors"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How a stage is named and run."""
+
+    needs: tuple[str, ...]
+    plan: Callable[[Task, "Recipe"], str]
+    """The id of the record that `run` will leave."""
+    run: Callable[[Task], Record | None]
+    """None where this process is not the one that keeps the record (rank > 0)."""
+    options: tuple[str, ...] = ()
+    seeded: bool = False
+    """Whether a sweep may repeat it with seeds of its own."""
+
+
+def known_options(stage: str) -> set[str]:
+    return set(STAGES[stage].options)
+
+
+def find_stage(task: Task) -> Stage:
+    return OWN_STAGE if task.function else STAGES[task.stage]
+
+
+def run_task(task: Task) -> Record | None:
+    """Runs the stage, or returns at once where it is done.
+
+    Raises:
+        UserError: also where the run comes out under another id than planned, i.e. something that determines the result
+            is not the same here (another dataset under the same name, say).
+    """
+    record = find_stage(task).run(task)
+    if record is not None and record.id != task.id:
+        raise UserError(
+            f"planned as {task.id}, but here it is {record.id}: data or settings differ between the machine that "
+            "launched and this one; launch again"
+        )
+    return record
+
+
+def load_recipe(task: Task) -> "Recipe":
+    from pretrain.recipe import load
+
+    return load(task.recipe, task.overrides)
+
+
+def resolve(function: str) -> Callable[..., Any]:
+    """`module:name` -> the function; the working directory is searched, too."""
+    module_name, _, name = function.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"function: '{function}' cannot be imported ({error}); it must read module:name") from error
+    if not callable(found):
+        raise UserError(f"function: '{function}' is no function")
+    return found  # type: ignore[no-any-return]
+
+
+def _plan_pretrain(task: Task, recipe: "Recipe") -> str:
+    from pretrain.train import pretrain_id
+
+    return pretrain_id(recipe)
+
+
+def _run_pretrain(task: Task) -> Record | None:
+    from pretrain.train import train
+
+    return train(load_recipe(task), task.cell)
+
+
+def _plan_evaluation(task: Task, recipe: "Recipe") -> str:
+    from pretrain.evaluate import plan
+
+    return plan(task.stage, *_evaluation(task, recipe))
+
+
+def _run_evaluation(task: Task) -> Record:
+    from pretrain.evaluate import run
+
+    return run(task.stage, task.backbone, *_evaluation(task, load_recipe(task)), task.cell)
+
+
+def _evaluation(task: Task, recipe: "Recipe") -> tuple["Target", "Options"]:
+    """What is evaluated, and how: as the recipe says, where the sweep says nothing else."""
+    from pretrain.evaluate import Options, Target
+
+    options = {
+        "protocol": getattr(recipe.evaluation, task.stage),
+        "threads": recipe.threads,
+        "loader": "folder" if recipe.data.loader == "folder" else "ffcv",
+        "seed": task.seed or 0,
+        **task.options,
+    }
+    return Target.of_recipe(recipe, task.parents["pretrain"]), Options(device=task.device, **options)
+
+
+def _plan_convert(task: Task, recipe: "Recipe") -> str:
+    raise NotImplementedError
+
+
+def _run_convert(task: Task) -> Record:
+    raise NotImplementedError
+
+
+def _plan_detect(task: Task, recipe: "Recipe") -> str:
+    raise NotImplementedError
+
+
+def _run_detect(task: Task) -> Record:
+    raise NotImplementedError
+
+
+def _plan_leaderboard(task: Task, recipe: "Recipe") -> str:
+    raise NotImplementedError("the leaderboard belongs to no cell")
+
+
+def _run_leaderboard(task: Task) -> None:
+    from results.aggregate import main
+
+    main([])
+
+
+def _plan_own(task: Task, recipe: "Recipe") -> str:
+    resolve(task.function or "")
+    return run_id(recipe.label, _own_config(task, recipe))
+
+
+def _run_own(task: Task) -> Record:
+    """Runs `function(run, parents, options)` in a record of its own.
+
+    `run` is the `results.record.Run` (its folder, `metrics` and `log`), `parents` the folders of the stages it needs.
+    """
+    recipe = load_recipe(task)
+    cell = {
+        "recipe": recipe.name,
+        "method": recipe.method_name,
+        "seed": recipe.seed,
+        "dataset": recipe.data.dataset,
+        **task.cell,
+    }
+    parents = {stage: stage_folder(stage.partition(":")[0], parent) for stage, parent in task.parents.items()}
+    with Run(
+        task.stage, recipe.label, _own_config(task, recipe), cell=cell, parents=list(task.parents.values())
+    ) as run:
+        if not run.already_done:
+            resolve(task.function or "")(run, parents, task.options)
+    return run.record
+
+
+def _own_config(task: Task, recipe: "Recipe") -> dict[str, Any]:
+    return {
+        "function": task.function,
+        "recipe": content_hash(recipe.identity()),
+        "parents": task.parents,
+        "options": task.options,
+        "seed": task.seed,
+    }
+
+
+EVALUATION = ("protocol", "threads", "workers", "loader")
+DETECTION = ("protocol", "coco", "iterations", "image_size", "batch", "lr", "threads", "workers")
+STAGES: dict[str, Stage] = {
+    "pretrain": Stage((), _plan_pretrain, _run_pretrain),
+    "linear": Stage(("pretrain",), _plan_evaluation, _run_evaluation, EVALUATION, seeded=True),
+    "knn": Stage(("pretrain",), _plan_evaluation, _run_evaluation, EVALUATION),
+    "convert": Stage(("pretrain",), _plan_convert, _run_convert),
+    "detect": Stage(("convert",), _plan_detect, _run_detect, DETECTION, seeded=True),
+    LEADERBOARD: Stage((), _plan_leaderboard, _run_leaderboard),
+}
+OWN_STAGE = Stage(("pretrain",), _plan_own, _run_own)

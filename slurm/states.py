@@ -1,0 +1,151 @@
+"""How far each job of a graph is, read from its run folder, its lock and the queue. Light: `--status` lives on it."""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from results.record import METRICS, Record, read_record
+from slurm.graph import Graph, Job
+from slurm.stages import LEADERBOARD
+from slurm.worker import ATTEMPTS
+
+State = Literal["done", "running", "queued", "failed", "interrupted", "blocked", "new"]
+TAIL = 65536
+"""Bytes from a file's end in which its last line is sought."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    state: State
+    record: Record | None = None
+    queue_id: str | None = None
+    """The SLURM job that is to do it, while the queue knows one."""
+    last: dict[str, Any] = field(default_factory=dict)
+    """The last line of `metrics.jsonl`, while it runs."""
+
+    @property
+    def active(self) -> bool:
+        return self.state in ("running", "queued")
+
+
+def read_states(graph: Graph, queued: Mapping[str, tuple[str, str]]) -> dict[str, JobState]:
+    """The state of every job but the leaderboard.
+
+    Args:
+        queued: of jobs in SLURM's queue, the key to (SLURM's job id, SLURM's state), as `slurm.ledger.queued_jobs` gives it.
+    """
+    states: dict[str, JobState] = {}
+    locks = _held_locks()
+    for job in graph.work:
+        state = _read_state(job, queued.get(job.key), locks)
+        held_up = state.state == "new" and any(states[need].state in ("failed", "blocked") for need in job.needs)
+        states[job.key] = JobState("blocked") if held_up else state
+    return states
+
+
+def _read_state(job: Job, in_queue: tuple[str, str] | None, locks: set[int]) -> JobState:
+    record = read_record(job.folder)
+    if record is not None and record.status == "done":
+        return JobState("done", record)
+    if in_queue is not None:
+        queue_id, word = in_queue
+        running = word in ("RUNNING", "COMPLETING")
+        return JobState("running" if running else "queued", record, queue_id, last_line(job.folder / METRICS))
+    if record is None:
+        return JobState("new")
+    if record.status == "running" and is_held(job.folder / ".lock", str(record.environment.get("host")), locks):
+        return JobState("running", record, None, last_line(job.folder / METRICS))
+    return JobState("failed" if record.status == "failed" else "interrupted", record)
+
+
+def is_held(lock: Path, host: str | None = None, locks: set[int] | None = None) -> bool:
+    """Whether a process is at work under the lock (on `host`, by default this one).
+
+    Probing a lock could make a run fail that starts just then, so the kernel's table is asked first; it knows only the
+    locks that this machine holds.
+    """
+    try:
+        inode = lock.stat().st_ino
+    except FileNotFoundError:
+        return False
+    here = host in (None, socket.gethostname())
+    if here and inode not in (_held_locks() if locks is None else locks):
+        return False
+    with open(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def _held_locks() -> set[int]:
+    """Inodes of all files of this machine under a flock."""
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return set()
+    return {int(line.split()[5].rpartition(":")[2]) for line in lines if " FLOCK " in line and "->" not in line}
+
+
+def last_line(path: Path) -> dict[str, Any]:
+    """The last whole JSON line of a file, {} where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return {}
+    for line in reversed(lines):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def log_of(folder: Path) -> str | None:
+    """Where the latest job on this run writes its log."""
+    log = last_line(folder / ATTEMPTS).get("log")
+    return str(log) if log else None
+
+
+def headline(record: Record) -> str:
+    """What a finished stage found, in a few words: `top1 78.30`, `box AP 12.1, mask AP 10.4`."""
+    metrics = record.metrics
+    shown = [("top1", "top1"), ("box_AP", "box AP"), ("mask_AP", "mask AP"), ("loss", "loss")]
+    found = [f"{text} {metrics[name]:.2f}" for name, text in shown if isinstance(metrics.get(name), int | float)]
+    return ", ".join(found)
+
+
+def problems(graph: Graph, states: Mapping[str, JobState]) -> list[str]:
+    """A few lines about every job that failed: what, why, and where its log is."""
+    lines = []
+    for job in graph.work:
+        found = states[job.key]
+        if found.state != "failed" or found.record is None:
+            continue
+        stopped = sum(states[key].state == "blocked" for key in _all_dependants(graph, job.key))
+        lines.append(
+            f"{job.cell}: {job.column} failed: {found.record.error}" + (f" ({stopped} wait for it)" if stopped else "")
+        )
+        log = log_of(job.folder)
+        lines.append(f"    {log or job.folder}")
+    return lines
+
+
+def _all_dependants(graph: Graph, key: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [key]
+    while waiting:
+        fresh = [k for k in graph.dependants[waiting.pop()] if k not in found and graph[k].stage != LEADERBOARD]
+        found.update(fresh)
+        waiting += fresh
+    return found

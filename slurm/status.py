@@ -1,0 +1,97 @@
+"""`--status`: how far a sweep is, as a table of cells by stages, or as JSON."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from results.command import UserError
+from slurm.clusters import slurm_answers
+from slurm.graph import PLAN, Graph, graph_from_plan
+from slurm.ledger import LEDGER, queued_jobs, sweeps_folder
+from slurm.states import JobState, headline, log_of, problems, read_states
+
+SHORT = {"interrupted": "stopped", "new": "-"}
+
+
+def load_graph(name: str) -> Graph:
+    """The graph of the last launch of a sweep.
+
+    Raises:
+        UserError: it was not launched yet.
+    """
+    path = sweeps_folder() / name / PLAN
+    try:
+        return graph_from_plan(json.loads(path.read_bytes()))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"the sweep '{name}' has not been launched with these runs ({sweeps_folder().parent})"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a readable plan ({error}); launching again writes it anew") from error
+
+
+def current_states(graph: Graph) -> dict[str, JobState]:
+    """Asks SLURM's queue only where something was ever submitted to it."""
+    submitted = (sweeps_folder() / LEDGER).exists()
+    return read_states(graph, queued_jobs() if submitted and slurm_answers() else {})
+
+
+def status_json(graph: Graph, states: Mapping[str, JobState]) -> str:
+    rows: list[dict[str, Any]] = []
+    for job in graph.work:
+        found = states[job.key]
+        record = found.record
+        row = {
+            "cell": job.cell,
+            "stage": job.stage,
+            "seed": job.task.seed,
+            "id": job.task.id,
+            "state": found.state,
+            "slurm_job": found.queue_id,
+            "progress": found.last,
+            "metrics": record.metrics if record else {},
+            "error": record.error if record and found.state == "failed" else None,
+            "folder": str(job.folder),
+            "log": log_of(job.folder),
+            "resources": asdict(job.resources),
+        }
+        rows.append(row)
+    return json.dumps({"sweep": graph.name, "jobs": rows}, indent=1)
+
+
+def status_text(graph: Graph, states: Mapping[str, JobState], width: int | None = None) -> str:
+    """A line a cell, a column a stage; below it what failed, why, and where its log is."""
+    columns = graph.columns()
+    rows = [["", *columns]]
+    for cell, jobs in graph.cells().items():
+        shown = {job.column: _cell_text(states[job.key]) for job in jobs}
+        rows.append([cell, *(shown.get(column, "") for column in columns)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    limit = width or shutil.get_terminal_size((160, 24)).columns
+    lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths)).rstrip()[:limit] for row in rows]
+    return "\n".join([*lines, "", summary(states), *problems(graph, states)])
+
+
+def summary(states: Mapping[str, JobState]) -> str:
+    """`sweep: 12 done, 2 running, 3 new`."""
+    counted = [found.state for found in states.values()]
+    names = ("done", "running", "queued", "failed", "blocked", "interrupted", "new")
+    counts = [f"{counted.count(state)} {state}" for state in names if state in counted]  # type: ignore[arg-type]
+    return f"{len(counted)} jobs: {', '.join(counts)}"
+
+
+def _cell_text(found: JobState) -> str:
+    from slurm.display import duration, progress
+
+    if found.state == "done" and found.record is not None:
+        return headline(found.record) or "done"
+    if found.state == "running":
+        silent = time.time() - found.last["time"] if "time" in found.last else None
+        quiet = f" (silent for {duration(silent)})" if silent and silent > 600 else ""
+        return (progress(found.last) or "running") + quiet
+    if found.state == "queued":
+        return f"queued {found.queue_id}"
+    return SHORT.get(found.state, found.state)

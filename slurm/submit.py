@@ -1,0 +1,170 @@
+"""A graph to SLURM: whole, as submitit arrays, one a stage, with dependencies from task to task.
+
+Task i of an array waits for task i of the array before it (`aftercorr`), so that no cell waits for another's. For that,
+arrays are cut alike: cells that have the same jobs left go together, in chunks that the cluster's MaxArraySize allows.
+Nothing of ours stays alive on the login node.
+"""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from results.command import UserError
+from slurm.clusters import Preset
+from slurm.graph import Graph, Job
+from slurm.ledger import announce
+from slurm.states import JobState
+from slurm.worker import Worker, job_environment
+
+MAX_REQUEUES = 10_000
+"""Of a run by time limits. submitit counts some preemptions as such, too."""
+DEFAULT_HOURS = 24.0
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One call of sbatch: an array of jobs that ask for the same, or a single job."""
+
+    jobs: tuple[Job, ...]
+    after: tuple[int, ...] = ()
+    """Earlier submissions: task i waits for success of its task i."""
+    after_queued: tuple[str, ...] = ()
+    """SLURM ids of jobs that an earlier launch has queued: waits for their success."""
+    after_end: tuple[int, ...] = ()
+    """Earlier submissions: waits for the end of all their tasks, however they end."""
+    after_end_queued: tuple[str, ...] = ()
+
+    def dependency(self, ids: list[str]) -> str | None:
+        """In sbatch's words; `ids` are those of earlier submissions."""
+        own = "aftercorr" if len(self.jobs) > 1 else "afterok"
+        parts = [f"{own}:{ids[i]}" for i in self.after] + [f"afterok:{job}" for job in self.after_queued]
+        parts += [f"afterany:{job}" for job in [*(ids[i] for i in self.after_end), *self.after_end_queued]]
+        return ",".join(parts) or None
+
+
+def plan_submissions(graph: Graph, todo: set[str], states: Mapping[str, JobState], max_array: int) -> list[Submission]:
+    """The calls of sbatch that bring `todo` into the queue, each after those it depends on."""
+    planned: list[Submission] = []
+    for chunk in _alike(graph, todo, states, max_array):
+        place: dict[str, int] = {}
+        for jobs in zip(*chunk):
+            first = jobs[0]
+            place[first.key] = len(planned)
+            after = tuple(place[need] for need in first.needs if need in place)
+            planned.append(Submission(jobs, after, _queued(first, states, todo)))
+    if planned:
+        active = tuple(sorted(states[job.key].queue_id or "" for job in graph.work if states[job.key].queue_id))
+        ends = tuple(range(len(planned)))
+        planned.append(Submission((graph.leaderboard,), after_end=ends, after_end_queued=active))
+    return planned
+
+
+def _alike(graph: Graph, todo: set[str], states: Mapping[str, JobState], max_array: int) -> list[list[list[Job]]]:
+    """Chunks of cells (each the list of its jobs left) whose jobs agree in stage, resources and what they wait for."""
+    groups: dict[Any, list[list[Job]]] = {}
+    for jobs in graph.cells().values():
+        left = [job for job in jobs if job.key in todo]
+        if left:
+            groups.setdefault(_signature(graph, left, states, todo), []).append(left)
+    return [group[i : i + max_array] for group in groups.values() for i in range(0, len(group), max_array)]
+
+
+def _signature(graph: Graph, jobs: list[Job], states: Mapping[str, JobState], todo: set[str]) -> tuple[Any, ...]:
+    def waits(job: Job) -> tuple[str, ...]:
+        return tuple(graph[need].column for need in job.needs if need in todo) + _queued(job, states, todo)
+
+    return tuple((job.column, job.resources, waits(job)) for job in jobs)
+
+
+def _queued(job: Job, states: Mapping[str, JobState], todo: set[str]) -> tuple[str, ...]:
+    found = [states[need].queue_id for need in job.needs if need not in todo and states[need].active]
+    return tuple(queue_id for queue_id in found if queue_id)
+
+
+def submit(graph: Graph, planned: list[Submission], preset: Preset, folder: Path) -> list[str]:
+    """Calls sbatch for each; SLURM's ids.
+
+    Raises:
+        UserError: sbatch refused, in its own words. What was submitted before stays, and launching again adds the rest.
+    """
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError
+
+    ids: list[str] = []
+    for i, submission in enumerate(planned):
+        column = submission.jobs[0].column
+        executor = SlurmExecutor(folder / f"{i:03d}-{column.replace(':', '-')}", max_num_timeout=MAX_REQUEUES)
+        comment = announce(graph.name, [job.key for job in submission.jobs])
+        executor.update_parameters(**parameters(submission, preset, graph.name, submission.dependency(ids), comment))
+        environment = worker_environment(submission.jobs[0], preset)
+        try:
+            handles = executor.submit_array([Worker(job.task, environment) for job in submission.jobs])
+        except FailedJobError as error:
+            raise UserError(f"sbatch refused {column}: {_last_words(str(error))}") from error
+        ids.append(handles[0].job_id.partition("_")[0])
+    return ids
+
+
+def parameters(
+    submission: Submission, preset: Preset, sweep: str, dependency: str | None, comment: str
+) -> dict[str, Any]:
+    """What submitit's SlurmExecutor is told."""
+    job = submission.jobs[0]
+    wanted, share = job.resources, preset.share(job.stage)
+    environment = worker_environment(job, preset)
+    chosen = {
+        "job_name": f"{sweep}:{job.column}",
+        "time": max(1, round(60 * (wanted.hours or DEFAULT_HOURS))),
+        "nodes": wanted.nodes,
+        "ntasks_per_node": wanted.processes,
+        "cpus_per_task": wanted.cpus,
+        "gpus_per_node": wanted.gpus or None,
+        "mem": f"{round(1024 * wanted.memory_gb)}M" if wanted.memory_gb else None,
+        "partition": share.partition,
+        "account": share.account,
+        "qos": share.qos,
+        "constraint": share.constraint,
+        "dependency": dependency,
+        "comment": comment,
+        "array_parallelism": preset.throttle,
+        "signal_delay_s": preset.signal_delay_s,
+        "stderr_to_stdout": True,
+        "setup": [*preset.setup, *(f"export {name}={shlex.quote(value)}" for name, value in environment.items())],
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={wanted.cpus}"],
+        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **preset.sbatch},
+    }
+    return {key: value for key, value in chosen.items() if value is not None}
+
+
+def worker_environment(job: Job, preset: Preset) -> dict[str, str]:
+    return {**preset.environment, **job_environment(job.resources.threads)}
+
+
+def batch_script(submission: Submission, preset: Preset, sweep: str) -> str:
+    """The script that sbatch would get, with <...> for what is known only when it is submitted."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    dependency = submission.dependency([f"<submission {i}>" for i in range(1000)])
+    count = {"map_count": len(submission.jobs)} if len(submission.jobs) > 1 else {}
+    told = parameters(submission, preset, sweep, dependency, "<its id in the ledger>")
+    command = "python -u -m submitit.core._submit <folder>"
+    return _make_sbatch_string(command=command, folder=Path("<folder>"), **told, **count)
+
+
+def max_array_size() -> int:
+    """Tasks that one array may have on this cluster; 1 where arrays are switched off."""
+    asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=60)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", asked.stdout, re.MULTILINE)
+    if asked.returncode or not found:
+        raise UserError(f"SLURM does not answer: {asked.stderr.strip() or 'scontrol tells no MaxArraySize'}")
+    return max(1, int(found[1]))
+
+
+def _last_words(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("sbatch: error")]
+    return (told or lines or ["it did not say why"])[-1]

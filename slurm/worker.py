@@ -1,0 +1,162 @@
+"""What runs in a job's process: one task, from wherever it stopped, until it is done or asked to stop.
+
+On the signal that announces a time limit or preemption (SIGUSR2, from SLURM by way of submitit) the stage saves its state
+and raises `Interrupted`; only then is the job put back into the queue. Locally the launcher sends SIGTERM instead, and
+the process ends. The pickle that submitit keeps holds a `Task` and nothing of the progress.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from results.command import INTERRUPTED, Interrupted
+from results.record import Record, read_record, write_json
+from slurm.stages import Task, run_task
+
+ATTEMPTS = "attempts.jsonl"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@dataclass
+class Worker:
+    """The callable that submitit pickles."""
+
+    task: Task
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self) -> None:
+        os.environ.update(self.environment)
+        _note_attempt(self.task.folder)
+        _join_ranks()
+        try:
+            with interruptible():
+                run_task(self.task)
+        except Interrupted as stop:
+            print(f"interrupted: {stop}", flush=True)
+            _give_way()
+        except Exception as error:
+            leave_failure(self.task, error)
+            raise
+
+    def checkpoint(self) -> Any:
+        """What runs when the job is queued again: the same, since all state is on disk."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(Worker(self.task, self.environment))
+
+
+def job_environment(threads: int) -> dict[str, str]:
+    """Variables of a job's process: its threads, and absolute places of runs and data."""
+    places = {name: os.environ.get(name, default) for name, default in PLACES.items()}
+    return {
+        **{name: str(Path(place).absolute()) for name, place in places.items()},
+        **dict.fromkeys(THREAD_VARIABLES, str(threads)),
+    }
+
+
+PLACES = {"WHITEBENCH_RUNS": "runs", "WHITEBENCH_DATA": "data"}
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """The first of SIGINT, SIGTERM and SIGUSR2 raises `Interrupted` wherever the stage is; later ones are ignored.
+
+    A stage that saves before it stops sets handlers of its own meanwhile. Ranks above 0 ignore the signals: rank 0
+    decides, and its end ends the others.
+    """
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if not received:
+            received.append(number)
+            raise Interrupted(f"by {signal.Signals(number).name}; launching again goes on from the last checkpoint")
+
+    handler = signal.SIG_IGN if _rank() else stop
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _give_way() -> None:
+    """Ends this process after its state is saved; on SLURM the job goes back into the queue, unless it was cancelled."""
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and _runs_on(os.environ["SLURM_JOB_ID"]):
+        signal.raise_signal(signal.SIGUSR2)  # submitit's handler: queues the job again and exits
+    sys.exit(INTERRUPTED)
+
+
+def _runs_on(job: str) -> bool:
+    """False where SLURM has ended the job already (scancel): it must not come back."""
+    asked = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, timeout=60)
+    return asked.returncode != 0 or asked.stdout.strip() == "RUNNING"
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def _join_ranks() -> None:
+    """Tells torch.distributed who is who, where a job has several processes."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return
+    from submitit import JobEnvironment
+    from submitit.helpers import TorchDistributedEnvironment
+
+    job = JobEnvironment()
+    if job.num_tasks > 1:
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        if job.num_nodes == 1:
+            os.environ["MASTER_ADDR"] = "127.0.0.1"  # a node need not be able to resolve its own name
+
+
+def _note_attempt(folder: Path) -> None:
+    """Appends to the run's folder which job works on it, and where its log is."""
+    if os.environ.get("SUBMITIT_EXECUTOR") not in ("slurm", "local"):
+        return
+    from submitit import JobEnvironment
+
+    job = JobEnvironment()
+    if job.global_rank:
+        return
+    attempt = {
+        "time": round(time.time(), 3),
+        "cluster": job.cluster,
+        "job": job.job_id,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "log": str(job.paths.stdout),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ATTEMPTS, "a") as file:
+        file.write(json.dumps(attempt) + "\n")
+
+
+def leave_failure(task: Task, error: BaseException) -> None:
+    """A stage that failed before it opened its record (a missing package, say) still leaves one, so that it is not lost."""
+    folder = task.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return  # another process is at work on this run: its record is not ours to touch
+        before = read_record(folder)
+        if before is not None and before.status in ("done", "failed"):
+            return
+        record = before or Record(task.id, task.stage, config={}, cell={"recipe": task.recipe, **task.cell})
+        record.status, record.error = "failed", f"{type(error).__name__}: {error}"
+        write_json(folder / "run.json", asdict(record))

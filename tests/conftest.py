@@ -1,0 +1,51 @@
+"""Fixtures that several tests share: a small dataset made here, and the places of data that may be absent."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with the built-in sample: $WHITEBENCH_DATA's or the checkout's, made in a temporary folder otherwise."""
+    from pretrain.data.sample import write_sample
+
+    for root in (Path(os.environ.get("WHITEBENCH_DATA", "data")), REPOSITORY / "data"):
+        if (root / "sample" / "manifest.json").exists() and (root / "sample-det" / "annotations").exists():
+            return root.absolute()
+    root = tmp_path_factory.mktemp("data")
+    write_sample(root)
+    return root
+
+
+@pytest.fixture
+def places(sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The sample as data, and an empty runs folder, which is returned."""
+    runs = tmp_path / "runs"
+    monkeypatch.setenv("WHITEBENCH_DATA", str(sample_root))
+    monkeypatch.setenv("WHITEBENCH_RUNS", str(runs))
+    return runs
+
+
+@pytest.fixture
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs one of the project's commands as a user does: command("slurm/launch_sweep.py", "--help")."""
+
+    def run(*arguments: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=REPOSITORY,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

@@ -1,0 +1,66 @@
+"""The real Detectron2, as this suite uses it: found or asked for, quiet, and with the head that the papers add."""
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from results.command import UserError
+
+HOW_TO_GET_IT = (
+    "Detectron2 is not installed: 'make env' installs it; with a compiler (and CUDA's, for a GPU), so does "
+    "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+)
+
+
+@cache
+def require_detectron2() -> None:
+    """Imports Detectron2 without its notes on other packages' futures, and registers `Res5ROIHeadsExtraNorm`.
+
+    Raises:
+        UserError: it is not installed, or its own needs are not.
+    """
+    if importlib.util.find_spec("detectron2") is None:
+        raise UserError(HOW_TO_GET_IT)
+    for module in ("detectron2", "fvcore", "torch", "iopath"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+        warnings.filterwarnings("ignore", category=UserWarning, module=module)
+    try:
+        import detectron2.modeling  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"Detectron2 does not import ({error}); 'make doctor' says what is missing") from error
+    _register_extra_norm()
+
+
+def _register_extra_norm() -> None:
+    from detectron2.layers import get_norm
+    from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
+
+    class Res5ROIHeadsExtraNorm(Res5ROIHeads):
+        """C4's head with a norm after res5, whose output has none behind it in MoCo's protocol (its section 4.2)."""
+
+        @classmethod
+        def _build_res5_block(cls, cfg: Any) -> tuple[Any, int]:
+            blocks, channels = super()._build_res5_block(cfg)
+            blocks.add_module("norm", get_norm(cfg.MODEL.RESNETS.NORM, channels))
+            return blocks, channels
+
+    if "Res5ROIHeadsExtraNorm" not in ROI_HEADS_REGISTRY:
+        ROI_HEADS_REGISTRY.register(Res5ROIHeadsExtraNorm)
+
+
+@contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Loggers of these names say nothing below an error."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before):
+            logger.setLevel(level)

@@ -1,0 +1,230 @@
+"""Detection protocols: reviewed files in Detectron2's own keys, scaled down on request, and a linter of what that changes.
+
+A protocol is what its source publishes. Whatever a run does differently is named by `deviations`, key by key, and
+recorded, so that a row of a table is never silently incomparable.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pretrain.recipe import strict, validated
+from results.command import UserError, nearest
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from transfer.convert import Converted
+
+PROTOCOLS = Path(__file__).parent / "protocols"
+STATED = (
+    ("SOLVER", "MAX_ITER"),
+    ("SOLVER", "STEPS"),
+    ("SOLVER", "IMS_PER_BATCH"),
+    ("SOLVER", "BASE_LR"),
+    ("INPUT", "MIN_SIZE_TRAIN"),
+    ("INPUT", "MIN_SIZE_TEST"),
+)
+"""What every protocol file says itself, whatever its base says: it can be scaled without Detectron2 at hand."""
+NOT_OF_THE_PROTOCOL = (
+    "OUTPUT_DIR", "VERSION", "SEED", "VIS_PERIOD", "CUDNN_BENCHMARK", "MODEL.WEIGHTS", "MODEL.DEVICE",
+    "DATASETS.TRAIN", "DATASETS.TEST", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD",
+)  # fmt: skip
+"""Keys that say where and on which machine, not how."""
+NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
+REASONS = {
+    "MODEL.PIXEL_MEAN": "as the checkpoint was trained",
+    "MODEL.PIXEL_STD": "as the checkpoint was trained",
+    "MODEL.RESNETS.DEPTH": "the checkpoint's",
+    "MODEL.ROI_HEADS.NUM_CLASSES": "the data's",
+    "INPUT.MASK_FORMAT": "the data's",
+    **dict.fromkeys(NORMS, "one process: the same statistics, over its whole batch"),
+}
+
+
+@strict
+class Protocol:
+    """How a backbone is fine-tuned and evaluated on detection."""
+
+    name: str
+    title: str
+    source: str
+    """Where each setting comes from."""
+    backbones: tuple[str, ...]
+    """Architectures that fit."""
+    base: str
+    """A config of Detectron2's model zoo."""
+    detectron2: dict[str, Any]
+    """What the protocol sets on top of `base`, nested by Detectron2's own keys."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What options can scale, resolved."""
+
+    iterations: int
+    image_size: int
+    """Shorter side at test time, pixels; the sizes in training keep their ratio to it."""
+    batch: int
+    lr: float
+
+
+def protocol_names() -> list[str]:
+    return sorted(path.stem for path in PROTOCOLS.glob("*.yaml"))
+
+
+def load_protocol(name: str) -> Protocol:
+    """The protocol `name` of `transfer/protocols`, or of a path that ends in .yaml.
+
+    Raises:
+        UserError: there is none (the nearest is named), an unknown key, a wrong type, something not stated.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PROTOCOLS / f"{name}.yaml"
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"unknown protocol '{name}'{nearest(name, protocol_names())}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a protocol is a mapping")
+    protocol: Protocol = validated(Protocol, {"name": path.stem, **raw}, where=name)
+    for section, key in STATED:
+        if key not in (protocol.detectron2.get(section) or {}):
+            raise UserError(f"{name}: detectron2.{section}.{key}: is needed")
+    return protocol
+
+
+def resolve(
+    protocol: Protocol,
+    iterations: int | None = None,
+    image_size: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+) -> Settings:
+    """The protocol's own settings where an option is None; the learning rate follows the batch in proportion.
+
+    Raises:
+        UserError: a setting that is not positive.
+    """
+    solver = protocol.detectron2["SOLVER"]
+    batch = solver["IMS_PER_BATCH"] if batch is None else batch
+    settings = Settings(
+        iterations=solver["MAX_ITER"] if iterations is None else iterations,
+        image_size=protocol.detectron2["INPUT"]["MIN_SIZE_TEST"] if image_size is None else image_size,
+        batch=batch,
+        lr=solver["BASE_LR"] * batch / solver["IMS_PER_BATCH"] if lr is None else lr,
+    )
+    for name in ("iterations", "image_size", "batch", "lr"):
+        if getattr(settings, name) <= 0:
+            raise UserError(f"{name}: must be positive, not {getattr(settings, name)}")
+    return settings
+
+
+def check_fit(protocol: Protocol, arch: str) -> None:
+    """Raises `UserError` where the protocol's detector cannot take such a backbone."""
+    if arch not in protocol.backbones:
+        fitting = [name for name in protocol_names() if arch in load_protocol(name).backbones]
+        other = f"; for it there are: {', '.join(fitting)}" if fitting else ""
+        raise UserError(f"protocol {protocol.name} is for {' or '.join(protocol.backbones)}, not for {arch}{other}")
+
+
+def published_cfg(protocol: Protocol) -> "CfgNode":
+    """The protocol in Detectron2's form, as published.
+
+    Raises:
+        UserError: a key or a type that Detectron2 does not have.
+    """
+    from transfer.detectron import require_detectron2
+
+    require_detectron2()
+    from detectron2.config import CfgNode, get_cfg
+    from detectron2.model_zoo import get_config_file
+
+    cfg = get_cfg()
+    try:
+        cfg.merge_from_file(get_config_file(protocol.base))
+        cfg.merge_from_other_cfg(CfgNode(protocol.detectron2))
+    except RuntimeError as error:
+        raise UserError(f"protocol {protocol.name}: base '{protocol.base}' is not in Detectron2's model zoo") from error
+    except (KeyError, ValueError) as error:
+        fault = " ".join(str(error.args[0]).split())
+        raise UserError(f"protocol {protocol.name}: {fault}") from error
+    return cfg
+
+
+def build_cfg(
+    protocol: Protocol,
+    settings: Settings,
+    content: "Converted",
+    classes: int = 80,
+    mask_format: str = "polygon",
+    device: str = "cpu",
+    seed: int = 0,
+) -> "CfgNode":
+    """The config that is run: the published one, scaled to `settings`, for these weights, data and device."""
+    check_fit(protocol, content.arch)
+    cfg = published_cfg(protocol)
+    _scale(cfg, settings)
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = content.pixel_mean, content.pixel_std
+    cfg.MODEL.RESNETS.DEPTH = int(content.arch.removeprefix("resnet"))
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
+    cfg.INPUT.MASK_FORMAT = mask_format
+    cfg.MODEL.DEVICE, cfg.SEED, cfg.MODEL.WEIGHTS = device, seed, ""
+    for node in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
+        if node.NORM == "SyncBN":  # torch's refuses the CPU; in one process it is plain batch norm anyway
+            node.NORM = "BN"
+    cfg.freeze()
+    return cfg
+
+
+def _scale(cfg: "CfgNode", settings: Settings) -> None:
+    """Schedule and sizes in proportion; precise batch norm never takes more steps than training did."""
+    solver, sizes = cfg.SOLVER, cfg.INPUT
+    share = settings.iterations / solver.MAX_ITER
+    if share != 1:
+        steps = {int(step * share) for step in solver.STEPS}
+        solver.STEPS = tuple(sorted(step for step in steps if 0 < step < settings.iterations))
+        solver.WARMUP_ITERS = max(1, round(solver.WARMUP_ITERS * share))
+        if cfg.TEST.PRECISE_BN.ENABLED:
+            cfg.TEST.PRECISE_BN.NUM_ITER = min(cfg.TEST.PRECISE_BN.NUM_ITER, settings.iterations)
+    share = settings.image_size / sizes.MIN_SIZE_TEST
+    if share != 1:
+        sizes.MIN_SIZE_TRAIN = tuple(round(size * share) for size in sizes.MIN_SIZE_TRAIN)
+        sizes.MAX_SIZE_TRAIN, sizes.MAX_SIZE_TEST = (
+            round(sizes.MAX_SIZE_TRAIN * share),
+            round(sizes.MAX_SIZE_TEST * share),
+        )
+    solver.MAX_ITER, solver.IMS_PER_BATCH, solver.BASE_LR = settings.iterations, settings.batch, settings.lr
+    sizes.MIN_SIZE_TEST = settings.image_size
+
+
+def deviations(cfg: "CfgNode", protocol: Protocol) -> list[str]:
+    """What `cfg` does otherwise than the published protocol: `KEY: value, published value (reason)`, sorted by key."""
+    ours, published = dict(_flat(cfg)), dict(_flat(published_cfg(protocol)))
+    found = []
+    for key in sorted(ours.keys() | published.keys()):
+        if key not in NOT_OF_THE_PROTOCOL and ours.get(key) != published.get(key):
+            reason = f" ({REASONS[key]})" if key in REASONS else ""
+            found.append(f"{key}: {_shown(ours.get(key))}, published {_shown(published.get(key))}{reason}")
+    return found
+
+
+def _flat(node: "CfgNode", prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Lists and tuples alike: Detectron2's files use either."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"'{value}'" if value == "" else str(value)

@@ -1,0 +1,190 @@
+"""Fine-tunes and evaluates: Detectron2's model, optimizer, schedule, mapper and evaluator in a plain loop.
+
+A stopped run goes on from its checkpoint and ends with the same model as one that never stopped (on a CPU).
+"""
+
+import contextlib
+import io
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pretrain import resume
+from pretrain.progress import StopRequest
+from pretrain.repeatable import derive_seed, make_repeatable
+from results.command import UserError
+from results.record import Run
+from transfer.batches import training_batches
+from transfer.coco_data import CocoSet, register
+from transfer.convert import Converted, load_proven
+from transfer.detectron import quiet
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+TASKS = {"bbox": "box", "segm": "mask"}
+LOG_SECONDS, CHECKPOINT_MINUTES = 10.0, 10.0
+
+
+class FineTuning:
+    """A Detectron2 model that starts from a converted backbone.
+
+    Args:
+        d2_file: holds `content`; what Detectron2 itself loads.
+        say: takes lines of progress.
+    """
+
+    def __init__(
+        self,
+        cfg: "CfgNode",
+        content: Converted,
+        d2_file: Path,
+        coco: CocoSet,
+        threads: int = 1,
+        workers: int = 0,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        from detectron2.modeling import build_model
+        from detectron2.solver import build_lr_scheduler, build_optimizer
+
+        make_repeatable(threads)
+        torch.manual_seed(derive_seed(cfg.SEED, "heads"))
+        self.cfg, self.coco, self.workers, self.say = cfg, coco, workers, say
+        with quiet("detectron2", "fvcore"):
+            self.model = build_model(cfg)
+            self.proof = load_proven(self.model, d2_file, content)
+            self.optimizer = build_optimizer(cfg, self.model)
+            self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+            self.train_set, self.val_set = register(coco)
+            self.images = self._training_images()
+
+    def _training_images(self) -> list[dict[str, Any]]:
+        from detectron2.data import get_detection_dataset_dicts
+
+        return get_detection_dataset_dicts(  # type: ignore[no-any-return]
+            [self.train_set], filter_empty=self.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+
+    def fit(self, run: Run) -> None:
+        """Trains to the end, from where the run's checkpoint stands.
+
+        Raises:
+            UserError: the loss is not finite. Interrupted: a signal asked to stop; the place is saved.
+        """
+        from detectron2.utils.events import EventStorage
+
+        start, total = self._resume(run), self.cfg.SOLVER.MAX_ITER
+        if start < total:
+            batches = training_batches(self.cfg, self.images, start, self.workers)
+            progress = _Progress(run, start, total, self.cfg.SOLVER.IMS_PER_BATCH, self.say)
+            self.model.train()
+            with EventStorage(start), StopRequest(acts=True) as stop:
+                for iteration in range(start, total):
+                    losses = self._step(next(batches), iteration)
+                    progress.tell(iteration + 1, losses, self.optimizer.param_groups[0]["lr"])
+                    if stop.requested or stop.checkpoint_due(CHECKPOINT_MINUTES):
+                        self._save(run, iteration + 1)
+                    if stop.requested:
+                        stop.leave(
+                            f"{run.id}: saved after iteration {iteration + 1}; the same command goes on from there"
+                        )
+            self._set_precise_norms()
+            self._save(run, total)
+
+    def _step(self, batch: list[Any], iteration: int) -> dict[str, float]:
+        torch.manual_seed(derive_seed(self.cfg.SEED, iteration))
+        losses = self.model(batch)
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        if not math.isfinite(sum(values.values())):
+            worst = ", ".join(f"{name} {value:g}" for name, value in values.items())
+            raise UserError(f"the loss is not finite in iteration {iteration + 1} ({worst}); try a smaller --lr")
+        self.optimizer.zero_grad()
+        sum(losses.values()).backward()
+        self.optimizer.step()
+        self.scheduler.step()
+        return values
+
+    def _set_precise_norms(self) -> None:
+        """Running statistics of the final weights, over batches that follow the training's (TEST.PRECISE_BN)."""
+        from detectron2.utils.events import EventStorage
+        from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+
+        precise = self.cfg.TEST.PRECISE_BN
+        if precise.ENABLED and get_bn_modules(self.model):
+            batches = training_batches(self.cfg, self.images, self.cfg.SOLVER.MAX_ITER, self.workers)
+            torch.manual_seed(derive_seed(self.cfg.SEED, "precise"))
+            self.model.train()
+            with EventStorage(), quiet("fvcore"):
+                update_bn_stats(self.model, batches, precise.NUM_ITER)
+
+    def _resume(self, run: Run) -> int:
+        state = resume.load(run.folder)
+        if state is None:
+            return 0
+        self.model.load_state_dict(state["model"])
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+        run.rewind(state["iteration"])
+        self.say(f"going on after iteration {state['iteration']}")
+        return int(state["iteration"])
+
+    def _save(self, run: Run, iteration: int) -> None:
+        """After the last iteration, the model alone."""
+        state: dict[str, Any] = {"iteration": iteration, "model": self.model.state_dict()}
+        if iteration < self.cfg.SOLVER.MAX_ITER:
+            state |= {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+        resume.save(run.folder, state)
+        run.save()
+
+    def evaluate(self) -> dict[str, float | None]:
+        """COCO's metrics on val2017 in per cent: box_AP, box_AP50, ..., mask_APl; None where there is nothing to find.
+
+        A model that detects nothing at all has AP 0, also where Detectron2 says NaN.
+        """
+        from detectron2.data import build_detection_test_loader
+        from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+
+        torch.manual_seed(derive_seed(self.cfg.SEED, "evaluation"))
+        with quiet("detectron2", "fvcore"), contextlib.redirect_stdout(io.StringIO()):
+            loader = build_detection_test_loader(self.cfg, self.val_set, num_workers=self.workers)
+            evaluator = COCOEvaluator(self.val_set, tuple(TASKS), distributed=False, use_fast_impl=False)
+            found = inference_on_dataset(self.model, loader, evaluator)
+        values = {f"{TASKS[task]}_{name}": found[task][name] for task in TASKS for name in METRICS}
+        nothing_detected = all(math.isnan(value) for value in values.values())
+        if nothing_detected:
+            return dict.fromkeys(values, 0.0)
+        return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+class _Progress:
+    """A line to the user and to `metrics.jsonl` every so many seconds, and for the last iteration."""
+
+    def __init__(self, run: Run, start: int, total: int, batch: int, say: Callable[[str], None]) -> None:
+        self.run, self.start, self.total, self.batch, self.say = run, start, total, batch, say
+        self.began = self.told = time.monotonic()
+
+    def tell(self, done: int, losses: dict[str, float], lr: float) -> None:
+        now = time.monotonic()
+        if now - self.told < LOG_SECONDS and done < self.total:
+            return
+        self.told = now
+        rate = (done - self.start) / max(now - self.began, 1e-9)
+        left = (self.total - done) / rate
+        values = {
+            "loss": sum(losses.values()),
+            **losses,
+            "lr": lr,
+            "images_per_s": rate * self.batch,
+            "eta_s": round(left),
+        }
+        self.run.log(step=done, steps=self.total, **values)
+        self.say(
+            f"iteration {done}/{self.total}  loss {values['loss']:.3f}  {values['images_per_s']:.1f} images/s  "
+            f"{int(left) // 60}:{int(left) % 60:02d} left"
+        )
