@@ -23,7 +23,7 @@ start = time.perf_counter()
 from results.aggregate import aggregate, render
 tables = aggregate([Path(sys.argv[1])], Path(sys.argv[2]))
 render(tables)
-print(time.perf_counter() - start, len(tables.runs), len(tables.leaderboards), len(tables.faults))
+print(time.perf_counter() - start, time.process_time(), len(tables.runs), len(tables.leaderboards), len(tables.faults))
 """
 
 
@@ -41,7 +41,8 @@ def main() -> None:
             command = [sys.executable, "-c", TIMED, str(runs), str(out)]
             shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
             seconds.append(float(shown[0]))
-            print(f"{seconds[-1]:6.2f} s: {shown[1]} rows, {shown[2]} leaderboards, {shown[3]} left out")
+            found = f"{shown[2]} rows, {shown[3]} leaderboards, {shown[4]} left out"
+            print(f"{seconds[-1]:6.2f} s ({float(shown[1]):.2f} s of CPU): {found}")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"median {statistics.median(seconds):.2f} s of {options.repeats}; peak memory {peak:.0f} MB")
 

@@ -138,7 +138,7 @@ class AllReduceBatchNorm(_BatchNorm):
     """Batch norm of [B, C, ...] over all processes, by plain all-reduce with gradient: for gloo on CPUs.
 
     In training equal, up to rounding, to batch norm in one process with the joint batch: output, gradients (which
-    DistributedDataParallel averages) and running statistics. In evaluation it is batch norm.
+    DistributedDataParallel averages) and running statistics. In evaluation, or alone, it is plain batch norm.
     """
 
     @classmethod
@@ -150,7 +150,7 @@ class AllReduceBatchNorm(_BatchNorm):
         return own
 
     def forward(self, input: Tensor) -> Tensor:
-        if not (self.training or self.running_mean is None):
+        if not self.training or world_size() == 1:
             return super().forward(input)
         with torch.autocast(device_type=input.device.type, enabled=False):
             x = input if input.dtype == torch.float64 else input.float()
@@ -160,8 +160,7 @@ class AllReduceBatchNorm(_BatchNorm):
             mean = _AllReduce.apply(x.sum(dims)) / count
             deviation = x - mean.view(shape)
             variance = _AllReduce.apply(deviation.square().sum(dims)) / count
-            if self.training:
-                self._track(mean.detach(), variance.detach() * count / max(1, count - 1))
+            self._track(mean.detach(), variance.detach() * count / max(1, count - 1))
             scale = (variance + self.eps).rsqrt()
             y = deviation * (scale if self.weight is None else scale * self.weight).view(shape)
             return (y if self.bias is None else y + self.bias.view(shape)).to(input.dtype)

@@ -48,7 +48,9 @@ def load(folder: Path) -> dict[str, Any] | None:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
     if found:
-        raise UserError(f"{folder}: damaged: {', '.join(p.name for p in found)}; remove the folder to start this run afresh")
+        raise UserError(
+            f"{folder}: damaged: {', '.join(p.name for p in found)}; remove the folder to start this run afresh"
+        )
     return None
 
 

@@ -97,7 +97,9 @@ class Trainer:
         method.check(self.local_batch, len(recipe.view_sizes))
         classes = getattr(recipe.method, "classes", None)
         if classes is not None and classes != len(self.manifest.classes):
-            raise UserError(f"method.classes={classes}, but {recipe.data.dataset} has {len(self.manifest.classes)} classes")
+            raise UserError(
+                f"method.classes={classes}, but {recipe.data.dataset} has {len(self.manifest.classes)} classes"
+            )
         if recipe.world_size > 1 and recipe.network.sync_bn:
             method = convert_sync_bn(method, self.device)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -111,7 +113,9 @@ class Trainer:
             for epoch in range(place // self.steps_per_epoch, epochs):
                 self.method.train()
                 first = place % self.steps_per_epoch
-                for step, raw in self.meter.timed(self.loader.epoch(epoch, first), epoch * self.steps_per_epoch + first):
+                for step, raw in self.meter.timed(
+                    self.loader.epoch(epoch, first), epoch * self.steps_per_epoch + first
+                ):
                     self._step(raw, step, epochs * self.steps_per_epoch)
                     if run and (step + 1) % self.steps_per_epoch:
                         self._save_if_due(run, step + 1, stop, self.recipe.machine.checkpoint_minutes)
@@ -150,7 +154,9 @@ class Trainer:
             raise UserError(f"the loss is {values['loss']} in epoch {epoch + 1}; see {run.folder}/metrics.jsonl")
         monitor = self.recipe.monitor
         if monitor.knn_every and ((epoch + 1) % monitor.knn_every == 0 or epoch + 1 == epochs):
-            values["online_knn_top1"] = online_knn(self.method.encoder.backbone, self.normalise, self.manifest, self.recipe)
+            values["online_knn_top1"] = online_knn(
+                self.method.encoder.backbone, self.normalise, self.manifest, self.recipe
+            )
         remaining = (epochs - epoch - 1) * values["seconds"]
         lr = self.learning_rate(step - 1)
         run.log(step=step, epoch=epoch + 1, epochs=epochs, lr=lr, eta_s=round(remaining, 1), **values)

@@ -197,8 +197,8 @@ class _InversePower(torch.autograd.Function):
 def _divided_differences(eigenvalues: Tensor, p: float) -> Tensor:
     """(f(a) - f(b)) / (a - b) for f(t) = t^(-p) at all pairs of eigenvalues [B, P] -> [B, P, P]; f'(a) at a = b.
 
-    In a form that cancels nowhere: for p = 1/2, with r the roots, -1 / (r s (r + s)); otherwise, with x = log(a / b) / 2,
-    -(a b)^(-(p + 1) / 2) sinh(p x) / sinh(x).
+    In a form that cancels nowhere: for p = 1/2, with r = sqrt(a) and s = sqrt(b), -1 / (r s (r + s)); otherwise, with
+    x = log(a / b) / 2, -(a b)^(-(p + 1) / 2) sinh(p x) / sinh(x).
     """
     if p == 0.5:
         roots = eigenvalues.sqrt()

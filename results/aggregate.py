@@ -67,8 +67,11 @@ def _check(out: Path) -> int:
     from results.files import first_difference
 
     difference = first_difference(tables_of([out / RECORDS]), out)
-    print(f"error: {difference}" if difference else f"{out}: the tables are what {out / RECORDS} gives")
-    return int(difference is not None)
+    if difference:
+        print(f"error: {difference}", file=sys.stderr)
+        return 1
+    print(f"{os.path.relpath(out)}: the tables are what {RECORDS}/ gives")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

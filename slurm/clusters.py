@@ -1,4 +1,4 @@
-"""Presets: what is particular to a place where jobs run. All facts about clusters are in YAML files, none in the source."""
+"""Presets: what is particular to a place where jobs run. Facts about clusters are in YAML files, none in the source."""
 
 import os
 import shutil
@@ -61,7 +61,7 @@ class Preset(Share):
 
 
 def load_preset(name: str, dry_run: bool = False) -> Preset:
-    """The preset `name`; "auto" is `slurm` where SLURM answers, else `local`. A dry run does without a SLURM that answers.
+    """The preset `name`; "auto" is `slurm` where SLURM answers, else `local`. A dry run needs no SLURM that answers.
 
     Raises:
         UserError: there is none of that name, or a key or value in it is wrong.

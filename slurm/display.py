@@ -1,4 +1,4 @@
-"""What a launch shows while it runs: a live region on a terminal, plain lines in a log. Results are shown as they come."""
+"""What a launch shows while it runs: a live region on a terminal, plain lines in a log; results as they come."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The graph of jobs that a sweep becomes: pretrain -> {linear, knn}, pretrain -> convert -> detect x seeds -> leaderboard."""
+"""The graph of jobs that a sweep becomes: pretrain -> {linear, knn}; pretrain -> convert -> detect x seeds; tables."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from results.command import UserError
-from results.record import write_json
+from results.record import content_hash, write_json
 from slurm.stages import LEADERBOARD, OWN_STAGE, STAGES, Task, find_stage, load_recipe
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def build_graph(sweep: "Sweep", preset: "Preset") -> Graph:
     """Every cell's jobs with their ids, which tell what is done already.
 
     Raises:
-        UserError: a cycle or a gap in what stages need, a recipe or option that cannot work, two cells that are the same.
+        UserError: a cycle or gap in what stages need, a recipe or option that cannot work, two cells that are the same.
     """
     from slurm.sweep import cells
 
@@ -147,8 +147,8 @@ def build_graph(sweep: "Sweep", preset: "Preset") -> Graph:
                 )
             owners[job.key] = str(cell)
             jobs.append(job)
-    task = Task(LEADERBOARD, recipe="", id=sweep.name)
     spec = sweep.stages.get(LEADERBOARD)
+    task = Task(LEADERBOARD, recipe="", id=sweep.name, options=spec.options if spec else {})
     resources = _resources(preset, LEADERBOARD, spec, processes=1, threads=1)
     last = Job(f"{LEADERBOARD}/{sweep.name}", LEADERBOARD, "", tuple(job.key for job in jobs), resources, task)
     return Graph(sweep.name, [*jobs, last])
@@ -175,7 +175,7 @@ def stage_order(sweep: "Sweep") -> dict[str, tuple[str, ...]]:
 def _needs(name: str, spec: "StageSpec | None") -> tuple[str, ...]:
     if spec is not None and spec.needs is not None:
         return spec.needs
-    return (STAGES[name] if name in STAGES else OWN_STAGE).needs
+    return STAGES.get(name, OWN_STAGE).needs
 
 
 def _rank(name: str, needs: dict[str, tuple[str, ...]]) -> int:
@@ -220,7 +220,7 @@ def _recipe(sweep: "Sweep", cell: "Cell", preset: "Preset") -> tuple["Recipe", d
     recipe = load_recipe(Task("pretrain", cell.recipe, overrides))
     if recipe.device == "auto":
         overrides["device"] = "cuda" if _gpus(preset, "pretrain", sweep.stages["pretrain"]) else "cpu"
-        recipe = replace(recipe, device=overrides["device"])
+        recipe = replace(recipe, device=overrides["device"])  # type: ignore[type-var]
     return recipe, overrides
 
 
@@ -239,7 +239,15 @@ def _job(
     processes = recipe.world_size if name == "pretrain" else 1
     threads = spec.options.get("threads", recipe.threads)
     resources = _resources(preset, name, spec, processes, threads, where=f"sweep {sweep.name}: {cell}")
-    shown = {key: value for key, value in overrides.items() if key != "seed"}
+    named = {key: value for key, value in overrides.items() if key != "seed"}
+    described = {
+        "recipe": recipe.name,
+        "method": recipe.method_name,
+        "seed": recipe.seed,
+        "dataset": recipe.data.dataset,
+        "sweep": sweep.name,
+        "overrides": named,
+    }
     ancestors = {stage: parent for job in parents for stage, parent in job.task.parents.items()}
     task = Task(
         stage=name,
@@ -250,7 +258,8 @@ def _job(
         seed=seed,
         options=spec.options,
         function=spec.function,
-        cell={"sweep": sweep.name, "overrides": shown},
+        cell=described,
+        setting=content_hash({key: value for key, value in recipe.identity().items() if key != "seed"}),
     )
     task = replace(task, id=find_stage(task).plan(task, recipe))
     column = f"{name}:{seed}" if many else name
@@ -286,7 +295,7 @@ def _gpus(preset: "Preset", name: str, spec: "StageSpec | None") -> int:
     """Per node: as the sweep says, or else the preset; conversion and tables take one only where it is said of them."""
     if spec is not None and spec.gpus is not None:
         return spec.gpus
-    share = preset.stages[name] if name in preset.stages else None
+    share = preset.stages.get(name)
     if name in ("convert", LEADERBOARD):
         return (share.gpus if share else None) or 0
     return preset.share(name).gpus or 0

@@ -18,9 +18,9 @@ Launch a sweep: recipes x grid x seeds, each cell pretrained, evaluated and fine
 With no sweep named: the built-in sample. Launching again runs only what is not done."""
 EXAMPLES = """\
 examples:
-  python slurm/launch_sweep.py                                    the sample sweep, on SLURM where there is one, else here
-  python slurm/launch_sweep.py --status                           how far it is
-  python slurm/launch_sweep.py whitening-imagenet --dry-run       what would run where; submits nothing
+  python slurm/launch_sweep.py                               the sample sweep, on SLURM where there is one, else here
+  python slurm/launch_sweep.py --status                      how far it is
+  python slurm/launch_sweep.py whitening-imagenet --dry-run  what would run where; submits nothing
   python slurm/launch_sweep.py my-sweep.yaml --cluster my-preset schedule.epochs=50 sweep.stages.detect.seeds=[0,1]
 
 A bare key=value changes the recipe of every cell, sweep.key=value the sweep. Sweeps are files of slurm/sweeps/ (or your
@@ -84,7 +84,7 @@ def show_status(name: str | None, cluster: str | None, changes: list[str], as_js
     from slurm.sweep import DEFAULT, read_sweep, sweep_path
 
     raw = read_sweep(sweep_path(name or DEFAULT))
-    raw.update(text.split("=", 1) for text in changes if text.startswith(("name=", "cluster=")))
+    raw.update(dict(text.split("=", 1) for text in changes if text.startswith(("name=", "cluster="))))
     enter_environment(cluster or str(raw.get("cluster", "auto")))
     graph = load_graph(str(raw["name"]))
     states = current_states(graph)
@@ -112,7 +112,7 @@ def launch(name: str | None, changes: list[str], overrides: list[str], arguments
 
 
 def jobs_to_run(graph: "Graph", states: "dict[str, JobState]", retry_failed: bool) -> set[str]:
-    """Keys of the jobs that are neither done nor on their way, failed only if they shall be retried, nor hang on one that is."""
+    """Keys of the jobs not done, not on their way, and not failed (but to retry) or hanging on one that failed."""
     todo: set[str] = set()
     for job in graph.work:
         state = states[job.key].state
@@ -134,8 +134,8 @@ def dry_run(graph: "Graph", preset: "Preset", retry_failed: bool) -> int:
 def on_slurm(graph: "Graph", preset: "Preset", retry_failed: bool, wait: bool) -> int:
     """Submits what is left, whole, and returns; or stays to watch."""
     from slurm.ledger import launch_lock, sweeps_folder
-    from slurm.status import current_states, summary
     from slurm.states import problems
+    from slurm.status import current_states, summary
     from slurm.submit import max_array_size, plan_submissions, submit
 
     with launch_lock(sweeps_folder() / ".lock", wait=True, what="another launcher is submitting"):

@@ -1,7 +1,7 @@
 """What has been submitted to SLURM: so that launching again, also after a launcher was killed, submits nothing twice.
 
-`$WHITEBENCH_RUNS/sweeps/jobs.jsonl` gets a line BEFORE each call of sbatch. Its id goes with the jobs as their comment, by
-which the queue tells what became of them. Whatever the queue knows no more is told by the run folders alone.
+`$WHITEBENCH_RUNS/sweeps/jobs.jsonl` gets a line BEFORE each call of sbatch. Its id goes with the jobs as their comment,
+by which the queue tells what became of them. Whatever the queue knows no more is told by the run folders alone.
 """
 
 import fcntl

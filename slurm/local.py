@@ -79,8 +79,7 @@ class Child:
         return not self.handle.done()
 
     def ask_to_stop(self) -> None:
-        """SIGTERM to the ranks: not to the controller, which would kill them a second later. Repeated, in case one is not
-        up to hearing it yet."""
+        """SIGTERM to the ranks, not to the controller, and repeated in case one is not up to hearing it yet."""
         if time.monotonic() - self.asked >= ASK_AGAIN_S:
             self.asked = time.monotonic()
             self._signal(signal.SIGTERM, ranks_only=True)
@@ -89,7 +88,7 @@ class Child:
         self._signal(signal.SIGKILL, ranks_only=False)
 
     def _signal(self, number: signal.Signals, ranks_only: bool) -> None:
-        import psutil
+        import psutil  # type: ignore[import-untyped]
 
         try:
             controller = psutil.Process(int(self.handle.job_id))
@@ -276,7 +275,7 @@ def _free_memory_gb() -> float:
 
 
 def _order(graph: Graph) -> list[str]:
-    """What has begun is finished first, quick results before long ones; new cells begin with the longest chain ahead."""
+    """What has begun is finished first, quick results before long ones; new cells start with the longest chain."""
     ahead = graph.hours_ahead()
     place = {job.key: i for i, job in enumerate(graph.work)}
 
@@ -301,7 +300,7 @@ def _variables(values: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _deaf_children() -> Iterator[None]:
-    """A process started meanwhile does not hear the terminal's Ctrl-C or hang-up: the launcher passes on what it wants to."""
+    """A process started meanwhile does not hear the terminal's Ctrl-C or hang-up: the launcher decides."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield

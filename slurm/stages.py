@@ -7,16 +7,18 @@ stopped, queued again and run anywhere, any number of times.
 import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from results.command import UserError
-from results.record import Record, Run, content_hash, run_id, runs_root, stage_folder
+from results.record import Record, Run, run_id, runs_root, stage_folder
 
 if TYPE_CHECKING:
-    from pretrain.evaluate import Options, Target
+    from pretrain.evaluate import Options as EvaluationOptions
+    from pretrain.evaluate import Target
     from pretrain.recipe import Recipe
+    from transfer.coco_det import Options as DetectionOptions
 
 LEADERBOARD = "leaderboard"
 
@@ -37,7 +39,9 @@ class Task:
     options: dict[str, Any] = field(default_factory=dict)
     function: str | None = None
     cell: dict[str, Any] = field(default_factory=dict)
-    """Joins what the record says of the cell."""
+    """What the record says of the cell."""
+    setting: str = ""
+    """Hash of the recipe as it was planned, but for its seed."""
     id: str = ""
     """As planned; the run must come out with the same."""
 
@@ -60,13 +64,14 @@ class Stage:
     """The id of the record that `run` will leave."""
     run: Callable[[Task], Record | None]
     """None where this process is not the one that keeps the record (rank > 0)."""
-    options: tuple[str, ...] = ()
+    options: Callable[[], set[str]] = set
+    """Names of the options that a sweep may set."""
     seeded: bool = False
     """Whether a sweep may repeat it with seeds of its own."""
 
 
 def known_options(stage: str) -> set[str]:
-    return set(STAGES[stage].options)
+    return STAGES[stage].options()
 
 
 def find_stage(task: Task) -> Stage:
@@ -106,7 +111,12 @@ def resolve(function: str) -> Callable[..., Any]:
         raise UserError(f"function: '{function}' cannot be imported ({error}); it must read module:name") from error
     if not callable(found):
         raise UserError(f"function: '{function}' is no function")
-    return found  # type: ignore[no-any-return]
+    return found
+
+
+def _launch(task: Task) -> dict[str, Any]:
+    """What the built-in stages cannot know of the cell by themselves."""
+    return {key: task.cell[key] for key in ("sweep", "overrides")}
 
 
 def _plan_pretrain(task: Task, recipe: "Recipe") -> str:
@@ -118,7 +128,7 @@ def _plan_pretrain(task: Task, recipe: "Recipe") -> str:
 def _run_pretrain(task: Task) -> Record | None:
     from pretrain.train import train
 
-    return train(load_recipe(task), task.cell)
+    return train(load_recipe(task), _launch(task))
 
 
 def _plan_evaluation(task: Task, recipe: "Recipe") -> str:
@@ -130,37 +140,69 @@ def _plan_evaluation(task: Task, recipe: "Recipe") -> str:
 def _run_evaluation(task: Task) -> Record:
     from pretrain.evaluate import run
 
-    return run(task.stage, task.backbone, *_evaluation(task, load_recipe(task)), task.cell)
+    return run(task.stage, task.backbone, *_evaluation(task, load_recipe(task)), _launch(task))
 
 
-def _evaluation(task: Task, recipe: "Recipe") -> tuple["Target", "Options"]:
+def _evaluation(task: Task, recipe: "Recipe") -> "tuple[Target, EvaluationOptions]":
     """What is evaluated, and how: as the recipe says, where the sweep says nothing else."""
     from pretrain.evaluate import Options, Target
+    from pretrain.recipe import validated
 
     options = {
         "protocol": getattr(recipe.evaluation, task.stage),
         "threads": recipe.threads,
         "loader": "folder" if recipe.data.loader == "folder" else "ffcv",
         "seed": task.seed or 0,
+        "device": task.device,
         **task.options,
     }
-    return Target.of_recipe(recipe, task.parents["pretrain"]), Options(device=task.device, **options)
+    target = Target.of_recipe(recipe, task.parents["pretrain"])
+    return target, validated(Options, options, where=f"stages.{task.stage}")
+
+
+def _evaluation_options() -> set[str]:
+    from pretrain.evaluate import Options
+
+    return {f.name for f in fields(Options)} - {"seed", "device"}
 
 
 def _plan_convert(task: Task, recipe: "Recipe") -> str:
-    raise NotImplementedError
+    from transfer.coco_det import convert_id
+
+    return convert_id(task.parents["pretrain"])
 
 
 def _run_convert(task: Task) -> Record:
-    raise NotImplementedError
+    from transfer.coco_det import convert_stage
+
+    return convert_stage(task.backbone, cell=_launch(task))
 
 
 def _plan_detect(task: Task, recipe: "Recipe") -> str:
-    raise NotImplementedError
+    from transfer.coco_det import detect_id
+
+    return detect_id(task.parents["pretrain"], _detection(task))
 
 
 def _run_detect(task: Task) -> Record:
-    raise NotImplementedError
+    from transfer.coco_det import detect_stage
+
+    return detect_stage(stage_folder("convert", task.parents["convert"]), _detection(task), cell=_launch(task))
+
+
+def _detection(task: Task) -> "DetectionOptions":
+    from pretrain.recipe import validated
+    from transfer.coco_det import Options
+
+    options = {"seed": task.seed or 0, "device": task.device, **task.options}
+    found: DetectionOptions = validated(Options, options, where="stages.detect")
+    return found
+
+
+def _detection_options() -> set[str]:
+    from transfer.coco_det import Options
+
+    return {f.name for f in fields(Options)} - {"seed", "device"}
 
 
 def _plan_leaderboard(task: Task, recipe: "Recipe") -> str:
@@ -170,54 +212,44 @@ def _plan_leaderboard(task: Task, recipe: "Recipe") -> str:
 def _run_leaderboard(task: Task) -> None:
     from results.aggregate import main
 
-    main([])
+    main(["--out", str(task.options["out"])] if "out" in task.options else [])
 
 
 def _plan_own(task: Task, recipe: "Recipe") -> str:
     resolve(task.function or "")
-    return run_id(recipe.label, _own_config(task, recipe))
+    return run_id(recipe.label, _own_config(task))
 
 
 def _run_own(task: Task) -> Record:
     """Runs `function(run, parents, options)` in a record of its own.
 
-    `run` is the `results.record.Run` (its folder, `metrics` and `log`), `parents` the folders of the stages it needs.
+    `run` is the `results.record.Run` (its folder, `metrics` and `log`), `parents` the folders of the stages before it.
     """
-    recipe = load_recipe(task)
-    cell = {
-        "recipe": recipe.name,
-        "method": recipe.method_name,
-        "seed": recipe.seed,
-        "dataset": recipe.data.dataset,
-        **task.cell,
-    }
     parents = {stage: stage_folder(stage.partition(":")[0], parent) for stage, parent in task.parents.items()}
-    with Run(
-        task.stage, recipe.label, _own_config(task, recipe), cell=cell, parents=list(task.parents.values())
-    ) as run:
+    label = task.id.rpartition("-")[0]
+    with Run(task.stage, label, _own_config(task), cell=task.cell, parents=list(task.parents.values())) as run:
         if not run.already_done:
             resolve(task.function or "")(run, parents, task.options)
     return run.record
 
 
-def _own_config(task: Task, recipe: "Recipe") -> dict[str, Any]:
+def _own_config(task: Task) -> dict[str, Any]:
     return {
         "function": task.function,
-        "recipe": content_hash(recipe.identity()),
+        "setting": task.setting,
+        "pretrain_seed": task.cell["seed"],
         "parents": task.parents,
         "options": task.options,
         "seed": task.seed,
     }
 
 
-EVALUATION = ("protocol", "threads", "workers", "loader")
-DETECTION = ("protocol", "coco", "iterations", "image_size", "batch", "lr", "threads", "workers")
 STAGES: dict[str, Stage] = {
     "pretrain": Stage((), _plan_pretrain, _run_pretrain),
-    "linear": Stage(("pretrain",), _plan_evaluation, _run_evaluation, EVALUATION, seeded=True),
-    "knn": Stage(("pretrain",), _plan_evaluation, _run_evaluation, EVALUATION),
+    "linear": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _evaluation_options, seeded=True),
+    "knn": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _evaluation_options),
     "convert": Stage(("pretrain",), _plan_convert, _run_convert),
-    "detect": Stage(("convert",), _plan_detect, _run_detect, DETECTION, seeded=True),
-    LEADERBOARD: Stage((), _plan_leaderboard, _run_leaderboard),
+    "detect": Stage(("convert",), _plan_detect, _run_detect, _detection_options, seeded=True),
+    LEADERBOARD: Stage((), _plan_leaderboard, _run_leaderboard, lambda: {"out"}),
 }
 OWN_STAGE = Stage(("pretrain",), _plan_own, _run_own)

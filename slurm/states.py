@@ -37,7 +37,7 @@ def read_states(graph: Graph, queued: Mapping[str, tuple[str, str]]) -> dict[str
     """The state of every job but the leaderboard.
 
     Args:
-        queued: of jobs in SLURM's queue, the key to (SLURM's job id, SLURM's state), as `slurm.ledger.queued_jobs` gives it.
+        queued: of jobs in SLURM's queue, key to (SLURM's job id, SLURM's state); from `slurm.ledger.queued_jobs`.
     """
     states: dict[str, JobState] = {}
     locks = _held_locks()
@@ -133,11 +133,9 @@ def problems(graph: Graph, states: Mapping[str, JobState]) -> list[str]:
         if found.state != "failed" or found.record is None:
             continue
         stopped = sum(states[key].state == "blocked" for key in _all_dependants(graph, job.key))
-        lines.append(
-            f"{job.cell}: {job.column} failed: {found.record.error}" + (f" ({stopped} wait for it)" if stopped else "")
-        )
-        log = log_of(job.folder)
-        lines.append(f"    {log or job.folder}")
+        waiting = f" ({stopped} wait for it)" if stopped else ""
+        lines.append(f"{job.cell}: {job.column} failed: {found.record.error}{waiting}")
+        lines.append(f"    log: {log_of(job.folder) or job.folder}")
     return lines
 
 

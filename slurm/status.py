@@ -26,9 +26,7 @@ def load_graph(name: str) -> Graph:
     try:
         return graph_from_plan(json.loads(path.read_bytes()))
     except FileNotFoundError as error:
-        raise UserError(
-            f"the sweep '{name}' has not been launched with these runs ({sweeps_folder().parent})"
-        ) from error
+        raise UserError(f"the sweep '{name}' was not launched yet (in {sweeps_folder().parent})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a readable plan ({error}); launching again writes it anew") from error
 
@@ -79,7 +77,7 @@ def summary(states: Mapping[str, JobState]) -> str:
     """`sweep: 12 done, 2 running, 3 new`."""
     counted = [found.state for found in states.values()]
     names = ("done", "running", "queued", "failed", "blocked", "interrupted", "new")
-    counts = [f"{counted.count(state)} {state}" for state in names if state in counted]  # type: ignore[arg-type]
+    counts = [f"{counted.count(state)} {state}" for state in names if state in counted]
     return f"{len(counted)} jobs: {', '.join(counts)}"
 
 

@@ -149,10 +149,11 @@ def batch_script(submission: Submission, preset: Preset, sweep: str) -> str:
     from submitit.slurm.slurm import _make_sbatch_string
 
     dependency = submission.dependency([f"<submission {i}>" for i in range(1000)])
-    count = {"map_count": len(submission.jobs)} if len(submission.jobs) > 1 else {}
     told = parameters(submission, preset, sweep, dependency, "<its id in the ledger>")
+    if len(submission.jobs) > 1:
+        told["map_count"] = len(submission.jobs)
     command = "python -u -m submitit.core._submit <folder>"
-    return _make_sbatch_string(command=command, folder=Path("<folder>"), **told, **count)
+    return _make_sbatch_string(command=command, folder=Path("<folder>"), **told)
 
 
 def max_array_size() -> int:

@@ -1,7 +1,7 @@
 """What runs in a job's process: one task, from wherever it stopped, until it is done or asked to stop.
 
-On the signal that announces a time limit or preemption (SIGUSR2, from SLURM by way of submitit) the stage saves its state
-and raises `Interrupted`; only then is the job put back into the queue. Locally the launcher sends SIGTERM instead, and
+On the signal that announces a time limit or preemption (SIGUSR2, from SLURM by way of submitit) the stage saves its
+state and raises `Interrupted`; only then is the job put back into the queue. Locally the launcher sends SIGTERM, and
 the process ends. The pickle that submitit keeps holds a `Task` and nothing of the progress.
 """
 
@@ -93,7 +93,7 @@ def interruptible() -> Iterator[None]:
 
 
 def _give_way() -> None:
-    """Ends this process after its state is saved; on SLURM the job goes back into the queue, unless it was cancelled."""
+    """Ends this process after its state is saved; on SLURM the job is queued again, unless it was cancelled."""
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and _runs_on(os.environ["SLURM_JOB_ID"]):
         signal.raise_signal(signal.SIGUSR2)  # submitit's handler: queues the job again and exits
     sys.exit(INTERRUPTED)
@@ -146,7 +146,7 @@ def _note_attempt(folder: Path) -> None:
 
 
 def leave_failure(task: Task, error: BaseException) -> None:
-    """A stage that failed before it opened its record (a missing package, say) still leaves one, so that it is not lost."""
+    """A stage that failed before it opened its record (a missing package, say) still leaves one that says so."""
     folder = task.folder
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as lock:

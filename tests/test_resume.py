@@ -49,7 +49,9 @@ def test_nothing_whole_left_is_an_error_that_says_so(tmp_path: Path) -> None:
         resume.load(tmp_path)
 
 
-def test_a_crash_between_the_steps_of_saving_leaves_a_whole_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_between_the_steps_of_saving_leaves_a_whole_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resume.save(tmp_path, state(1))
     real, calls = resume.os.replace, []
 

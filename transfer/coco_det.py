@@ -253,7 +253,7 @@ def _shown(metrics: dict[str, Any]) -> str:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="transfer/coco_det.py",
-        description="Fine-tune a backbone on a COCO-format detection set with Detectron2, and leave its AP in a record.",
+        description="Fine-tune a backbone on a COCO-format detection set with Detectron2 and leave its AP in a record.",
         epilog="Interrupted, the same command goes on where it was. Options that scale a protocol down are recorded.",
     )
     add = top.add_argument

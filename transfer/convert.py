@@ -48,7 +48,7 @@ class Converted:
     tensors: dict[str, np.ndarray]
     """float32, by Detectron2's names: stem.conv1.weight, res2.0.conv1.norm.weight, ..."""
     metadata: dict[str, Any]
-    """arch, mean, std (in 0..1), parent (the pretraining's id, or sha256:...), origin; where known dataset, recipe, ..."""
+    """arch, mean, std (in 0..1), parent (the pretraining's id, or sha256:...), origin; where known dataset, recipe."""
 
     @property
     def arch(self) -> str:

@@ -28,6 +28,7 @@ def require_detectron2() -> None:
     for module in ("detectron2", "fvcore", "torch", "iopath"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
         warnings.filterwarnings("ignore", category=UserWarning, module=module)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     try:
         import detectron2.modeling  # noqa: F401
     except ImportError as error:

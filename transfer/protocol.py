@@ -1,4 +1,4 @@
-"""Detection protocols: reviewed files in Detectron2's own keys, scaled down on request, and a linter of what that changes.
+"""Detection protocols: reviewed files in Detectron2's own keys, scaled down on request, and a linter of that.
 
 A protocol is what its source publishes. Whatever a run does differently is named by `deviations`, key by key, and
 recorded, so that a row of a table is never silently incomparable.
@@ -35,6 +35,7 @@ NOT_OF_THE_PROTOCOL = (
 )  # fmt: skip
 """Keys that say where and on which machine, not how."""
 NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
+PROPOSALS = ("PRE_NMS_TOPK_TRAIN", "POST_NMS_TOPK_TRAIN", "PRE_NMS_TOPK_TEST", "POST_NMS_TOPK_TEST")
 REASONS = {
     "MODEL.PIXEL_MEAN": "as the checkpoint was trained",
     "MODEL.PIXEL_STD": "as the checkpoint was trained",
@@ -67,7 +68,7 @@ class Settings:
 
     iterations: int
     image_size: int
-    """Shorter side at test time, pixels; the sizes in training keep their ratio to it."""
+    """Shorter side at test time, pixels; the sizes in training, and numbers of regions by area, keep their ratio."""
     batch: int
     lr: float
 
@@ -182,7 +183,10 @@ def build_cfg(
 
 
 def _scale(cfg: "CfgNode", settings: Settings) -> None:
-    """Schedule and sizes in proportion; precise batch norm never takes more steps than training did."""
+    """Schedule and sizes in proportion; precise batch norm never takes more steps than training did.
+
+    Smaller images get fewer regions, in proportion to their area: on a CPU they are nearly all of the cost.
+    """
     solver, sizes = cfg.SOLVER, cfg.INPUT
     share = settings.iterations / solver.MAX_ITER
     if share != 1:
@@ -194,10 +198,11 @@ def _scale(cfg: "CfgNode", settings: Settings) -> None:
     share = settings.image_size / sizes.MIN_SIZE_TEST
     if share != 1:
         sizes.MIN_SIZE_TRAIN = tuple(round(size * share) for size in sizes.MIN_SIZE_TRAIN)
-        sizes.MAX_SIZE_TRAIN, sizes.MAX_SIZE_TEST = (
-            round(sizes.MAX_SIZE_TRAIN * share),
-            round(sizes.MAX_SIZE_TEST * share),
-        )
+        sizes.MAX_SIZE_TRAIN = round(sizes.MAX_SIZE_TRAIN * share)
+        sizes.MAX_SIZE_TEST = round(sizes.MAX_SIZE_TEST * share)
+    if share < 1:
+        for node, key in ((cfg.MODEL.ROI_HEADS, "BATCH_SIZE_PER_IMAGE"), *((cfg.MODEL.RPN, key) for key in PROPOSALS)):
+            node[key] = max(1, round(node[key] * share**2))
     solver.MAX_ITER, solver.IMS_PER_BATCH, solver.BASE_LR = settings.iterations, settings.batch, settings.lr
     sizes.MIN_SIZE_TEST = settings.image_size
 

@@ -53,6 +53,8 @@ class FineTuning:
         from detectron2.solver import build_lr_scheduler, build_optimizer
 
         make_repeatable(threads)
+        if cfg.MODEL.DEVICE != "cpu":  # torchvision's deterministic RoIAlign is slow there and needs huge memory
+            torch.use_deterministic_algorithms(False)
         torch.manual_seed(derive_seed(cfg.SEED, "heads"))
         self.cfg, self.coco, self.workers, self.say = cfg, coco, workers, say
         with quiet("detectron2", "fvcore"):
@@ -66,9 +68,9 @@ class FineTuning:
     def _training_images(self) -> list[dict[str, Any]]:
         from detectron2.data import get_detection_dataset_dicts
 
-        return get_detection_dataset_dicts(  # type: ignore[no-any-return]
-            [self.train_set], filter_empty=self.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        )
+        filter_empty = self.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        images: list[dict[str, Any]] = get_detection_dataset_dicts([self.train_set], filter_empty=filter_empty)
+        return images
 
     def fit(self, run: Run) -> None:
         """Trains to the end, from where the run's checkpoint stands.

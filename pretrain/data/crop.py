@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pretrain.data.jit import kernel
+from pretrain.data.jit import inner, kernel
 from pretrain.data.vectors import LANES, PADDING, blend_pixels, blend_rows
 
 _BITS, _BITS_CUBIC = 15, 14
@@ -44,17 +44,18 @@ def resized_crop(image: Any, box: Any, full: Any, window: Any, flip: bool, cubic
             weights = row_weights.ctypes.data + y * weight_bytes
             _blend_rows(row, left + top * stride, stride, weights, row_weights.shape[1], width)
         else:
-            source = image[top : top + row_weights.shape[1], box[1] : box[1] + box[3]]
-            _blend_rows_exactly(row, source, row_weights[y])
+            _blend_rows_exactly(row, image, top, box[1], width, row_weights, y)
         if row_bytes % 12 == 0:
             target = out.ctypes.data + y * out.strides[0]
             _blend_pixels(target, row, offsets, pair_weights, shift)
         else:  # the last group of 4 pixels would run over the end of the row
             _blend_pixels(pixels.ctypes.data, row, offsets, pair_weights, shift)
-            out[y] = pixels.reshape(-1, 3)[: out.shape[1]]
+            for x in range(out.shape[1]):
+                for channel in range(3):
+                    out[y, x, channel] = pixels[x // 4, x % 4, channel]
 
 
-@kernel
+@inner
 def _taps(length: int, full: int, start: int, count: int, cubic: bool, mirrored: bool) -> Any:
     """Weights of `count` new positions from `start` on, where `length` positions are resized to `full`.
 
@@ -70,15 +71,17 @@ def _taps(length: int, full: int, start: int, count: int, cubic: bool, mirrored:
     for position in range(count):
         centre = scale * (start + position + 0.5)
         low = min(max(int(centre - support + 0.5), 0), length - taps)
+        total = 0.0
         for tap in range(taps):
             exact[tap] = _filter(abs(low + tap + 0.5 - centre) / stretch, cubic)
+            total += exact[tap]
         place = count - 1 - position if mirrored else position
         first[place] = low
-        _round_weights(exact, 1 << (_BITS_CUBIC if cubic else _BITS), weights[place])
+        _round_weights(exact, (1 << (_BITS_CUBIC if cubic else _BITS)) / total, weights, place)
     return first, weights
 
 
-@kernel
+@inner
 def _filter(distance: float, cubic: bool) -> float:
     if not cubic:
         return max(1.0 - distance, 0.0)
@@ -87,18 +90,18 @@ def _filter(distance: float, cubic: bool) -> float:
     return ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0 if distance < 2.0 else 0.0
 
 
-@kernel
-def _round_weights(exact: Any, one: int, weights: Any) -> None:
-    """Rounds the running sum, so that the rounded weights still sum to `one` (which itself does not fit for bilinear)."""
-    total, running, before = exact.sum(), 0.0, 0.0
+@inner
+def _round_weights(exact: Any, scale: float, weights: Any, place: int) -> None:
+    """Rounds the running sum, so that rounded weights still sum to 1 (which itself does not fit where bilinear)."""
+    running, before = 0.0, 0.0
     for tap in range(len(exact)):
-        running += exact[tap] * one / total
+        running += exact[tap] * scale
         rounded = np.floor(running + 0.5)
-        weights[tap] = np.int16(min(rounded - before, 32767.0))
+        weights[place, tap] = np.int16(min(rounded - before, 32767.0))
         before = rounded
 
 
-@kernel
+@inner
 def _pair_table(first: Any, weights: Any) -> Any:
     """`first` and `weights` of new pixels in the layout of `blend_pixels`: offsets int32 [G, 4], weights [G, P, 4, 4, 2]."""
     count, taps = weights.shape
@@ -112,7 +115,7 @@ def _pair_table(first: Any, weights: Any) -> Any:
     return offsets, table
 
 
-@kernel
+@inner
 def _blend_rows(row: Any, source: int, stride: int, weights: int, taps: int, length: int) -> None:
     """Constant numbers of taps let LLVM unroll the usual cases."""
     start = taps // 2
@@ -126,7 +129,7 @@ def _blend_rows(row: Any, source: int, stride: int, weights: int, taps: int, len
         blend_rows(row.ctypes.data, source, stride, weights, taps, length, start)
 
 
-@kernel
+@inner
 def _blend_pixels(target: int, row: Any, offsets: Any, weights: Any, shift: int) -> None:
     groups, pairs = weights.shape[0], weights.shape[1]
     if pairs == 1:
@@ -137,12 +140,11 @@ def _blend_pixels(target: int, row: Any, offsets: Any, weights: Any, shift: int)
         blend_pixels(target, row.ctypes.data, offsets.ctypes.data, weights.ctypes.data, groups, pairs, shift)
 
 
-@kernel
-def _blend_rows_exactly(row: Any, source: Any, weights: Any) -> None:
-    """`vectors.blend_rows` with one rounding instead of one a term: source uint8 [taps, width, 3]."""
-    for x in range(source.shape[1]):
-        for channel in range(3):
-            total = 1 << 15
-            for tap in range(len(weights)):
-                total += (np.int64(source[tap, x, channel]) << 7) * weights[tap]
-            row[3 * x + channel] = total >> 16
+@inner
+def _blend_rows_exactly(row: Any, image: Any, top: int, left: int, width: int, weights: Any, y: int) -> None:
+    """`vectors.blend_rows` of weights[y] with one rounding in place of one a term; image rows from `top`, columns `left`."""
+    for i in range(width):
+        total = 1 << 15
+        for tap in range(weights.shape[1]):
+            total += (np.int64(image[top + tap, left + i // 3, i % 3]) << 7) * weights[y, tap]
+        row[i] = total >> 16

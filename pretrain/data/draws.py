@@ -11,7 +11,7 @@ import numpy as np
 from numba import uint64
 from numpy.typing import NDArray
 
-from pretrain.data.jit import kernel
+from pretrain.data.jit import inner, kernel
 from pretrain.recipe import Colour, Views
 
 Floats = NDArray[np.float64]
@@ -77,7 +77,7 @@ def shuffled(seed: int, epoch: int, count: int) -> Integers:
     return np.argsort(keys, kind="stable")
 
 
-@kernel
+@inner
 def _mixed(z: Any) -> Any:
     """The finalizer of splitmix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection whose output looks random."""
     z = (z ^ (z >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
@@ -85,7 +85,7 @@ def _mixed(z: Any) -> Any:
     return z ^ (z >> uint64(31))
 
 
-@kernel
+@inner
 def _key(seed: int, epoch: int, index: int, view: int) -> Any:
     key = uint64(0)
     for word in (seed, epoch, index, view):
@@ -93,14 +93,14 @@ def _key(seed: int, epoch: int, index: int, view: int) -> Any:
     return key
 
 
-@kernel
+@inner
 def _uniform(key: Any, number: int) -> float:
     """Draw `number` of the view `key`: uniform in [0, 1), 53 bits."""
     bits = _mixed(key + uint64(0x9E3779B97F4A7C15) * uint64(number + 1))
     return float(bits >> uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@kernel
+@inner
 def _between(key: Any, number: int, low: float, high: float) -> float:
     return low + (high - low) * _uniform(key, number)
 
@@ -120,7 +120,7 @@ def _fill(seed: int, epoch: int, index: Any, height: Any, width: Any, settings: 
             _draw_photometry(key, settings[view], table[image, view])
 
 
-@kernel
+@inner
 def _draw_geometry(key: Any, height: int, width: int, setting: Any, row: Any) -> None:
     """A box as torchvision's RandomResizedCrop.get_params draws it, and a flip."""
     box_height, box_width = 0, 0
@@ -142,7 +142,7 @@ def _draw_geometry(key: Any, height: int, width: int, setting: Any, row: Any) ->
     row[FLIP] = _uniform(key, _FLIP_DRAW) < setting[_FLIP_P]
 
 
-@kernel
+@inner
 def _central_box(height: int, width: int, setting: Any) -> Any:
     """The largest central box with a permitted ratio; sides of at least 1."""
     low, high = np.exp(setting[_LOG_RATIO]), np.exp(setting[_LOG_RATIO + 1])
@@ -153,7 +153,7 @@ def _central_box(height: int, width: int, setting: Any) -> Any:
     return height, width
 
 
-@kernel
+@inner
 def _draw_photometry(key: Any, setting: Any, row: Any) -> None:
     row[JITTER] = _uniform(key, _JITTER_DRAW) < setting[_JITTER_P]
     for operation in range(4):
@@ -173,7 +173,7 @@ def _draw_photometry(key: Any, setting: Any, row: Any) -> None:
     row[INVERT] = _uniform(key, _INVERT_DRAW) < setting[_INVERT_P]
 
 
-@kernel
+@inner
 def _draw_order(key: Any, row: Any) -> None:
     """One of the 24 permutations of the jitter operations, each as likely."""
     code = int(24 * _uniform(key, _ORDER_DRAW))
@@ -188,7 +188,7 @@ def _draw_order(key: Any, row: Any) -> None:
         row[ORDER + place] = operation
 
 
-@kernel
+@inner
 def _draw_matrix(key: Any, row: Any) -> None:
     """Rows uniform on the simplex (exponentials over their sum)."""
     for output in range(3):

@@ -6,7 +6,8 @@ by a generator of its own, seeded by (SEED, set, split, number), and only with a
 every machine (sums and products, Pillow's integer resampling), so that the same versions write the same bytes.
 
     sample/      {train,val}/<digit>/NNNN.jpg, one digit a picture on a soft background, their betons and manifest
-    sample-det/  annotations/instances_{train,val}2017.json, {train,val}2017/*.jpg: COCO's layout, several digits a scene
+    sample-det/  annotations/instances_{train,val}2017.json, {train,val}2017/*.jpg: scenes of several digits,
+                 some overlapping, in COCO's layout
 
 On sharp photo backgrounds self-supervised learning learns the background and not the digit; hence the soft ones.
 """
@@ -39,13 +40,15 @@ VAL_DIGITS = 36
 """Digits of each class that only validation pictures show (360 of 1,797)."""
 
 PICTURE_SIDE = 64
-DIGIT_SIDES = (28, 56)
+DIGIT_SIDES = (44, 60)
 """Least and greatest side of a digit's square in a classification picture, pixels."""
 BACKGROUND_CELLS = 4
 """A soft background is a photo crop reduced to so many pixels a side and scaled up again."""
 BACKGROUND_CROPS = (64, 320)
 """Sides of the photo crop behind a digit, photo pixels."""
-CONTRAST = 56.0
+BACKGROUND_FADE = 0.6
+"""How far a background is faded to its own mean colour: the digit, not the photo, has to tell pictures apart."""
+CONTRAST = 88.0
 """Least difference in luma (0..255) between a digit's tint and what it covers."""
 
 SCENE_SIDE = 160
@@ -159,7 +162,7 @@ def picture(split: str, number: int, made_of: Material) -> Pixels:
     """[64, 64, 3]: digit `number` of the split at a random place, size and tint on a soft background."""
     rng = _generator(CLASSIFICATION, split, number)
     cells = _photo_crop(rng, made_of.photos, BACKGROUND_CROPS, BACKGROUND_CELLS)
-    background = _resized(cells, PICTURE_SIDE, Image.Resampling.BICUBIC)
+    background = _faded(_resized(cells, PICTURE_SIDE, Image.Resampling.BICUBIC), BACKGROUND_FADE)
     return _painted(rng, background, _placed(rng, made_of.digits[number], DIGIT_SIDES, PICTURE_SIDE), CONTRAST)
 
 
@@ -170,7 +173,7 @@ def scene(split: str, number: int, made_of: Material) -> Scene:
     layers: list[Coverage] = []
     for digit in made_of.digits[which]:
         layers.append(_layer_beside(rng, layers, digit))
-    image = _faded(_photo_crop(rng, made_of.photos, SCENE_CROPS, SCENE_SIDE))
+    image = _faded(_photo_crop(rng, made_of.photos, SCENE_CROPS, SCENE_SIDE), SCENE_FADE)
     for layer in layers:
         image = _painted(rng, image, layer, SCENE_CONTRAST)
     masks = visible([layer >= 0.5 for layer in layers])
@@ -231,9 +234,9 @@ def _photo_crop(rng: np.random.Generator, photos: Sequence[Pixels], sides: tuple
     return _resized(crop, size, Image.Resampling.BOX)
 
 
-def _faded(photo: Pixels) -> Pixels:
-    """`photo` drawn towards its own mean colour by SCENE_FADE."""
-    return np.rint(photo + SCENE_FADE * (photo.mean(axis=(0, 1)) - photo)).astype(np.uint8)
+def _faded(photo: Pixels, share: float) -> Pixels:
+    """`photo` drawn towards its own mean colour: by 0 not at all, by 1 wholly."""
+    return np.rint(photo + share * (photo.mean(axis=(0, 1)) - photo)).astype(np.uint8)
 
 
 def _resized(image: Pixels, side: int, how: Image.Resampling) -> Pixels:
@@ -264,7 +267,11 @@ def _write_detection(folder: Path) -> None:
 
 
 def coco_annotations(scenes: Sequence[Scene]) -> dict[str, Any]:
-    """The scenes in COCO's instance format; masks are compressed RLE, which alone is exact in training and evaluation."""
+    """The scenes in COCO's instance format.
+
+    Masks are compressed RLE, the one form that is exact to the pixel, also with holes: Detectron2 reads it with
+    INPUT.MASK_FORMAT "bitmask".
+    """
     objects = [(number, item) for number, drawn in enumerate(scenes) for item in drawn.objects]
     return {
         "info": {"description": "digits on photos: the built-in sample of Whitebench", "version": str(VERSION)},

@@ -21,9 +21,13 @@ def parser() -> argparse.ArgumentParser:
             epilog=f"protocols:\n{describe(stage)}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.add_argument("--ckpt", type=Path, required=True, help="a checkpoint, or the folder of a pretraining run")
+        command.add_argument(
+            "--ckpt", type=Path, required=True, help="a checkpoint, or the folder of a pretraining run"
+        )
         command.add_argument("--protocol", default=default, help="default: %(default)s")
-        command.add_argument("--dataset", help="folder of $WHITEBENCH_DATA; default: what the checkpoint was trained on")
+        command.add_argument(
+            "--dataset", help="folder of $WHITEBENCH_DATA; default: what the checkpoint was trained on"
+        )
         command.add_argument("--crop", type=int, metavar="PIXELS", help="side of the centre crop")
         command.add_argument("--resize", type=int, metavar="PIXELS", help="short side before it")
         command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

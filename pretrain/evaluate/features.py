@@ -56,9 +56,18 @@ class FrozenBackbone:
 
     def features(self, split: str, batch: int = 256) -> tuple[Tensor, Tensor]:
         """Of the centre crops of a whole split, in its order: float32 [N, F] and labels int64 [N], on the device."""
-        return collect(self, evaluation_batches(
-            self.manifest, split, self.target.resize, self.target.crop, batch, self.options.workers, self.options.loader
-        ))
+        return collect(
+            self,
+            evaluation_batches(
+                self.manifest,
+                split,
+                self.target.resize,
+                self.target.crop,
+                batch,
+                self.options.workers,
+                self.options.loader,
+            ),
+        )
 
 
 def collect(encode, batches) -> tuple[Tensor, Tensor]:

@@ -20,9 +20,7 @@ def evaluate(frozen: "FrozenBackbone", protocol: KNN) -> dict[str, float]:
     return accuracy(*frozen.features("train"), *frozen.features("val"), protocol)
 
 
-def accuracy(
-    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, protocol: KNN
-) -> dict[str, float]:
+def accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, protocol: KNN) -> dict[str, float]:
     """{"top1", "top5"} in per cent, of features [N, F] and [M, F] with their labels int64 [N], [M]."""
     classes = int(train_labels.max()) + 1
     found = torch.cat([_vote(train, train_labels, chunk, classes, protocol) for chunk in test.split(CHUNK)])

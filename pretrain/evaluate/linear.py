@@ -98,9 +98,7 @@ def _optimizer(probe: nn.Module, protocol: Linear) -> torch.optim.Optimizer:
     return kind(probe.parameters(), protocol.base_lr, momentum=0.9, weight_decay=protocol.weight_decay)
 
 
-def _train_epoch(
-    probe: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[tuple[Tensor, Tensor]]
-) -> float:
+def _train_epoch(probe: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
     """Mean loss of the epoch."""
     losses = []
     for features, labels in batches:

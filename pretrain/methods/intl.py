@@ -15,7 +15,7 @@ from pretrain.methods import Batch, Encoder, Method, Step
 from pretrain.methods.similarity import cosine_distance, spread
 from pretrain.networks import MomentumCopy
 from pretrain.recipe import strict
-from pretrain.whitening import Axis, at_least_float32, whiten
+from pretrain.whitening import Axis, at_least_float32, float32_region, whiten
 from results.command import UserError
 
 
@@ -114,8 +114,9 @@ def trace_loss(output: Tensor, axis: Axis) -> Tensor:
     The output [N, D] is centred, as `whiten` leaves it.
     """
     variables = output if axis == "channel" else output.mT
-    variance = torch.linalg.vecdot(variables, variables) / (variables.shape[1] - 1)
-    return variance.sub(1).square().sum()
+    with float32_region(output):
+        variance = torch.linalg.vecdot(variables, variables) / (variables.shape[1] - 1)
+        return variance.sub(1).square().sum()
 
 
 def trace_floor(images: int, channels: int, iterations: int, axis: Axis = "channel") -> float:

@@ -1,0 +1,99 @@
+"""From a file of any image format to the JPEG that a beton keeps: the original bytes wherever that can be."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pretrain.data.beton_format import GREATEST_SIDE
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+KEPT_MODES = ("RGB", "L")
+"""What a JPEG decodes to in the loader as it does in Pillow; CMYK, for one, does not."""
+
+
+class BadImage(Exception):
+    """An image that cannot be decoded; says why."""
+
+
+@dataclass(frozen=True)
+class WriteSettings:
+    max_side: int | None = None
+    """The longer side is reduced to so many pixels where it exceeds them; None keeps every image as it is."""
+    quality: int = 95
+    """Of the JPEG where one has to be written."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    payload: bytes
+    """A JPEG that the ffcv loader decodes."""
+    height: int
+    width: int
+    change: str | None
+    """Why it does not hold the original bytes; None where it does."""
+
+
+def prepare(data: bytes, settings: WriteSettings) -> Prepared:
+    """The image of a file's bytes, ready for a beton.
+
+    Raises:
+        BadImage: it does not decode.
+    """
+    try:
+        with Image.open(BytesIO(data)) as picture:
+            change = _change_needed(data, picture, settings)
+            if change is None:
+                return Prepared(data, picture.height, picture.width, None)
+            pixels = reduced(picture.convert("RGB"), settings.max_side)
+    except Exception as error:  # decoders of strangers' bytes raise anything
+        raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
+    out = BytesIO()
+    pixels.save(out, "JPEG", quality=settings.quality)
+    return Prepared(out.getvalue(), pixels.height, pixels.width, change)
+
+
+def reduced(picture: Image.Image, max_side: int | None) -> Image.Image:
+    """`picture` with a longer side of at most `max_side`, proportions kept."""
+    if max_side is None or max(picture.size) <= max_side:
+        return picture
+    share = max_side / max(picture.size)
+    width, height = (max(1, round(side * share)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def decode(data: bytes, max_side: int | None) -> NDArray[np.uint8]:
+    """Pixels [H, W, 3] by Pillow, reduced as they would be for a beton.
+
+    Raises:
+        BadImage: it does not decode.
+    """
+    try:
+        with Image.open(BytesIO(data)) as picture:
+            return np.asarray(reduced(picture.convert("RGB"), max_side))
+    except Exception as error:
+        raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _change_needed(data: bytes, picture: Any, settings: WriteSettings) -> str | None:
+    """Why the bytes cannot be kept; None where they can."""
+    if max(picture.size) > GREATEST_SIDE:
+        raise ValueError(f"{picture.width} x {picture.height} pixels are more than a beton can hold")
+    if picture.format != "JPEG" or picture.mode not in KEPT_MODES:
+        return f"{picture.format} {picture.mode}"
+    if settings.max_side is not None and max(picture.size) > settings.max_side:
+        return "reduced"
+    return None if _decodes(data, picture) else "JPEG with a flaw"
+
+
+def _decodes(data: bytes, picture: Any) -> bool:
+    """By the decoder that will read it; without FFCV by Pillow, which raises."""
+    from pretrain.data.libjpeg import decode_jpeg, has_ffcv  # imports torch
+
+    if has_ffcv():
+        return decode_jpeg(data, picture.height, picture.width) is not None
+    picture.load()
+    return True

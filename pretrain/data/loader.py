@@ -1,0 +1,77 @@
+"""Which images make up a batch, and the loader that puts order, rendering and device together."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any, Protocol
+
+
+from pretrain.data import RawBatch
+from pretrain.data.draws import Integers, shuffled
+from pretrain.data.plan import Plan
+from pretrain.data.render import Rendered
+from results.command import UserError
+
+
+class Source(Protocol):
+    """Renders images of a split."""
+
+    label: Integers
+    """Of all images, int64 [N]."""
+    plan: Plan
+
+    def stream(self, batches: Sequence[Integers], epoch: int) -> Any:
+        """A generator of `Rendered` batches that works ahead until it is closed."""
+        ...
+
+
+class ShuffledOrder:
+    """One permutation of all images an epoch; each global batch is split into one contiguous part a rank."""
+
+    def __init__(self, seed: int, count: int, batch: int, rank: int, world_size: int) -> None:
+        if batch > count:
+            raise UserError(f"batch: {batch} images are more than the dataset's {count}")
+        if batch % world_size:
+            raise UserError(f"batch: {batch} is not divisible by world_size={world_size}")
+        self.seed, self.count, self.batch, self.rank, self.world_size = seed, count, batch, rank, world_size
+        self.batches_per_epoch = count // batch
+
+    def batches(self, epoch: int) -> list[Integers]:
+        order = shuffled(self.seed, epoch, self.count)[: self.batches_per_epoch * self.batch]
+        return list(order.reshape(self.batches_per_epoch, self.world_size, -1)[:, self.rank])
+
+
+class PlainOrder:
+    """Given images, in their order."""
+
+    def __init__(self, index: Integers, batch: int) -> None:
+        self.index, self.batch = index, batch
+        self.batches_per_epoch = -(-len(index) // batch)
+
+    def batches(self, epoch: int) -> list[Integers]:
+        return [self.index[start : start + self.batch] for start in range(0, len(self.index), self.batch)]
+
+
+class Loader:
+    """A `ViewLoader`."""
+
+    def __init__(self, source: Source, order: ShuffledOrder | PlainOrder, device: str) -> None:
+        self.source, self.order, self.device = source, order, device
+        self.batches_per_epoch = order.batches_per_epoch
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[RawBatch]:
+        with closing(self.source.stream(self.order.batches(epoch)[start:], epoch)) as stream:
+            for rendered in stream:
+                yield self._coloured(rendered)
+
+    def _coloured(self, rendered: Rendered) -> RawBatch:
+        """The batch, coloured on the accelerator where that is its place."""
+        if self.source.plan.placement == "loader":
+            return rendered.batch
+        from pretrain.data.colour_batched import recolour
+
+        batch = rendered.batch
+        views = [
+            recolour(view.to(self.device, non_blocking=True), rendered.table[:, number])
+            for number, view in enumerate(batch.views)
+        ]
+        return RawBatch(views, batch.index, batch.label)
