@@ -68,8 +68,8 @@ class StopRequest:
     """Turns SIGINT, SIGTERM and SIGUSR2 (SLURM's warning before a time limit or preemption) into a wish.
 
     The loop looks at `requested` where its state is whole, saves, and calls `leave`. A handler that was there before
-    (submitit's, which puts the job back into the queue) then gets the signal after all. Ranks that do not act ignore the
-    signals: rank 0 alone writes, and its end ends the others. A second SIGINT stops at once.
+    (submitit's, which puts the job back into the queue) then gets the signal after all. Ranks that do not act ignore
+    the signals: rank 0 alone writes, and its end ends the others. A second SIGINT stops at once.
     """
 
     def __init__(self, acts: bool) -> None:

@@ -1,13 +1,13 @@
 """What a pretraining run is: nested dataclasses, loaded strictly from a recipe's YAML and dotted overrides.
 
-What determines the pretrained weights is in `Recipe.identity()`. The sections named in `DESCRIPTIVE` are not: what a run
-is called, what is watched, how it is evaluated afterwards, how this machine does it.
+What determines the pretrained weights is in `Recipe.identity()`. The sections named in `DESCRIPTIVE` are not: what a
+run is called, what is watched, how it is evaluated afterwards, how this machine does it.
 """
 
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast, dataclass_transform
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -17,8 +17,15 @@ from results.command import UserError, nearest
 from results.record import canonical, data_root
 
 RECIPES = Path(__file__).parent / "recipes"
-strict = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-"""Decorator of every config section: immutable, and an unknown key is an error."""
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def strict(section: type[T]) -> type[T]:
+    """Decorator of every config section: an immutable dataclass that checks its types and refuses unknown keys."""
+    checked: Any = dataclass(frozen=True, config=ConfigDict(extra="forbid"))(section)
+    return cast(type[T], checked)
+
 
 Range = tuple[float, float]
 DESCRIPTIVE = ("name", "paper", "evaluation", "monitor", "machine")
@@ -56,7 +63,7 @@ class Views:
 
 @strict
 class Colour:
-    """Photometric augmentation, in this order: jitter, mix, gray, blur, solarize, invert. A list is one value a view."""
+    """Photometric augmentation, in the order jitter, mix, gray, blur, solarize, invert. A list has a value a view."""
 
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     """Strength of brightness, contrast, saturation, hue, as torchvision's ColorJitter; applied in random order."""
@@ -277,9 +284,13 @@ def validated(kind: type, raw: dict[str, Any], where: str) -> Any:
     if kind is Recipe:
         raw["method"] = _method_config(raw.get("method"), where)
     try:
-        return TypeAdapter(kind).validate_python(raw)
+        return _adapter(kind).validate_python(raw)
     except ValidationError as error:
         raise UserError(f"{where}: {_first_fault(kind, error)}") from error
+
+
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def _method_config(section: Any, where: str) -> Any:
@@ -289,7 +300,7 @@ def _method_config(section: Any, where: str) -> Any:
         raise UserError(f"{where}: method: needs a name, e.g. method.name=intl")
     rest = {key: value for key, value in section.items() if key != "name"}
     try:
-        return TypeAdapter(find_method(section["name"]).Config).validate_python(rest)
+        return _adapter(find_method(section["name"]).Config).validate_python(rest)
     except ValidationError as error:
         fault = _first_fault(find_method(section["name"]).Config, error)
         raise UserError(f"{where}: method.{fault}") from error

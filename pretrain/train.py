@@ -1,7 +1,7 @@
 """The one training loop: from a recipe to a backbone.
 
-Bit-exact resumption rests on three rules. Views are functions of (seed, epoch, image, view). Whatever else a step draws
-comes from generators that are seeded anew from (seed, step, rank). All else that a step depends on is in the checkpoint.
+Bit-exact resumption rests on three rules. Views are functions of (seed, epoch, image, view). Whatever else a step
+draws comes from generators that are seeded anew from (seed, step, rank). All else is in the checkpoint.
 """
 
 from contextlib import nullcontext
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import resume
 from pretrain.checkpoint import write_backbone
-from pretrain.data import RawBatch, make_loader
+from pretrain.data import RawBatch, make_loader, placement_of
 from pretrain.data.manifest import Manifest, read_manifest
 from pretrain.distributed import World, convert_sync_bn
 from pretrain.evaluate.features import Normalise
@@ -29,15 +30,15 @@ from results.command import UserError
 from results.record import Record, Run, file_hash, run_id
 
 BACKBONE = "backbone.safetensors"
+COLLAPSED = 0.1
+"""Below this `similarity.spread` (1: uniform on the sphere, 0: all embeddings the same) a run is called collapsed."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolved(recipe: Recipe) -> Recipe:
     """The recipe with nothing left open: device and placement as they will be."""
-    device, placement = resolve_device(recipe.device), recipe.data.placement
-    if placement == "auto":
-        placement = "accelerator" if recipe.data.loader == "device" else "loader"
-    return replace(recipe, device=device, data=replace(recipe.data, placement=placement))
+    device = resolve_device(recipe.device)
+    return replace(recipe, device=device, data=replace(recipe.data, placement=placement_of(recipe.data, device)))
 
 
 def pretrain_config(recipe: Recipe) -> dict[str, Any]:
@@ -76,15 +77,15 @@ class Trainer:
         self.recipe, self.world = recipe, world
         self.device = world.device
         self.local_batch = recipe.batch // recipe.world_size
-        self.loader = make_loader(recipe, manifest, world.rank, world.world_size)
+        self.loader = make_loader(recipe, manifest, world.rank, world.world_size, str(world.device))
         self.steps_per_epoch = self.loader.batches_per_epoch
         self.manifest = manifest
 
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
         self.method = self._build()
-        self.model = DistributedDataParallel(self.method) if world.world_size > 1 else self.method
+        self.model: nn.Module = DistributedDataParallel(self.method) if world.world_size > 1 else self.method
         if recipe.compile:
-            self.model = torch.compile(self.model)
+            self.model.compile()
         self.optimizer = build_optimizer(self.method, recipe.optimizer, recipe.batch)
         self.learning_rate = LearningRate(recipe.schedule, recipe.optimizer, recipe.batch, self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
@@ -100,10 +101,11 @@ class Trainer:
             raise UserError(
                 f"method.classes={classes}, but {recipe.data.dataset} has {len(self.manifest.classes)} classes"
             )
-        if recipe.world_size > 1 and recipe.network.sync_bn:
-            method = convert_sync_bn(method, self.device)
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        return method.to(self.device, memory_format=layout)
+        if recipe.network.sync_bn:
+            convert_sync_bn(method, self.device)
+        if recipe.channels_last:
+            method.to(memory_format=torch.channels_last)
+        return method.to(self.device)
 
     def fit(self, run: Run | None) -> None:
         """Trains to the end. `run` is the record's keeper, on rank 0 only."""
@@ -161,6 +163,8 @@ class Trainer:
         lr = self.learning_rate(step - 1)
         run.log(step=step, epoch=epoch + 1, epochs=epochs, lr=lr, eta_s=round(remaining, 1), **values)
         run.metrics.update({key: value for key, value in values.items() if key != "seconds"})
+        if "spread" in values:
+            run.metrics["collapsed"] = values["spread"] < COLLAPSED
 
     def _resume(self, run: Run | None) -> int:
         """Loads what a stopped run left (every rank the same file); the number of steps that are done."""

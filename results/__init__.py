@@ -1,1 +1,1 @@
-"""Run folders in, tables out. `results.record` and `results.command` are the ground floor: every room may import them."""
+"""Run folders in, tables out. `results.record` and `results.command` are the ground floor of all rooms."""

@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """A run was asked to stop (Ctrl-C, preemption, time limit) and has saved its place; launching again goes on there."""
+    """A run was asked to stop (Ctrl-C, preemption, time limit) and has saved its place; starting it again goes on."""
 
 
 def run_command(main: Callable[[], int | None]) -> None:

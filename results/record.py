@@ -118,9 +118,9 @@ class Record:
     config: dict[str, Any]
     status: Status = "running"
     cell: dict[str, Any] = field(default_factory=dict)
-    """What the run is called: {"recipe": str, "method": str, "seed": int, "dataset": str, "sweep": str or absent, ...}."""
+    """What the run is called: "recipe", "method", "seed", "dataset", and where they apply "sweep", "protocol", ..."""
     hashes: dict[str, str | None] = field(default_factory=dict)
-    """Of what a later change of which makes the row doubtful: "method" (its file), "data", "protocol", "augmentation"."""
+    """Of what makes the row doubtful when it changes later: "method" (its file), "data", "protocol", "augmentation"."""
     parents: list[str] = field(default_factory=list)
     """Ids of the records this one builds on; the first is the pretraining."""
     metrics: dict[str, Any] = field(default_factory=dict)

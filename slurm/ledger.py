@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from results.command import UserError
 from results.record import runs_root
@@ -38,8 +38,18 @@ def announce(sweep: str, keys: Sequence[str]) -> str:
     return comment
 
 
-def queued_jobs() -> dict[str, tuple[str, str]]:
-    """Key of each job that is in SLURM's queue to (SLURM's id of it, SLURM's state).
+class Queued(NamedTuple):
+    """What SLURM says of a job in its queue."""
+
+    id: str
+    state: str
+    """PENDING, RUNNING, COMPLETING, ..."""
+    reason: str
+    """Why it does not run yet: Dependency, Resources, PartitionTimeLimit, ..."""
+
+
+def queued_jobs() -> dict[str, Queued]:
+    """Key of each job that is in SLURM's queue to what SLURM says of it.
 
     Raises:
         UserError: the queue does not answer; without it nothing may be submitted.
@@ -48,11 +58,11 @@ def queued_jobs() -> dict[str, tuple[str, str]]:
     if not announced:
         return {}
     found = {}
-    for job, state, comment in _queue():
+    for job, comment in _queue():
         keys = announced.get(comment)
         if keys is not None:
-            _, _, index = job.partition("_")
-            found[keys[int(index or 0)]] = (job, state)
+            _, _, index = job.id.partition("_")
+            found[keys[int(index or 0)]] = job
     return found
 
 
@@ -66,9 +76,9 @@ def _lines() -> Iterator[dict[str, Any]]:
                 continue  # cut short by a kill: its sbatch was never called
 
 
-def _queue() -> Iterator[tuple[str, str, str]]:
-    """(id, state, comment) of every job of this user, array tasks one by one."""
-    command = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%k"]
+def _queue() -> Iterator[tuple[Queued, str]]:
+    """Every job of this user with its comment, array tasks one by one."""
+    command = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%r|%k"]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -76,8 +86,8 @@ def _queue() -> Iterator[tuple[str, str, str]]:
     if asked.returncode:
         raise UserError(f"SLURM's queue does not answer: {asked.stderr.strip()}")
     for line in asked.stdout.splitlines():
-        job, state, comment = line.strip().split("|", 2)
-        yield job, state, comment
+        job, state, reason, comment = line.strip().split("|", 3)
+        yield Queued(job, state, reason), comment
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from results.record import METRICS, Record, read_record
 from slurm.graph import Graph, Job
+from slurm.ledger import Queued
 from slurm.stages import LEADERBOARD
 from slurm.worker import ATTEMPTS
 
@@ -25,6 +26,8 @@ class JobState:
     record: Record | None = None
     queue_id: str | None = None
     """The SLURM job that is to do it, while the queue knows one."""
+    queue_reason: str = ""
+    """Why SLURM has not started it yet."""
     last: dict[str, Any] = field(default_factory=dict)
     """The last line of `metrics.jsonl`, while it runs."""
 
@@ -33,11 +36,11 @@ class JobState:
         return self.state in ("running", "queued")
 
 
-def read_states(graph: Graph, queued: Mapping[str, tuple[str, str]]) -> dict[str, JobState]:
+def read_states(graph: Graph, queued: Mapping[str, Queued]) -> dict[str, JobState]:
     """The state of every job but the leaderboard.
 
     Args:
-        queued: of jobs in SLURM's queue, key to (SLURM's job id, SLURM's state); from `slurm.ledger.queued_jobs`.
+        queued: of jobs in SLURM's queue, as `slurm.ledger.queued_jobs` finds them.
     """
     states: dict[str, JobState] = {}
     locks = _held_locks()
@@ -48,18 +51,17 @@ def read_states(graph: Graph, queued: Mapping[str, tuple[str, str]]) -> dict[str
     return states
 
 
-def _read_state(job: Job, in_queue: tuple[str, str] | None, locks: set[int]) -> JobState:
+def _read_state(job: Job, in_queue: Queued | None, locks: set[int]) -> JobState:
     record = read_record(job.folder)
     if record is not None and record.status == "done":
         return JobState("done", record)
     if in_queue is not None:
-        queue_id, word = in_queue
-        running = word in ("RUNNING", "COMPLETING")
-        return JobState("running" if running else "queued", record, queue_id, last_line(job.folder / METRICS))
+        state: State = "running" if in_queue.state in ("RUNNING", "COMPLETING") else "queued"
+        return JobState(state, record, in_queue.id, in_queue.reason, last_line(job.folder / METRICS))
     if record is None:
         return JobState("new")
     if record.status == "running" and is_held(job.folder / ".lock", str(record.environment.get("host")), locks):
-        return JobState("running", record, None, last_line(job.folder / METRICS))
+        return JobState("running", record, last=last_line(job.folder / METRICS))
     return JobState("failed" if record.status == "failed" else "interrupted", record)
 
 

@@ -91,5 +91,6 @@ def _cell_text(found: JobState) -> str:
         quiet = f" (silent for {duration(silent)})" if silent and silent > 600 else ""
         return (progress(found.last) or "running") + quiet
     if found.state == "queued":
-        return f"queued {found.queue_id}"
+        usual = found.queue_reason in ("", "None", "Dependency", "Priority", "Resources", "BeginTime")
+        return f"queued {found.queue_id}" + ("" if usual else f" ({found.queue_reason})")
     return SHORT.get(found.state, found.state)

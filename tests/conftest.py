@@ -14,7 +14,7 @@ SHARED = REPOSITORY.parent / "shared"
 
 @pytest.fixture(scope="session")
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with the built-in sample: $WHITEBENCH_DATA's or the checkout's, made in a temporary folder otherwise."""
+    """A data root with the built-in sample: the user's or the checkout's, otherwise one made for these tests."""
     from pretrain.data.sample import write_sample
 
     for root in (Path(os.environ.get("WHITEBENCH_DATA", "data")), REPOSITORY / "data"):

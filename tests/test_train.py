@@ -177,7 +177,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(
 
 
 def test_two_processes_train_as_one(places: Path, command: Command) -> None:
-    """With synchronised batch norm and global whitening, two ranks follow the loss of one process with the joint batch."""
+    """Batch norm and whitening over both ranks: the loss of one process with the joint batch."""
     import torch
 
     arguments = ["sample/intl", *SMALL, "schedule.epochs=1", "network.projector=[64,64]", "batch=64"]

@@ -64,8 +64,7 @@ def _level(value: Any) -> Any:
 
 
 @inner
-def _gray_of(view: Any, y: int, x: int) -> Any:
-    red, green, blue = float32(view[y, x, 0]), float32(view[y, x, 1]), float32(view[y, x, 2])
+def _gray(red: Any, green: Any, blue: Any) -> Any:
     return np.floor(float32(RED) * red + float32(GREEN) * green + float32(BLUE) * blue)
 
 
@@ -86,65 +85,99 @@ def _mean_gray(view: Any) -> float:
     total = 0
     for y in range(view.shape[0]):
         for x in range(view.shape[1]):
-            total += np.int64(_gray_of(view, y, x))
+            total += np.int64(_gray(float32(view[y, x, 0]), float32(view[y, x, 1]), float32(view[y, x, 2])))
     return total / (view.shape[0] * view.shape[1])
 
 
 @inner
 def _saturate(view: Any, factor: float) -> None:
     strength, rest = float32(factor), float32(1.0 - factor)
+    red, green, blue = _planes(view)
     for y in range(view.shape[0]):
-        for x in range(view.shape[1]):
-            colourless = rest * _gray_of(view, y, x)
-            for channel in range(3):
-                view[y, x, channel] = _level(strength * float32(view[y, x, channel]) + colourless)
+        _split(view, y, red, green, blue)
+        for x in range(len(red)):
+            colourless = rest * _gray(red[x], green[x], blue[x])
+            red[x] = strength * red[x] + colourless
+            green[x] = strength * green[x] + colourless
+            blue[x] = strength * blue[x] + colourless
+        _join(view, y, red, green, blue)
 
 
 @inner
 def _turn_hue(view: Any, turn: float) -> None:
-    """Rotates the hue of HSV: a channel is max - chroma * clamp(min(k, 4 - k), 0, 1), k its distance to the hue in sixths.
-
-    Written with selections in place of branches, so that it becomes vector code.
-    """
-    zero, one, four, six = float32(0), float32(1), float32(4), float32(6)
-    shift = float32(6.0 * turn)
+    """Rotates the hue of HSV, which counts in sixths of a circle from red."""
+    one, two, four, shift = float32(1), float32(2), float32(4), float32(6.0 * turn)
+    red, green, blue = _planes(view)
     for y in range(view.shape[0]):
-        for x in range(view.shape[1]):
-            r, g, b = float32(view[y, x, 0]), float32(view[y, x, 1]), float32(view[y, x, 2])
+        _split(view, y, red, green, blue)
+        for x in range(len(red)):
+            r, g, b = red[x], green[x], blue[x]
             high, low = r if r > g else g, r if r < g else g
             high, low = high if high > b else b, low if low < b else b
             chroma = high - low
             inverse = one / (chroma if chroma > one else one)
             hue = (r - g) * inverse + four
-            hue = (b - r) * inverse + float32(2) if high == g else hue
+            hue = (b - r) * inverse + two if high == g else hue
             hue = (g - b) * inverse if high == r else hue
-            for channel in range(3):
-                k = hue + shift + float32(5 - 2 * channel)
-                k = k - six * np.floor(k * float32(1 / 6))
-                k = k if k < four - k else four - k
-                k = k if k > zero else zero
-                k = k if k < one else one
-                view[y, x, channel] = _level((high - chroma * k) * float32(TO_LEVEL))
+            red[x] = _channel_of_hue(hue + shift + float32(5), high, chroma)
+            green[x] = _channel_of_hue(hue + shift + float32(3), high, chroma)
+            blue[x] = _channel_of_hue(hue + shift + float32(1), high, chroma)
+        _join(view, y, red, green, blue)
+
+
+@inner
+def _channel_of_hue(k: Any, high: Any, chroma: Any) -> Any:
+    """high - chroma * clamp(min(k, 4 - k), 0, 1), k modulo 6; selections in place of branches become vector code."""
+    zero, one, four, six = float32(0), float32(1), float32(4), float32(6)
+    k = k - six * np.floor(k * float32(1 / 6))
+    k = k if k < four - k else four - k
+    k = k if k > zero else zero
+    k = k if k < one else one
+    return (high - chroma * k) * float32(TO_LEVEL)
 
 
 @kernel
 def mix(view: Any, matrix: Any) -> None:
     """Each channel becomes the mixture of channels that its row of `matrix` [9] gives, rounded to the nearest."""
     half = float32(0.5)
+    to_red = float32(matrix[0]), float32(matrix[1]), float32(matrix[2])
+    to_green = float32(matrix[3]), float32(matrix[4]), float32(matrix[5])
+    to_blue = float32(matrix[6]), float32(matrix[7]), float32(matrix[8])
+    red, green, blue = _planes(view)
     for y in range(view.shape[0]):
-        for x in range(view.shape[1]):
-            r, g, b = float32(view[y, x, 0]), float32(view[y, x, 1]), float32(view[y, x, 2])
-            for channel in range(3):
-                k = 3 * channel
-                mixed = float32(matrix[k]) * r + float32(matrix[k + 1]) * g + float32(matrix[k + 2]) * b
-                view[y, x, channel] = _level(mixed + half)
+        _split(view, y, red, green, blue)
+        for x in range(len(red)):
+            r, g, b = red[x], green[x], blue[x]
+            red[x] = to_red[0] * r + to_red[1] * g + to_red[2] * b + half
+            green[x] = to_green[0] * r + to_green[1] * g + to_green[2] * b + half
+            blue[x] = to_blue[0] * r + to_blue[1] * g + to_blue[2] * b + half
+        _join(view, y, red, green, blue)
+
+
+@inner
+def _planes(view: Any) -> Any:
+    """Room for a row's channels: apart, and as float32, they can be worked on in vector code."""
+    width = view.shape[1]
+    return np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+
+
+@inner
+def _split(view: Any, y: int, red: Any, green: Any, blue: Any) -> None:
+    for x in range(len(red)):
+        red[x], green[x], blue[x] = float32(view[y, x, 0]), float32(view[y, x, 1]), float32(view[y, x, 2])
+
+
+@inner
+def _join(view: Any, y: int, red: Any, green: Any, blue: Any) -> None:
+    for x in range(len(red)):
+        view[y, x, 0], view[y, x, 1], view[y, x, 2] = _level(red[x]), _level(green[x]), _level(blue[x])
 
 
 @kernel
 def gray(view: Any) -> None:
     for y in range(view.shape[0]):
         for x in range(view.shape[1]):
-            value = np.uint8(_gray_of(view, y, x))
+            value = np.uint8(_gray(float32(view[y, x, 0]), float32(view[y, x, 1]), float32(view[y, x, 2])))
             for channel in range(3):
                 view[y, x, channel] = value
 

@@ -1,12 +1,12 @@
 """Evaluation of a frozen backbone: linear probe and k-NN, each a stage with a record of its own.
 
-`plan` gives the id of an evaluation before its pretraining has run; `run` does it. Both take a `Target`, which comes from a
-recipe (in a sweep) or from a checkpoint's metadata (standing alone), so that both ways lead to the same record.
+`plan` gives the id of an evaluation before its pretraining has run; `run` does it. Both take a `Target`, which comes
+from a recipe (in a sweep) or from a checkpoint's metadata (standing alone): both ways lead to the same record.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pretrain.evaluate.protocols import KNN, Linear, find_protocol
 from results.command import UserError
@@ -71,7 +71,7 @@ class Options:
     device: str = "cpu"
     threads: int = 1
     workers: int = 1
-    loader: str = "ffcv"
+    loader: Literal["ffcv", "folder"] = "ffcv"
 
 
 def config(stage: str, target: Target, options: Options) -> dict[str, Any]:

@@ -44,8 +44,8 @@ def main() -> None:
     arguments = parser().parse_args()
 
     from pretrain.checkpoint import read_backbone
-    from pretrain.repeatable import resolve_device
     from pretrain.evaluate import Options, Target, run
+    from pretrain.repeatable import resolve_device
 
     backbone = read_backbone(arguments.ckpt)
     target = Target.of_backbone(backbone, arguments.dataset, arguments.crop, arguments.resize)

@@ -1,12 +1,12 @@
 """Features of a frozen backbone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from pretrain.data import evaluation_batches
+from pretrain.data import RawBatch, evaluation_batches
 from pretrain.data.manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -43,34 +43,27 @@ class FrozenBackbone:
         self.target, self.options = target, options
         self.device = torch.device(options.device)
         self.manifest = read_manifest(target.dataset)
-        self.network = build_backbone(backbone.arch, backbone.stem)
-        self.network.load_state_dict(backbone.tensors, strict=False)  # read_backbone has counted the tensors
-        self.network.requires_grad_(False).eval().to(self.device, memory_format=torch.channels_last)
+        network = build_backbone(backbone.arch, backbone.stem)
+        network.load_state_dict(backbone.tensors, strict=False)  # read_backbone has counted the tensors
+        self.network = network.requires_grad_(False).eval().to(self.device).to(memory_format=torch.channels_last)
         mean, std = (backbone.metadata.get(key) for key in ("mean", "std"))
         self.normalise = Normalise(mean or IMAGENET_MEAN, std or IMAGENET_STD).to(self.device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] -> float32 [B, F]."""
-        return self.network(self.normalise(images.to(self.device, non_blocking=True)))
+        features: Tensor = self.network(self.normalise(images.to(self.device, non_blocking=True)))
+        return features
 
     def features(self, split: str, batch: int = 256) -> tuple[Tensor, Tensor]:
         """Of the centre crops of a whole split, in its order: float32 [N, F] and labels int64 [N], on the device."""
-        return collect(
-            self,
-            evaluation_batches(
-                self.manifest,
-                split,
-                self.target.resize,
-                self.target.crop,
-                batch,
-                self.options.workers,
-                self.options.loader,
-            ),
-        )
+        options, target = self.options, self.target
+        where = (target.resize, target.crop, batch, options.workers, options.loader)
+        return collect(self, evaluation_batches(self.manifest, split, *where))
 
 
-def collect(encode, batches) -> tuple[Tensor, Tensor]:
+def collect(encode: Callable[[Tensor], Tensor], batches: Iterable[RawBatch]) -> tuple[Tensor, Tensor]:
+    """What `encode` makes of every batch's only view, float32 [N, F], and the labels int64 [N], on its device."""
     found = [(encode(raw.views[0]), raw.label) for raw in batches]
     features = torch.cat([feature for feature, _ in found])
     return features, torch.cat([label for _, label in found]).to(features.device)

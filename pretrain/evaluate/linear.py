@@ -73,9 +73,11 @@ class _Augmented:
     def __init__(self, frozen: "FrozenBackbone", protocol: Linear) -> None:
         crops = Views(size=frozen.target.crop, scale=CROPS.scale, interpolation=CROPS.interpolation)
         options = frozen.options
-        data = Data(dataset=frozen.target.dataset, views=(crops,), loader=options.loader)  # type: ignore[arg-type]
+        data = Data(dataset=frozen.target.dataset, views=(crops,), loader=options.loader)
         self.frozen = frozen
-        self.loader = training_loader(data, frozen.manifest, protocol.batch, options.seed, workers=options.workers)
+        self.loader = training_loader(
+            data, frozen.manifest, seed=options.seed, batch=protocol.batch, workers=options.workers
+        )
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         for raw in self.loader.epoch(epoch):

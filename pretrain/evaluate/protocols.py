@@ -22,7 +22,7 @@ class Linear:
     name: str
     source: str
     augment: bool
-    """False: features of the centre crop, computed once. True: random resized crop and flip, the backbone run each epoch."""
+    """False: features of the centre crop, computed once. True: of random resized crops and flips, anew each epoch."""
     optimizer: Literal["adam", "sgd", "larc"]
     lr: float
     lr_batch: int | None
@@ -135,5 +135,5 @@ def describe(stage: str) -> str:
 
 def settings(protocol: KNN | Linear) -> str:
     """`key=value` of all settings, for a log."""
-    shown = (f.name for f in fields(protocol) if f.name not in ("name", "source"))  # type: ignore[arg-type]
+    shown = (f.name for f in fields(protocol) if f.name not in ("name", "source"))
     return " ".join(f"{name}={getattr(protocol, name)}" for name in shown)

@@ -61,7 +61,7 @@ class CWRGP(Method[Config]):
             normalize=config.normalize,
             eps=config.eps,
         )
-        scalars = {"whitened_distance": loss.detach(), "spread": spread(views)}
+        scalars = {"whitened_distance": loss.detach(), "spread": spread(views[0])}
         if config.covariance_weight and self.progress < config.covariance_until:
             penalty = covariance_penalty(views)
             loss = loss + config.covariance_weight * penalty

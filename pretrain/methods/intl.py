@@ -6,6 +6,7 @@ official code. The images of all processes are whitened together.
 
 from collections.abc import Sequence
 from math import log2
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from pretrain.methods import Batch, Encoder, Method, Step
 from pretrain.methods.similarity import cosine_distance, spread
 from pretrain.networks import MomentumCopy
 from pretrain.recipe import strict
-from pretrain.whitening import Axis, at_least_float32, float32_region, whiten
+from pretrain.whitening import Axis, at_least_float32, whiten
 from results.command import UserError
 
 
@@ -43,16 +44,18 @@ class INTL(Method[Config]):
         if self.target is None:
             views = [self._embed(self.encoder, view) for view in batch.views]
             outputs = [self._whiten(z) for z in views]
-            distance, trace = _plain_terms(outputs, self.config.axis)
+            terms = _plain_terms(outputs, self.config.axis)
         else:
             self.target.update(self.progress)
             with torch.no_grad():
                 target = self._whiten(self._embed(self.target, batch.views[0]))
             views = [self._embed(self.encoder, view) for view in batch.views[1:]]
             outputs = [self._whiten(z) for z in views]
-            distance, trace = _ema_terms(outputs, target, self.config.axis)
-        beta = _trade_off(self.config.trade_off, views[0], self.config.axis)
-        return Step(distance + beta * trace, self._scalars(views, outputs, distance))
+            terms = _ema_terms(outputs, target, self.config.axis)
+        loss = terms.distance + _trade_off(self.config.trade_off, views[0], self.config.axis) * terms.trace
+        floor = trace_floor(*views[0].shape, iterations=self.config.iterations, axis=self.config.axis)
+        scalars = {"whitened_distance": terms.distance.detach(), "trace_excess": terms.mean_trace.detach() - floor}
+        return Step(loss, {**scalars, "spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
         if views < 2:
@@ -73,13 +76,6 @@ class INTL(Method[Config]):
     def _whiten(self, z: Tensor) -> Tensor:
         return whiten(z, "iternorm", axis=self.config.axis, iterations=self.config.iterations)
 
-    @torch.no_grad()
-    def _scalars(self, views: Sequence[Tensor], outputs: Sequence[Tensor], distance: Tensor) -> dict[str, Tensor]:
-        images, channels = outputs[0].shape
-        floor = trace_floor(images, channels, self.config.iterations, self.config.axis)
-        excess = torch.stack([trace_loss(output, self.config.axis) for output in outputs]).mean() - floor
-        return {"whitened_distance": distance.detach(), "trace_excess": excess, "spread": spread(views)}
-
 
 def intl_loss(
     views: Sequence[Tensor], iterations: int = 4, trade_off: float | None = None, axis: Axis = "channel"
@@ -94,8 +90,8 @@ def intl_loss(
     Raises:
         UserError: embeddings that are constant or not finite.
     """
-    distance, trace = _plain_terms([whiten(z, "iternorm", axis=axis, iterations=iterations) for z in views], axis)
-    return distance + _trade_off(trade_off, views[0], axis) * trace
+    terms = _plain_terms([whiten(z, "iternorm", axis=axis, iterations=iterations) for z in views], axis)
+    return terms.distance + _trade_off(trade_off, views[0], axis) * terms.trace
 
 
 def intl_ema_loss(
@@ -103,9 +99,8 @@ def intl_ema_loss(
 ) -> Tensor:
     """As `intl_loss` on the channel axis, with a target [N, D] that gets neither gradient nor trace loss."""
     whitened_target = whiten(target.detach(), "iternorm", iterations=iterations)
-    outputs = [whiten(z, "iternorm", iterations=iterations) for z in online]
-    distance, trace = _ema_terms(outputs, whitened_target, "channel")
-    return distance + _trade_off(trade_off, target, "channel") * trace
+    terms = _ema_terms([whiten(z, "iternorm", iterations=iterations) for z in online], whitened_target, "channel")
+    return terms.distance + _trade_off(trade_off, target, "channel") * terms.trace
 
 
 def trace_loss(output: Tensor, axis: Axis) -> Tensor:
@@ -113,10 +108,9 @@ def trace_loss(output: Tensor, axis: Axis) -> Tensor:
 
     The output [N, D] is centred, as `whiten` leaves it.
     """
-    variables = output if axis == "channel" else output.mT
-    with float32_region(output):
-        variance = torch.linalg.vecdot(variables, variables) / (variables.shape[1] - 1)
-        return variance.sub(1).square().sum()
+    dim = 1 if axis == "channel" else 0
+    variance = output.norm(dim=dim).square() / (output.shape[dim] - 1)
+    return variance.sub(1).square().sum()
 
 
 def trace_floor(images: int, channels: int, iterations: int, axis: Axis = "channel") -> float:
@@ -133,17 +127,28 @@ def trace_floor(images: int, channels: int, iterations: int, axis: Axis = "chann
     return variables * (root**2 / variables - 1) ** 2
 
 
-def _plain_terms(outputs: Sequence[Tensor], axis: Axis) -> tuple[Tensor, Tensor]:
+class _Terms(NamedTuple):
+    distance: Tensor
+    trace: Tensor
+    """What beta weighs."""
+    mean_trace: Tensor
+    """Over the views with gradients; to watch."""
+
+
+def _plain_terms(outputs: Sequence[Tensor], axis: Axis) -> _Terms:
     """Over views i > 0, the means of d(t_i, t_0) and of TL(t_i) + TL(t_0)."""
     traces = torch.stack([trace_loss(output, axis) for output in outputs])
-    distances = [cosine_distance(output, outputs[0]) for output in outputs[1:]]
-    return torch.stack(distances).mean(), traces[1:].mean() + traces[0]
+    return _Terms(_mean_distance(outputs[1:], outputs[0]), traces[1:].mean() + traces[0], traces.mean())
 
 
-def _ema_terms(outputs: Sequence[Tensor], target: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
+def _ema_terms(outputs: Sequence[Tensor], target: Tensor, axis: Axis) -> _Terms:
     """Over the online views, the means of d(t_i, target) and of TL(t_i)."""
-    traces = [trace_loss(output, axis) for output in outputs]
-    return torch.stack([cosine_distance(t, target) for t in outputs]).mean(), torch.stack(traces).mean()
+    trace = torch.stack([trace_loss(output, axis) for output in outputs]).mean()
+    return _Terms(_mean_distance(outputs, target), trace, trace)
+
+
+def _mean_distance(outputs: Sequence[Tensor], target: Tensor) -> Tensor:
+    return torch.stack([cosine_distance(output, target) for output in outputs]).mean()
 
 
 def _trade_off(given: float | None, embedding: Tensor, axis: Axis) -> float:

@@ -34,7 +34,7 @@ class SimCLR(Method[Config]):
         loss = simclr_loss(views, self.config.temperature)
         with torch.no_grad():
             distance = cosine_distance(views[0], views[1])
-        return Step(loss, {"distance": distance, "spread": spread(views)})
+        return Step(loss, {"distance": distance, "spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
         if views < 2:

@@ -12,7 +12,7 @@ from pretrain.whitening import at_least_float32, float32_region
 def unit_rows(x: Tensor) -> Tensor:
     """x [..., D] with rows of length 1, in float32 or wider; a row of zeros stays zero."""
     x = at_least_float32(x)
-    return x * x.norm(dim=-1, keepdim=True).clamp_min(1e-12).reciprocal()
+    return x * _inverse_norms(x).unsqueeze(-1)
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -23,15 +23,24 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 def mean_pair_distance(views: Sequence[Tensor]) -> Tensor:
     """The mean of `cosine_distance` over all pairs of views, each [..., D]."""
     with float32_region(views[0]):
-        pairs = combinations([unit_rows(view) for view in views], 2)
-        return 2 - 2 * torch.stack([torch.linalg.vecdot(a, b).mean() for a, b in pairs]).mean()
+        # Scaling inner products instead of rows saves passes over the embeddings, which count beside small products.
+        scaled = [(view, _inverse_norms(view)) for view in map(at_least_float32, views)]
+        cosines = [torch.linalg.vecdot(a, b) * p * q for (a, p), (b, q) in combinations(scaled, 2)]
+        return 2 - 2 * torch.stack([cosine.mean() for cosine in cosines]).mean()
 
 
 @torch.no_grad()
-def spread(views: Sequence[Tensor]) -> Tensor:
-    """How spread out L2-normalised embeddings are: 1 if uniform on the sphere, 0 if all are the same. Scalar.
+def spread(view: Tensor) -> Tensor:
+    """How spread out L2-normalised embeddings [N, D] are: 1 if centred on the sphere, 0 if all are the same. Scalar.
 
-    sqrt(D) times the mean standard deviation of a channel (Chen and He, CVPR 2021, section 4.1), over the first view.
+    The root of their summed variance, sqrt(1 - |mean|^2): the first thing to fall when an encoder collapses.
     """
-    unit = unit_rows(views[0])
-    return unit.std(dim=0).mean() * unit.shape[-1] ** 0.5
+    with float32_region(view):
+        view = at_least_float32(view)
+        mean = _inverse_norms(view) @ view / len(view)
+        return (1 - mean.square().sum()).clamp_min(0).sqrt()
+
+
+def _inverse_norms(x: Tensor) -> Tensor:
+    """[..., D] -> [...]; finite, and without gradient, at a row of zeros."""
+    return x.norm(dim=-1).clamp_min(1e-12).reciprocal()

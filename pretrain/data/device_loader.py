@@ -1,0 +1,96 @@
+"""Views of a small set that lives on the device as uint8, cut in batches as products with matrices.
+
+A crop with its antialiased resize and flip is linear in rows and in columns: view = R image C^T, with one R [S, H] and one
+C [S, W] an image. Like Pillow's, their rows are the filter's weights; the products are exact up to float32, so that views
+agree with the other loaders' within 1 level.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretrain.data import RawBatch, draws
+from pretrain.data.draws import Floats, Integers
+from pretrain.data.manifest import Manifest
+from pretrain.data.plan import Plan
+from pretrain.data.render import Rendered, pool
+from results.command import UserError
+
+MOST_BYTES = 4 << 30
+"""A set larger than this is not small."""
+
+
+class DeviceSource:
+    """Renders the images of a split that it keeps on `device`: [N, 3, H, W], all of one size."""
+
+    def __init__(self, manifest: Manifest, split: str, plan: Plan, workers: int, device: str) -> None:
+        self.plan, self.device = plan, device
+        images, self.label = _read_all(manifest, split, workers)
+        self.images = images.to(device)
+
+    def stream(self, batches: Sequence[Integers], epoch: int) -> Iterator[Rendered]:
+        height, width = self.images.shape[2:]
+        for index in batches:
+            sides = np.full(len(index), height), np.full(len(index), width)
+            table = self.plan.table(epoch, index, *sides)
+            images = self.images[torch.from_numpy(index).to(self.device)].float()
+            views = [
+                resized_crops(images, table[:, view], int(size), bool(cubic))
+                for view, (size, cubic) in enumerate(zip(self.plan.sizes, self.plan.cubic, strict=True))
+            ]
+            batch = RawBatch(views, torch.from_numpy(index), torch.from_numpy(self.label[index]))
+            yield Rendered(batch, table)
+
+
+def resized_crops(images: Tensor, table: Floats, size: int, cubic: bool) -> Tensor:
+    """Views uint8 [B, 3, size, size] of images float [B, 3, H, W] in levels, as `table` [B, PARAMETERS] says."""
+    given = torch.from_numpy(table).to(images.device, non_blocking=True)
+    rows = _resize_matrix(given, draws.TOP, draws.HEIGHT, draws.FULL_HEIGHT, draws.WINDOW_TOP, images.shape[2], size, cubic)
+    columns = _resize_matrix(
+        given, draws.LEFT, draws.WIDTH, draws.FULL_WIDTH, draws.WINDOW_LEFT, images.shape[3], size, cubic
+    )
+    columns = torch.where(given[:, draws.FLIP, None, None] != 0, columns.flip(1), columns)
+    views = rows[:, None] @ images @ columns[:, None].transpose(2, 3)
+    return views.add_(0.5).clamp_(0, 255).to(torch.uint8, memory_format=torch.channels_last)
+
+
+def _resize_matrix(
+    table: Tensor, start: int, length: int, full: int, window: int, side: int, size: int, cubic: bool
+) -> Tensor:
+    """float32 [B, size, side]: weights of the places of a row (or column) in each new place; columns of `table` are named."""
+    start_, length_, full_, window_ = (table[:, column, None, None] for column in (start, length, full, window))
+    scale = length_ / full_
+    stretch = scale.clamp(min=1)
+    new = torch.arange(size, device=table.device)[:, None]
+    place = torch.arange(side, device=table.device) - start_
+    centre = scale * (window_ + new + 0.5)
+    distance = (place + 0.5 - centre).abs() / stretch
+    weight = _cubic(distance) if cubic else (1 - distance).clamp(min=0)
+    weight = weight * ((place >= 0) & (place < length_))
+    return (weight / weight.sum(2, keepdim=True)).float()
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' cubic with a = -0.5."""
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
+
+
+def _read_all(manifest: Manifest, split: str, workers: int) -> tuple[Tensor, Integers]:
+    """All images of a split, uint8 [N, 3, H, W] on the CPU, and their labels; by FFCV where it is installed."""
+    from pretrain.data.libjpeg import has_ffcv
+
+    read, sides, label = _beton_reader(manifest, split) if has_ffcv() else _folder_reader(manifest, split)
+    if (sides != sides[0]).any():
+        raise UserError(f"data.loader=device: the images of '{manifest.dataset}' differ in size; use data.loader=ffcv")
+    needed = len(label) * 3 * int(sides[0].prod())
+    if needed > MOST_BYTES:
+        raise UserError(f"data.loader=device: '{manifest.dataset}' takes {needed / 1e9:.1f} GB; use data.loader=ffcv")
+    images = torch.empty(len(label), *sides[0].tolist(), 3, dtype=torch.uint8)
+    for index, pixels in enumerate(pool(workers).map(read, range(len(label)))):
+        images[index] = torch.from_numpy(pixels)
+    return images.permute(0, 3, 1, 2).contiguous(), label
