@@ -161,8 +161,8 @@ def _pickled(path: Path, unsafe: bool, mmap: bool) -> tuple[Any, dict[str, Any]]
 
 
 def _refusal(path: Path, reason: str) -> str:
-    wanted = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class|function|Trying to load) ([\w.]+)", reason)
-    if wanted is None or "global" not in reason.lower():
+    wanted = re.search(r"GLOBAL ([\w.]+)", reason) or re.search(r"Unsupported (?:class|function) ([\w.]+)", reason)
+    if wanted is None:
         return f"{path}: damaged, truncated or not a checkpoint ({_one_line(reason)})"
     return (
         f"{path}: refused, loading it would run more than tensors need: it asks for {wanted[1]}. If you trust whoever "

@@ -7,7 +7,7 @@ run is called, what is watched, how it is evaluated afterwards, how this machine
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, dataclass_transform
+from typing import Any, Literal, TypeVar, cast, dataclass_transform, get_origin
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -319,12 +319,17 @@ def _first_fault(kind: type, error: ValidationError) -> str:
 def _keys_at(kind: Any, path: list[str]) -> list[str]:
     """Field names of the section at `path` below the dataclass `kind`."""
     for part in path:
-        if not part.isdigit():
-            kind = getattr(kind, "__annotations__", {}).get(part)
-        if kind is not None and not hasattr(kind, "__dataclass_fields__"):
-            inner = [arg for arg in getattr(kind, "__args__", ()) if hasattr(arg, "__dataclass_fields__")]
-            kind = inner[0] if inner else None
-    return list(getattr(kind, "__dataclass_fields__", {}))
+        if get_origin(kind) in (list, tuple, dict):  # `part` is an entry of it
+            kind = _section(kind)
+        else:
+            kind = getattr(_section(kind), "__annotations__", {}).get(part)
+    return list(getattr(_section(kind), "__dataclass_fields__", {}))
+
+
+def _section(kind: Any) -> Any:
+    """The dataclass `kind`, or the one that it may hold."""
+    held = [kind, *getattr(kind, "__args__", ())]
+    return next((arg for arg in held if hasattr(arg, "__dataclass_fields__")), None)
 
 
 def _read(name: str) -> dict[str, Any]:

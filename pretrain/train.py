@@ -84,8 +84,8 @@ class Trainer:
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
         self.method = self._build()
         self.model: nn.Module = DistributedDataParallel(self.method) if world.world_size > 1 else self.method
-        if recipe.compile:
-            self.model.compile()
+        if recipe.compile:  # not the loss: under the compiler its random draws would be others
+            self.method.encoder.backbone.compile()
         self.optimizer = build_optimizer(self.method, recipe.optimizer, recipe.batch)
         self.learning_rate = LearningRate(recipe.schedule, recipe.optimizer, recipe.batch, self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")

@@ -184,12 +184,10 @@ def _rank(name: str, needs: dict[str, tuple[str, ...]]) -> int:
 
 
 def _cell_jobs(sweep: "Sweep", cell: "Cell", order: dict[str, tuple[str, ...]], preset: "Preset") -> Iterator[Job]:
-    from slurm.sweep import StageSpec
-
     recipe, overrides = _recipe(sweep, cell, preset)
     made: dict[str, list[Job]] = {}
     for name, needs in order.items():
-        spec = sweep.stages.get(name) or _wanted_by(name, order, sweep) or StageSpec()
+        spec = _spec(name, order, sweep)
         if spec.recipes is not None and cell.recipe not in spec.recipes:
             continue
         missing = [need for need in needs if need not in made]
@@ -204,14 +202,17 @@ def _cell_jobs(sweep: "Sweep", cell: "Cell", order: dict[str, tuple[str, ...]], 
             yield job
 
 
-def _wanted_by(name: str, order: dict[str, tuple[str, ...]], sweep: "Sweep") -> "StageSpec | None":
-    """A stage that no one asked for by name (`convert`) runs for the recipes of the stage that needs it."""
+def _spec(name: str, order: dict[str, tuple[str, ...]], sweep: "Sweep") -> "StageSpec":
+    """What the sweep says of a stage; one that only serves others (`convert`) runs for their recipes."""
     from slurm.sweep import StageSpec
 
-    specs = [sweep.stages[other] for other, needs in order.items() if name in needs and other in sweep.stages]
-    if not specs or any(spec.recipes is None for spec in specs):
-        return None
-    return StageSpec(recipes=tuple(dict.fromkeys(recipe for spec in specs for recipe in spec.recipes or ())))
+    spec = sweep.stages.get(name) or StageSpec()
+    if spec.recipes is not None or name not in STAGES or not STAGES[name].serves:
+        return spec
+    served = [sweep.stages[other] for other, needs in order.items() if name in needs and other in sweep.stages]
+    if not served or any(other.recipes is None for other in served):
+        return spec
+    return replace(spec, recipes=tuple(recipe for other in served for recipe in other.recipes or ()))
 
 
 def _recipe(sweep: "Sweep", cell: "Cell", preset: "Preset") -> tuple["Recipe", dict[str, Any]]:
@@ -220,7 +221,7 @@ def _recipe(sweep: "Sweep", cell: "Cell", preset: "Preset") -> tuple["Recipe", d
     recipe = load_recipe(Task("pretrain", cell.recipe, overrides))
     if recipe.device == "auto":
         overrides["device"] = "cuda" if _gpus(preset, "pretrain", sweep.stages["pretrain"]) else "cpu"
-        recipe = replace(recipe, device=overrides["device"])  # type: ignore[type-var]
+        recipe = replace(recipe, device=overrides["device"])
     return recipe, overrides
 
 
@@ -236,7 +237,7 @@ def _job(
     preset: "Preset",
 ) -> Job:
     many = len(spec.seeds or ()) > 1
-    processes = recipe.world_size if name == "pretrain" else 1
+    processes = recipe.world_size if name == "pretrain" and not spec.function else 1
     threads = spec.options.get("threads", recipe.threads)
     resources = _resources(preset, name, spec, processes, threads, where=f"sweep {sweep.name}: {cell}")
     named = {key: value for key, value in overrides.items() if key != "seed"}
@@ -274,7 +275,7 @@ def _resources(
         raise UserError(
             f"{where}: stages.{name}.nodes: {processes} processes (world_size) do not divide over {nodes} nodes"
         )
-    if name == "pretrain" and gpus and gpus * nodes != processes:
+    if name == "pretrain" and not (spec and spec.function) and gpus and gpus * nodes != processes:
         raise UserError(
             f"{where}: stages.pretrain: {gpus} GPUs on {nodes} node(s), but the recipe has world_size={processes} "
             f"(one process a GPU); say world_size={gpus * nodes}, or gpus: {max(1, processes // nodes)}"

@@ -68,6 +68,8 @@ class Stage:
     """Names of the options that a sweep may set."""
     seeded: bool = False
     """Whether a sweep may repeat it with seeds of its own."""
+    serves: bool = False
+    """Whether it runs only for the stages that need it."""
 
 
 def known_options(stage: str) -> set[str]:
@@ -248,7 +250,7 @@ STAGES: dict[str, Stage] = {
     "pretrain": Stage((), _plan_pretrain, _run_pretrain),
     "linear": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _evaluation_options, seeded=True),
     "knn": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _evaluation_options),
-    "convert": Stage(("pretrain",), _plan_convert, _run_convert),
+    "convert": Stage(("pretrain",), _plan_convert, _run_convert, serves=True),
     "detect": Stage(("convert",), _plan_detect, _run_detect, _detection_options, seeded=True),
     LEADERBOARD: Stage((), _plan_leaderboard, _run_leaderboard, lambda: {"out"}),
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,13 @@ def die(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
         (run.folder / "count").write_text("0")
         os.kill(os.getpid(), 9)
     count(run, parents, options)
+
+
+def stubborn(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
+    """Hears no request to stop."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _log({"stage": run.record.stage, "id": run.id, "start": time.time(), "pid": os.getpid()})
+    time.sleep(120)
 
 
 def _log(line: dict[str, Any]) -> None:

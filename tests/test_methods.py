@@ -257,6 +257,12 @@ def test_fixed_groups_equal_whitening_view_by_view() -> None:
     torch.testing.assert_close(cwrgp_loss(views, 4, permutations=identity), cwrgp_loss(views, 4, random_groups=False))
 
 
+@pytest.mark.parametrize("orders", [[torch.arange(40)], [torch.arange(39)] * 2])
+def test_permutations_that_do_not_fit_are_refused(orders: list[Tensor]) -> None:
+    with pytest.raises(UserError, match="2 orders of 40 channels"):
+        cwrgp_loss(embeddings(6, 40), 4, permutations=orders)
+
+
 def test_repeats_average_independent_draws() -> None:
     views = embeddings(8, 40)
     once = cwrgp_loss(views, 2, random_groups=False)

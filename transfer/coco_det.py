@@ -176,7 +176,7 @@ def _detect(run: Run, d2_file: Path, options: Options, say: Callable[[str], None
     say(str(tuning.proof))
     tuning.fit(run)
     run.metrics.update(
-        tuning.evaluate(),
+        tuning.evaluate(run),
         tensors=tuning.proof.matched,
         tensors_expected=tuning.proof.expected,
         iterations=settings.iterations,

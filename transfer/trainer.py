@@ -88,7 +88,7 @@ class FineTuning:
             with EventStorage(start), StopRequest(acts=True) as stop:
                 for iteration in range(start, total):
                     losses = self._step(next(batches), iteration)
-                    progress.tell(iteration + 1, losses, self.optimizer.param_groups[0]["lr"])
+                    progress.tell("iteration", iteration + 1, losses, self.optimizer.param_groups[0]["lr"])
                     if stop.requested or stop.checkpoint_due(CHECKPOINT_MINUTES):
                         self._save(run, iteration + 1)
                     if stop.requested:
@@ -144,49 +144,60 @@ class FineTuning:
         resume.save(run.folder, state)
         run.save()
 
-    def evaluate(self) -> dict[str, float | None]:
+    def evaluate(self, run: Run) -> dict[str, float | None]:
         """COCO's metrics on val2017 in per cent: box_AP, box_AP50, ..., mask_APl; None where there is nothing to find.
 
         A model that detects nothing at all has AP 0, also where Detectron2 says NaN.
         """
-        from detectron2.data import build_detection_test_loader
-        from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+        from detectron2.evaluation import COCOEvaluator
 
-        torch.manual_seed(derive_seed(self.cfg.SEED, "evaluation"))
-        with quiet("detectron2", "fvcore"), contextlib.redirect_stdout(io.StringIO()):
-            loader = build_detection_test_loader(self.cfg, self.val_set, num_workers=self.workers)
+        with quiet("detectron2", "fvcore"):
             evaluator = COCOEvaluator(self.val_set, tuple(TASKS), distributed=False, use_fast_impl=False)
-            found = inference_on_dataset(self.model, loader, evaluator)
+            self._detect(evaluator, run)
+            with contextlib.redirect_stdout(io.StringIO()):
+                found = evaluator.evaluate()
         values = {f"{TASKS[task]}_{name}": found[task][name] for task in TASKS for name in METRICS}
         nothing_detected = all(math.isnan(value) for value in values.values())
         if nothing_detected:
             return dict.fromkeys(values, 0.0)
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 
+    @torch.no_grad()
+    def _detect(self, evaluator: Any, run: Run) -> None:
+        """Shows the model each image of val2017, and its detections to `evaluator`."""
+        from detectron2.data import build_detection_test_loader
+
+        loader = build_detection_test_loader(self.cfg, self.val_set, num_workers=self.workers)
+        progress = _Progress(run, 0, len(loader), 1, self.say)
+        torch.manual_seed(derive_seed(self.cfg.SEED, "evaluation"))
+        self.model.eval()
+        evaluator.reset()
+        with StopRequest(acts=True) as stop:
+            for done, images in enumerate(loader, 1):
+                evaluator.process(images, self.model(images))
+                progress.tell("image", done)
+                if stop.requested:
+                    stop.leave(f"{run.id}: trained; the same command evaluates it")
+
 
 class _Progress:
-    """A line to the user and to `metrics.jsonl` every so many seconds, and for the last iteration."""
+    """A line to the user every so many seconds, and for the last of `total`; in training also to `metrics.jsonl`."""
 
     def __init__(self, run: Run, start: int, total: int, batch: int, say: Callable[[str], None]) -> None:
         self.run, self.start, self.total, self.batch, self.say = run, start, total, batch, say
         self.began = self.told = time.monotonic()
 
-    def tell(self, done: int, losses: dict[str, float], lr: float) -> None:
+    def tell(self, unit: str, done: int, losses: dict[str, float] | None = None, lr: float = 0.0) -> None:
+        """`done` units (iterations, images) of the total are done."""
         now = time.monotonic()
         if now - self.told < LOG_SECONDS and done < self.total:
             return
         self.told = now
         rate = (done - self.start) / max(now - self.began, 1e-9)
-        left = (self.total - done) / rate
-        values = {
-            "loss": sum(losses.values()),
-            **losses,
-            "lr": lr,
-            "images_per_s": rate * self.batch,
-            "eta_s": round(left),
-        }
-        self.run.log(step=done, steps=self.total, **values)
-        self.say(
-            f"iteration {done}/{self.total}  loss {values['loss']:.3f}  {values['images_per_s']:.1f} images/s  "
-            f"{int(left) // 60}:{int(left) % 60:02d} left"
-        )
+        left, speed, loss = (self.total - done) / rate, rate * self.batch, ""
+        if losses is not None:
+            values = {"loss": sum(losses.values()), **losses, "lr": lr, "images_per_s": speed, "eta_s": round(left)}
+            self.run.log(step=done, steps=self.total, **values)
+            loss = f"  loss {values['loss']:.3f}"
+        minutes, seconds = divmod(round(left), 60)
+        self.say(f"{unit} {done}/{self.total}{loss}  {speed:.1f} images/s  {minutes}:{seconds:02d} left")

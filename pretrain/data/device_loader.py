@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from pretrain.data import RawBatch, draws
+from pretrain.data.beton_images import BetonImages
 from pretrain.data.draws import Floats, Integers
+from pretrain.data.folder_loader import ImageFiles
 from pretrain.data.manifest import Manifest
 from pretrain.data.plan import Plan
 from pretrain.data.render import Rendered, pool
@@ -84,13 +86,14 @@ def _read_all(manifest: Manifest, split: str, workers: int) -> tuple[Tensor, Int
     """All images of a split, uint8 [N, 3, H, W] on the CPU, and their labels; by FFCV where it is installed."""
     from pretrain.data.libjpeg import has_ffcv
 
-    read, sides, label = _beton_reader(manifest, split) if has_ffcv() else _folder_reader(manifest, split)
-    if (sides != sides[0]).any():
-        raise UserError(f"data.loader=device: the images of '{manifest.dataset}' differ in size; use data.loader=ffcv")
-    needed = len(label) * 3 * int(sides[0].prod())
+    images: Any = BetonImages(manifest, split) if has_ffcv() else ImageFiles(manifest, split)
+    height, width = images.sides(0)
+    needed = len(images.label) * 3 * height * width
     if needed > MOST_BYTES:
         raise UserError(f"data.loader=device: '{manifest.dataset}' takes {needed / 1e9:.1f} GB; use data.loader=ffcv")
-    images = torch.empty(len(label), *sides[0].tolist(), 3, dtype=torch.uint8)
-    for index, pixels in enumerate(pool(workers).map(read, range(len(label)))):
-        images[index] = torch.from_numpy(pixels)
-    return images.permute(0, 3, 1, 2).contiguous(), label
+    block = torch.empty(len(images.label), height, width, 3, dtype=torch.uint8)
+    for index, pixels in enumerate(pool(workers).map(images.pixels, range(len(images.label)))):
+        if pixels.shape != (height, width, 3):
+            raise UserError(f"data.loader=device: the images of '{manifest.dataset}' differ in size; use data.loader=ffcv")
+        block[index] = torch.from_numpy(pixels)
+    return block.permute(0, 3, 1, 2).contiguous(), images.label

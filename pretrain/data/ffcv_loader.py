@@ -16,6 +16,7 @@ import torch
 from numba import types
 
 from pretrain.data.beton_format import JPEG, read_samples
+from pretrain.data.beton_images import undecodable
 from pretrain.data.draws import Integers
 from pretrain.data.jit import kernel
 from pretrain.data.libjpeg import import_ffcv
@@ -78,18 +79,9 @@ class FfcvSource:
                 file, place, size, raw, height, width, table, plan.sizes, plan.cubic, coloured, canvas.pixels, canvas.offsets, first, last
             )
             if failed >= 0:
-                raise UserError(self._undecodable(int(index[failed])))
+                raise UserError(undecodable(self.manifest, self.split, int(index[failed])))
 
         return rendering.start(chunk).result()
-
-    def _undecodable(self, index: int) -> str:
-        split = self.manifest.split(self.split)
-        listed = self.manifest.folder / split.files
-        name = f" ({listed.read_text().splitlines()[index]})" if listed.is_file() else ""
-        return (
-            f"{self.samples.path}: image {index}{name} does not decode; "
-            f"python -m pretrain.data verify {self.manifest.dataset} checks them all"
-        )
 
 
 class _Views(_Operation):

@@ -1,8 +1,9 @@
 """From a file of any image format to the JPEG that a beton keeps: the original bytes wherever that can be."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,14 +44,11 @@ def prepare(data: bytes, settings: WriteSettings) -> Prepared:
     Raises:
         BadImage: it does not decode.
     """
-    try:
-        with Image.open(BytesIO(data)) as picture:
-            change = _change_needed(data, picture, settings)
-            if change is None:
-                return Prepared(data, picture.height, picture.width, None)
-            pixels = reduced(picture.convert("RGB"), settings.max_side)
-    except Exception as error:  # decoders of strangers' bytes raise anything
-        raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
+    with _opened(data) as picture:
+        change = _change_needed(data, picture, settings)
+        if change is None:
+            return Prepared(data, picture.height, picture.width, None)
+        pixels = reduced(picture.convert("RGB"), settings.max_side)
     out = BytesIO()
     pixels.save(out, "JPEG", quality=settings.quality)
     return Prepared(out.getvalue(), pixels.height, pixels.width, change)
@@ -58,27 +56,39 @@ def prepare(data: bytes, settings: WriteSettings) -> Prepared:
 
 def reduced(picture: Image.Image, max_side: int | None) -> Image.Image:
     """`picture` with a longer side of at most `max_side`, proportions kept."""
-    if max_side is None or max(picture.size) <= max_side:
-        return picture
-    share = max_side / max(picture.size)
-    width, height = (max(1, round(side * share)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+    height, width = _reduced_sides(picture, max_side)
+    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _reduced_sides(picture: Image.Image, max_side: int | None) -> tuple[int, int]:
+    """Height and width."""
+    share = 1.0 if max_side is None else min(1.0, max_side / max(picture.size))
+    return max(1, round(picture.height * share)), max(1, round(picture.width * share))
 
 
 def decode(data: bytes, max_side: int | None) -> NDArray[np.uint8]:
-    """Pixels [H, W, 3] by Pillow, reduced as they would be for a beton.
+    """Pixels [H, W, 3] by Pillow, reduced as they would be for a beton; `BadImage` where it does not decode."""
+    with _opened(data) as picture:
+        return np.asarray(reduced(picture.convert("RGB"), max_side))
 
-    Raises:
-        BadImage: it does not decode.
-    """
+
+def size_of(data: bytes, max_side: int | None) -> tuple[int, int]:
+    """Height and width of what `decode` returns, without decoding; `BadImage` where it is no image."""
+    with _opened(data) as picture:
+        return _reduced_sides(picture, max_side)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """The picture of a file's bytes; whatever goes wrong with it is a `BadImage`."""
     try:
         with Image.open(BytesIO(data)) as picture:
-            return np.asarray(reduced(picture.convert("RGB"), max_side))
-    except Exception as error:
+            yield picture
+    except Exception as error:  # decoders of strangers' bytes raise anything
         raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _change_needed(data: bytes, picture: Any, settings: WriteSettings) -> str | None:
+def _change_needed(data: bytes, picture: Image.Image, settings: WriteSettings) -> str | None:
     """Why the bytes cannot be kept; None where they can."""
     if max(picture.size) > GREATEST_SIDE:
         raise ValueError(f"{picture.width} x {picture.height} pixels are more than a beton can hold")
@@ -89,7 +99,7 @@ def _change_needed(data: bytes, picture: Any, settings: WriteSettings) -> str | 
     return None if _decodes(data, picture) else "JPEG with a flaw"
 
 
-def _decodes(data: bytes, picture: Any) -> bool:
+def _decodes(data: bytes, picture: Image.Image) -> bool:
     """By the decoder that will read it; without FFCV by Pillow, which raises."""
     from pretrain.data.libjpeg import decode_jpeg, has_ffcv  # imports torch
 

@@ -78,6 +78,17 @@ class Manifest:
         check_length(path)
         return path
 
+    def file_names(self, split: str) -> list[str]:
+        """The files of a split, `<class>/<file>`, in its order."""
+        path = self.folder / self.split(split).files
+        try:
+            names = path.read_text().splitlines()
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: the list of the images' files is missing; write the dataset again") from error
+        if len(names) != self.split(split).count:
+            raise UserError(f"{path}: names {len(names)} files for {self.split(split).count} images; write the dataset again")
+        return names
+
     def write(self) -> None:
         content = {key: value for key, value in asdict(self).items() if key != "folder"}
         write_json(self.folder / MANIFEST, {"schema": SCHEMA, **content, "content_hash": self.content_hash})

@@ -104,6 +104,8 @@ def cwrgp_loss(
     images, channels = views[0].shape
     _check_windows(images, channels, groups, window, repeats)
     check_whitenable(window or images, channels, groups, eps=eps)
+    if permutations is not None and [len(order) for order in permutations] != [channels] * len(views):
+        raise UserError(f"cwrgp: permutations are {len(views)} orders of {channels} channels, one a view")
     with float32_region(views[0]):
         stacked = centred(torch.stack([at_least_float32(view) for view in views]))
         windows = _deal(stacked, window or images, repeats, generator)

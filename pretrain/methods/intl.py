@@ -53,7 +53,8 @@ class INTL(Method[Config]):
             outputs = [self._whiten(z) for z in views]
             terms = _ema_terms(outputs, target, self.config.axis)
         loss = terms.distance + _trade_off(self.config.trade_off, views[0], self.config.axis) * terms.trace
-        floor = trace_floor(*views[0].shape, iterations=self.config.iterations, axis=self.config.axis)
+        images, channels = views[0].shape
+        floor = trace_floor(images, channels, self.config.iterations, self.config.axis)
         scalars = {"whitened_distance": terms.distance.detach(), "trace_excess": terms.mean_trace.detach() - floor}
         return Step(loss, {**scalars, "spread": spread(views[0])})
 

@@ -1,0 +1,220 @@
+"""python -m pretrain.data: datasets in, betons out; and a look at the views that a recipe makes of them."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from results.command import UserError, run_command
+
+if TYPE_CHECKING:
+    from pretrain.data.manifest import Manifest
+
+EPILOG = """examples:
+  python -m pretrain.data sample                                   the built-in sample
+  python -m pretrain.data write /data/imagenet imagenet1k          original JPEG bytes
+  python -m pretrain.data write /data/imagenet in1k-500 --max-side 500 --quality 90
+  python -m pretrain.data subset imagenet1k imagenet100 --classes imagenet100.txt
+  python -m pretrain.data show sample/intl --out views.png
+Datasets lie in $WHITEBENCH_DATA (./data where that is not set), one folder each."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain.data",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_write(commands.add_parser("write", help="an ImageFolder as a dataset"))
+    _add_subset(commands.add_parser("subset", help="some classes of a dataset, or of an ImageFolder, as another dataset"))
+    verify = commands.add_parser("verify", help="read every image of a dataset and compare with its manifest")
+    verify.add_argument("dataset")
+    _add_workers(verify)
+    verify.set_defaults(run=_verify)
+    show = commands.add_parser("show", help="a picture of the views that a recipe makes")
+    show.add_argument("recipe", help="e.g. sample/intl")
+    show.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.dataset=mine")
+    show.add_argument("--out", type=Path, default=Path("views.png"), metavar="FILE.png", help="default: %(default)s")
+    show.add_argument("--images", type=int, default=8, metavar="N", help="rows; default: %(default)s")
+    show.add_argument("--epoch", type=int, default=0, metavar="E")
+    show.set_defaults(run=_show)
+    sample = commands.add_parser("sample", help="make the built-in sample (sample and sample-det)")
+    sample.add_argument("--force", action="store_true", help="also where it is there already")
+    sample.set_defaults(run=_sample)
+    return parser
+
+
+def _add_write(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Writes SOURCE, an ImageFolder (<split>/<class>/<image>, or <class>/<image> for a training split alone), as the "
+        "dataset DATASET: a beton a split, and a manifest. JPEGs keep their bytes; other formats, and JPEGs that "
+        "libjpeg-turbo does not read as RGB (CMYK), are re-encoded and counted."
+    )
+    parser.add_argument("source", type=Path, metavar="SOURCE")
+    parser.add_argument("dataset", metavar="DATASET", help="name of the folder below $WHITEBENCH_DATA")
+    parser.add_argument(
+        "--splits", nargs="+", metavar="SPLIT=FOLDER", help="default: train=train, and val=val or val=test where it is there"
+    )
+    parser.add_argument("--val-fraction", type=_fraction, default=0.0, metavar="F", help="split so much off train as val")
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="only the classes named in FILE, one a line")
+    parser.add_argument(
+        "--max-side", type=_positive, metavar="N", help="reduce images whose longer side exceeds N pixels (and re-encode these)"
+    )
+    parser.add_argument("--quality", type=_quality, default=95, metavar="Q", help="of re-encoded JPEGs; default: %(default)s")
+    parser.add_argument(
+        "--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of the channels, in 0..1; default: usual for DATASET"
+    )
+    parser.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"))
+    parser.add_argument("--skip-bad", action="store_true", help="leave out and count images that do not decode")
+    _add_writing(parser)
+    parser.set_defaults(run=_write)
+
+
+def _add_subset(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Splits some classes off as a dataset of their own. ImageNet-100 is such a subset: its usual class list (of CMC) is "
+        "published as imagenet100.txt in github.com/HobbitLong/CMC. Image bytes stay as they are."
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a dataset's name, or an ImageFolder's path")
+    parser.add_argument("dataset", metavar="NEW", help="name of the new dataset")
+    parser.add_argument("--classes", type=Path, required=True, metavar="FILE", help="class names, one a line (# comments)")
+    _add_writing(parser)
+    parser.set_defaults(run=_subset)
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="replace a dataset that is there already")
+    _add_workers(parser)
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=_positive, default=1, metavar="N", help="threads; default: %(default)s")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _quality(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100:
+        raise argparse.ArgumentTypeError("lies between 1 and 100")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError("lies between 0 and 1")
+    return value
+
+
+def _write(options: argparse.Namespace) -> None:
+    from pretrain.data.beton import write_image_folder
+    from pretrain.data.images import WriteSettings
+    from pretrain.data.progress import shown_progress
+
+    if (options.mean is None) != (options.std is None):
+        raise UserError("--mean and --std go together")
+    with shown_progress() as progress:
+        manifest = write_image_folder(
+            options.source,
+            _folder(options.dataset),
+            splits=dict(_split(text) for text in options.splits) if options.splits else None,
+            classes=_class_list(options.classes) if options.classes else None,
+            val_fraction=options.val_fraction,
+            settings=WriteSettings(options.max_side, options.quality),
+            statistics=(tuple(options.mean), tuple(options.std)) if options.mean else None,
+            workers=options.workers,
+            skip_bad=options.skip_bad,
+            force=options.force,
+            progress=progress,
+        )
+    _report(manifest)
+
+
+def _subset(options: argparse.Namespace) -> None:
+    from pretrain.data.beton import write_image_folder, write_subset
+    from pretrain.data.manifest import dataset_names, read_manifest
+    from pretrain.data.progress import shown_progress
+
+    classes, folder = _class_list(options.classes), _folder(options.dataset)
+    how = {"force": options.force, "workers": options.workers}
+    with shown_progress() as progress:
+        if options.source not in dataset_names() and Path(options.source).is_dir():
+            manifest = write_image_folder(Path(options.source), folder, classes=classes, progress=progress, **how)
+        else:
+            manifest = write_subset(read_manifest(options.source), folder, classes, progress=progress, **how)
+    _report(manifest)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from pretrain.data.beton import verify_dataset
+    from pretrain.data.progress import shown_progress
+
+    with shown_progress() as progress:
+        _report(verify_dataset(options.dataset, workers=options.workers, progress=progress))
+
+
+def _show(options: argparse.Namespace) -> None:
+    from pretrain.data.show import write_contact_sheet
+    from pretrain.recipe import load
+
+    write_contact_sheet(load(options.recipe, options.overrides), options.out, options.images, options.epoch)
+    print(f"{options.out}: each row an image, and the views made of it")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from pretrain.data.sample import write_sample
+    from results.record import data_root
+
+    write_sample(data_root(), force=options.force)
+
+
+def _folder(dataset: str) -> Path:
+    from results.record import data_root
+
+    if not dataset or dataset.startswith((".", "-")) or "/" in dataset:
+        raise UserError(f"'{dataset}': a dataset's name is the name of one folder")
+    return data_root() / dataset
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, equals, folder = text.partition("=")
+    if not name.isidentifier() or not equals:
+        raise UserError(f"--splits {text}: looks like train=FOLDER")
+    return name, folder
+
+
+def _class_list(path: Path) -> list[str]:
+    """The first word of each line; empty lines and comments do not count."""
+    try:
+        lines = [line.partition("#")[0].split() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable list of classes ({error})") from error
+    names = [line[0] for line in lines if line]
+    if not names:
+        raise UserError(f"{path}: names no classes")
+    return names
+
+
+def _report(manifest: "Manifest") -> None:
+    print(f"{manifest.folder}: {len(manifest.classes)} classes, content {manifest.content_hash[:12]}")
+    for name, split in manifest.splits.items():
+        notes = [f"{count:,} re-encoded ({why})" for why, count in split.changed.items()]
+        notes += [f"{split.skipped:,} left out that do not decode"] if split.skipped else []
+        print("; ".join([f"  {name}: {split.count:,} images", *notes]))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,175 @@
+"""A converted backbone is the same network in Detectron2, tensor by tensor and map by map."""
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import get_model
+
+from pretrain.checkpoint import Backbone, read_backbone
+from results.command import UserError
+from transfer.coco_det import _resnet, convert_config, convert_id, convert_stage
+from transfer.convert import Converted, convert, converted, detectron2_name, load_proven, prove, read_d2, write_d2
+
+
+@pytest.fixture(scope="module", params=["resnet18", "resnet50"])
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    torch.manual_seed(0)
+    network = get_model(request.param)
+    for name, buffer in network.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 1.5)
+    path = tmp_path_factory.mktemp("ckpt") / "model.pth"
+    torch.save(network.state_dict(), path)
+    return read_backbone(path)
+
+
+EXPECTED_NAMES = {
+    "conv1.weight": "stem.conv1.weight",
+    "bn1.running_var": "stem.conv1.norm.running_var",
+    "layer1.0.conv1.weight": "res2.0.conv1.weight",
+    "layer2.1.bn2.bias": "res3.1.conv2.norm.bias",
+    "layer3.0.downsample.0.weight": "res4.0.shortcut.weight",
+    "layer4.0.downsample.1.running_mean": "res5.0.shortcut.norm.running_mean",
+    "layer4.2.bn3.weight": "res5.2.conv3.norm.weight",
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED_NAMES)
+def test_names_are_detectron2s(name: str) -> None:
+    assert detectron2_name(name) == EXPECTED_NAMES[name]
+
+
+def test_every_tensor_arrives_in_detectron2s_own_network(backbone: Backbone, tmp_path: Path) -> None:
+    content = converted(backbone)
+    write_d2(tmp_path / "d2.pkl", content)
+    proof = load_proven(_resnet(backbone.arch), tmp_path / "d2.pkl", content)
+    assert proof.matched == proof.expected == {"resnet18": 100, "resnet50": 265}[backbone.arch]
+
+
+def test_feature_maps_are_those_of_the_original(backbone: Backbone, tmp_path: Path) -> None:
+    original, content = get_model(backbone.arch).eval(), converted(backbone)
+    original.load_state_dict(backbone.tensors, strict=False)
+    write_d2(tmp_path / "d2.pkl", content)
+    theirs = _resnet(backbone.arch).eval()
+    load_proven(theirs, tmp_path / "d2.pkl", content)
+    x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = theirs(x)
+        x = original.maxpool(original.relu(original.bn1(original.conv1(x))))
+        for stage in (2, 3, 4, 5):
+            x = getattr(original, f"layer{stage - 1}")(x)
+            assert (found[f"res{stage}"] - x).abs().max() <= 1e-5 * x.abs().max()
+
+
+@pytest.mark.parametrize("change", ["missing", "left over", "changed"])
+def test_proof_fails_where_a_tensor_is_missing_left_over_or_changed(backbone: Backbone, change: str) -> None:
+    model = _resnet(backbone.arch)
+    arrived = {name: np.array(t) for name, t in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    prove(model, Converted(arrived, {"arch": backbone.arch}))
+    if change == "missing":
+        del arrived["res3.0.conv1.weight"]
+    elif change == "left over":
+        arrived["res3.9.conv1.weight"] = np.zeros(1)
+    else:
+        arrived["res3.0.conv1.weight"][0, 0, 0, 0] += 1e-6
+    with pytest.raises(UserError, match=r"res3\..\.conv1\.weight"):
+        prove(model, Converted(arrived, {"arch": backbone.arch}))
+
+
+@pytest.mark.parametrize("stem", ["cifar", "cifar-pad2", "small"])
+def test_small_stems_are_refused_with_the_reason(stem: str) -> None:
+    with pytest.raises(UserError, match="7x7 stem"):
+        convert(Backbone("resnet18", stem, {}, {}, "", ""))
+
+
+def test_mean_and_std_follow_the_checkpoint_and_are_said_to_be_assumed_otherwise(backbone: Backbone) -> None:
+    assert converted(backbone).pixel_mean == pytest.approx([123.675, 116.28, 103.53])
+    assert "ImageNet's" in converted(backbone).metadata["origin"]
+    own = Backbone(backbone.arch, "imagenet", backbone.tensors, {"mean": [0.5] * 3, "std": [0.2] * 3}, "", "")
+    assert converted(own).pixel_mean == [127.5] * 3
+    assert converted(own).pixel_std == [51.0] * 3
+
+
+def test_file_comes_back_as_written(backbone: Backbone, tmp_path: Path) -> None:
+    content = converted(backbone)
+    write_d2(tmp_path / "d2.pkl", content)
+    found = read_d2(tmp_path / "d2.pkl")
+    assert found.metadata == content.metadata
+    assert found.tensors.keys() == content.tensors.keys()
+    assert all(np.array_equal(found.tensors[name], content.tensors[name]) for name in content.tensors)
+
+
+WRITE_IN_ANOTHER_PROCESS = """
+import hashlib, pathlib, sys
+from pretrain.checkpoint import read_backbone
+from transfer.convert import converted, write_d2
+write_d2(pathlib.Path(sys.argv[2]), converted(read_backbone(pathlib.Path(sys.argv[1]))))
+print(hashlib.sha256(pathlib.Path(sys.argv[2]).read_bytes()).hexdigest())
+"""
+
+
+def test_file_has_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(get_model("resnet18").state_dict(), tmp_path / "model.pth")
+    write_d2(tmp_path / "here.pkl", converted(read_backbone(tmp_path / "model.pth")))
+    here = hashlib.sha256((tmp_path / "here.pkl").read_bytes()).hexdigest()
+    arguments = [
+        sys.executable,
+        "-c",
+        WRITE_IN_ANOTHER_PROCESS,
+        str(tmp_path / "model.pth"),
+        str(tmp_path / "there.pkl"),
+    ]
+    env = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])}
+    there = subprocess.run(arguments, capture_output=True, text=True, check=True, env=env).stdout.strip()
+    assert there == here
+
+
+class Hostile:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+def test_hostile_file_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    trace = tmp_path / "it-ran"
+    (tmp_path / "d2.pkl").write_bytes(pickle.dumps({"model": Hostile(f"touch {trace}"), "whitebench": "{}"}))
+    with pytest.raises(UserError, match=r"posix\.system"):
+        read_d2(tmp_path / "d2.pkl")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04", b"nothing of the kind", pickle.dumps([1, 2])])
+def test_file_of_another_kind_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "d2.pkl").write_bytes(content)
+    with pytest.raises(UserError, match=r"d2\.pkl"):
+        read_d2(tmp_path / "d2.pkl")
+
+
+def test_conversion_is_a_stage_whose_id_is_known_before(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHITEBENCH_RUNS", str(tmp_path))
+    torch.save(backbone.tensors, tmp_path / "model.pth")
+    said: list[str] = []
+    record = convert_stage(tmp_path / "model.pth", say=said.append)
+    parent = f"sha256:{hashlib.sha256((tmp_path / 'model.pth').read_bytes()).hexdigest()}"
+    assert record.id == convert_id(parent)
+    assert record.config == convert_config(parent)
+    assert record.status == "done"
+    assert record.metrics["tensors"] == record.metrics["tensors_expected"] == len(backbone.tensors)
+    assert f"{len(backbone.tensors)} of {len(backbone.tensors)} tensors" in said[-1]
+    file = tmp_path / "convert" / record.id / "d2.pkl"
+    before = file.stat().st_mtime_ns
+    assert convert_stage(tmp_path / "model.pth", say=said.append).id == record.id
+    assert file.stat().st_mtime_ns == before
