@@ -70,6 +70,9 @@ def whiten_matrices(
     matrices: Tensor, transform: Transform, eps: float = 0.0, iterations: int = 4, exponent: float = 0.5
 ) -> Tensor:
     """[B, P, Q], centred along Q by the caller, float32 or wider -> whitened, same shape. See the module's head."""
+    if transform != "iternorm" and matrices.dtype == torch.float32:
+        # A covariance squares the condition number of its embeddings: float32 would lose its small eigenvalues.
+        return whiten_matrices(matrices.double(), transform, eps, iterations, exponent).float()
     variables, observations = matrices.shape[1:]
     # f(A A^T) A = A f(A^T A): a function of the covariance can be taken on the side of the smaller Gram matrix.
     small_side = transform in ("zca", "power", "iternorm") and observations < variables

@@ -235,7 +235,7 @@ def test_a_job_that_asks_for_a_gpu_is_refused_where_there_is_none(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     sweep = write_sweep(place, {"pretrain": {"function": "count", "gpus": 1}})
-    with pytest.raises(UserError, match="asks for 1 GPUs; here are 0"):
+    with pytest.raises(UserError, match="asks for 1 GPUs; this machine has 0"):
         launch(sweep, "--cluster", "local")
 
 

@@ -196,14 +196,16 @@ def test_detectron2_reads_the_scenes_with_exact_masks(root: Path) -> None:
     from detectron2.data.datasets import load_coco_json
 
     folder, api = root / "sample-det", coco(root, "val")
-    records = load_coco_json(str(folder / "annotations/instances_val2017.json"), str(folder / "val2017"))
+    records = load_coco_json(
+        str(folder / "annotations/instances_val2017.json"), str(folder / "val2017"), "sample-det-of-the-test"
+    )
     mapper = DatasetMapper(
         is_train=True, augmentations=[], image_format="RGB", use_instance_mask=True, instance_mask_format="bitmask"
     )
     instances = mapper(records[3])["instances"]
     annotations = api.loadAnns(api.getAnnIds(imgIds=records[3]["image_id"]))
     np.testing.assert_array_equal(instances.gt_masks.tensor.numpy(), [api.annToMask(a) == 1 for a in annotations])
-    np.testing.assert_array_equal(instances.gt_classes.numpy() + 1, [a["category_id"] for a in annotations])
+    np.testing.assert_array_equal(instances.gt_classes.numpy(), [a["category_id"] - 1 for a in annotations])
 
 
 def test_a_whole_sample_is_left_alone(tmp_path: Path, small: list[str]) -> None:

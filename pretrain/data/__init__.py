@@ -1,10 +1,10 @@
 """Views of images: betons, loaders and augmentation.
 
-A loader yields batches of V uint8 views. Every random draw is a pure function of (seed, epoch, image index, view), so the
-pixels of an image in an epoch do not depend on batch size, workers, ranks, order, or on where a run was resumed. Three
-loaders keep this one contract: `ffcv` decodes a JPEG of a beton once for all its views, `folder` reads an ImageFolder,
-`device` keeps a small set on the accelerator. Bits are equal within one loader and placement; across them the draws are
-equal and the pixels agree within a tolerance (see `tests/test_data_loaders.py`).
+A loader yields batches of V uint8 views. Every random draw is a pure function of (seed, epoch, image index, view), so
+the pixels of an image in an epoch do not depend on batch size, workers, ranks, order, or on where a run was resumed.
+Three loaders keep this one contract: `ffcv` decodes a JPEG of a beton once for all its views, `folder` reads an
+ImageFolder, `device` keeps a small set on the accelerator. Bits are equal within one loader and placement; across them
+the draws are equal and the pixels agree within a tolerance (see `tests/test_data_loaders.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -57,7 +57,9 @@ def placement_of(data: "Data", device: str) -> Placement:
     return "accelerator" if data.placement == "accelerator" and device != "cpu" else "loader"
 
 
-def make_loader(recipe: "Recipe", manifest: "Manifest", rank: int = 0, world_size: int = 1, device: str = "cpu") -> ViewLoader:
+def make_loader(
+    recipe: "Recipe", manifest: "Manifest", rank: int = 0, world_size: int = 1, device: str = "cpu"
+) -> ViewLoader:
     """The training views of a recipe, for one of `world_size` processes.
 
     Args:

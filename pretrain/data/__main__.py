@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_write(commands.add_parser("write", help="an ImageFolder as a dataset"))
-    _add_subset(commands.add_parser("subset", help="some classes of a dataset, or of an ImageFolder, as another dataset"))
+    _add_subset(commands.add_parser("subset", help="some classes of a dataset or ImageFolder as another dataset"))
     verify = commands.add_parser("verify", help="read every image of a dataset and compare with its manifest")
     verify.add_argument("dataset")
     _add_workers(verify)
@@ -53,23 +53,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_write(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Writes SOURCE, an ImageFolder (<split>/<class>/<image>, or <class>/<image> for a training split alone), as the "
-        "dataset DATASET: a beton a split, and a manifest. JPEGs keep their bytes; other formats, and JPEGs that "
+        "Writes SOURCE, an ImageFolder (<split>/<class>/<image>, or <class>/<image> for a training split alone), as "
+        "the dataset DATASET: a beton a split, and a manifest. JPEGs keep their bytes; other formats, and JPEGs that "
         "libjpeg-turbo does not read as RGB (CMYK), are re-encoded and counted."
     )
     parser.add_argument("source", type=Path, metavar="SOURCE")
     parser.add_argument("dataset", metavar="DATASET", help="name of the folder below $WHITEBENCH_DATA")
-    parser.add_argument(
-        "--splits", nargs="+", metavar="SPLIT=FOLDER", help="default: train=train, and val=val or val=test where it is there"
-    )
-    parser.add_argument("--val-fraction", type=_fraction, default=0.0, metavar="F", help="split so much off train as val")
+    parser.add_argument("--splits", nargs="+", metavar="SPLIT=FOLDER", help="default: train=train, val=val or val=test")
+    parser.add_argument("--val-fraction", type=_fraction, default=0.0, metavar="F", help="split off as val")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="only the classes named in FILE, one a line")
     parser.add_argument(
-        "--max-side", type=_positive, metavar="N", help="reduce images whose longer side exceeds N pixels (and re-encode these)"
+        "--max-side", type=_positive, metavar="N", help="reduce images with a longer side above N pixels"
     )
-    parser.add_argument("--quality", type=_quality, default=95, metavar="Q", help="of re-encoded JPEGs; default: %(default)s")
     parser.add_argument(
-        "--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of the channels, in 0..1; default: usual for DATASET"
+        "--quality", type=_quality, default=95, metavar="Q", help="of what is re-encoded; default: %(default)s"
+    )
+    parser.add_argument(
+        "--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of the channels, in 0..1; default: by name"
     )
     parser.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"))
     parser.add_argument("--skip-bad", action="store_true", help="leave out and count images that do not decode")
@@ -79,12 +79,12 @@ def _add_write(parser: argparse.ArgumentParser) -> None:
 
 def _add_subset(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Splits some classes off as a dataset of their own. ImageNet-100 is such a subset: its usual class list (of CMC) is "
-        "published as imagenet100.txt in github.com/HobbitLong/CMC. Image bytes stay as they are."
+        "Splits some classes off as a dataset of their own. ImageNet-100 is such a subset: its usual class list (of "
+        "CMC) is published as imagenet100.txt in github.com/HobbitLong/CMC. Image bytes stay as they are."
     )
     parser.add_argument("source", metavar="SOURCE", help="a dataset's name, or an ImageFolder's path")
     parser.add_argument("dataset", metavar="NEW", help="name of the new dataset")
-    parser.add_argument("--classes", type=Path, required=True, metavar="FILE", help="class names, one a line (# comments)")
+    parser.add_argument("--classes", type=Path, required=True, metavar="FILE", help="class names, one a line")
     _add_writing(parser)
     parser.set_defaults(run=_subset)
 

@@ -1,7 +1,7 @@
-"""Writes datasets: the images of a folder, or of another dataset, as betons with a manifest, verified by reading back.
+"""Writes datasets: images of a folder, or of another dataset, as betons with a manifest, verified by reading back.
 
-Everything is written into a hidden folder inside its place and moved when it is whole, the manifest last: whatever stops
-a write, a dataset is there or it is not.
+Everything is written into a hidden folder inside its place and moved when it is whole, the manifest last: whatever
+stops a write, a dataset is there or it is not.
 """
 
 import os
@@ -61,11 +61,10 @@ def write_subset(
     force: bool = False,
     progress: Progress = quiet,
 ) -> Manifest:
-    """Writes some `classes` of a dataset as another one, numbered in sorted order; the images' bytes stay as they are."""
-    images = subset(source, classes)
+    """Writes some `classes` of a dataset as another one, numbered in sorted order; images keep their bytes."""
+    settings = WriteSettings(source.max_side, source.quality)  # nothing is left to reduce, but the manifest says it
     statistics = (source.mean, source.std)
-    manifest = _write(images, folder, ORIGINAL, statistics, workers, False, force, progress)
-    return manifest.written_as(source.max_side, source.quality)
+    return _write(subset(source, classes), folder, settings, statistics, workers, False, force, progress)
 
 
 def verify_dataset(dataset: str | Path, *, workers: int = 1, progress: Progress = quiet) -> Manifest:

@@ -25,7 +25,13 @@ GREATEST_PAGE = 1 << 31
 IMAGE_FIELD, INTEGER_FIELD = 2, 1
 
 HEADER = np.dtype(
-    [("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"), ("alloc_table_ptr", "<u8")],
+    [
+        ("version", "<u2"),
+        ("num_fields", "<u2"),
+        ("page_size", "<u4"),
+        ("num_samples", "<u8"),
+        ("alloc_table_ptr", "<u8"),
+    ],
     align=True,
 )
 FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True)
@@ -63,7 +69,8 @@ class Samples:
 def check_length(path: Path) -> None:
     """Raises `UserError` where the beton is missing, cut short or something else; reads only its header."""
     if not path.is_file():
-        raise UserError(f"{path}: there is no such beton; python -m pretrain.data write SOURCE {path.parent.name} makes one")
+        advice = f"python -m pretrain.data write SOURCE {path.parent.name} makes one"
+        raise UserError(f"{path}: there is no such beton; {advice}")
     _read_header(path)
 
 
@@ -88,7 +95,8 @@ def read_samples(path: Path) -> Samples:
     raw = image["mode"] == RAW
     if (table["size"][found][raw] != 3 * image["height"][raw].astype(np.uint64) * image["width"][raw]).any():
         raise UserError(f"{path}: damaged: an uncompressed image of another size than stated; write it again")
-    columns = (image["data_ptr"], table["size"][found], image["height"], image["width"], image["mode"], samples["label"])
+    sides = image["height"], image["width"]
+    columns = (image["data_ptr"], table["size"][found], *sides, image["mode"], samples["label"])
     return Samples(path, *(column.astype(np.int64) for column in columns))
 
 
@@ -151,7 +159,8 @@ class BetonWriter:
                 file.seek(self._place)
                 file.write(self._table[: self._count].tobytes())
                 file.seek(0)
-                file.write(self._header().tobytes() + _descriptors().tobytes() + self._metadata[: self._count].tobytes())
+                for part in (self._header(), _descriptors(), self._metadata[: self._count]):
+                    file.write(part.tobytes())
 
     def _header(self) -> NDArray[np.void]:
         header = np.zeros(1, HEADER)

@@ -1,6 +1,6 @@
-"""Photometric operations on one view in place, uint8 [H, W, 3], as torchvision's `transforms.v2.functional` computes them.
+"""Photometric operations on one view in place, uint8 [H, W, 3], as torchvision's `transforms.v2.functional` has them.
 
-Like there, each operation returns to 8 bits. Equal to torchvision within 1 level; blur with a kernel of `radius` below.
+Like there, each operation returns to 8 bits. Equal to torchvision's within 1 level (its blur given our `radius`).
 """
 
 from typing import Any
@@ -45,7 +45,7 @@ def recolour(view: Any, parameters: Any) -> None:
 
 @kernel
 def jitter(view: Any, operation: int, factor: float) -> None:
-    """One of `draws.BRIGHTNESS`, CONTRAST, SATURATION (factor 1 changes nothing) and HUE (a turn of `factor` circles)."""
+    """`draws.BRIGHTNESS`, CONTRAST or SATURATION (a factor of 1 changes nothing), or HUE (a turn of `factor` circles)."""
     if operation == _BRIGHTNESS:
         _fade(view, factor, 0.0)
     elif operation == _CONTRAST:
@@ -82,7 +82,7 @@ def _fade(view: Any, factor: float, towards: float) -> None:
 
 @inner
 def _mean_gray(view: Any) -> float:
-    total = 0
+    total = np.int64(0)
     for y in range(view.shape[0]):
         for x in range(view.shape[1]):
             total += np.int64(_gray(float32(view[y, x, 0]), float32(view[y, x, 1]), float32(view[y, x, 2])))
@@ -254,7 +254,7 @@ def _blur_down(source: Any, y: int, weights: Any, line: Any) -> None:
 
 @inner
 def _pad(padded: Any, border: int, length: int) -> None:
-    """Reflects a row of `length` values (3 a pixel) that lies in `padded` after `border` values, at both of its ends."""
+    """Reflects a row of `length` values (3 a pixel), which lies in `padded` after `border` values, at both ends."""
     for distance in range(3, border + 1, 3):
         for channel in range(3):
             padded[border - distance + channel] = padded[border + distance + channel]

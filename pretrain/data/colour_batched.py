@@ -4,8 +4,11 @@ Which images an operation concerns is known on the host, so nothing waits for th
 returns to whole levels. Equal to `colour.py` within 1 level an operation (blur and hue round differently at ties).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.data import draws
@@ -14,7 +17,7 @@ from pretrain.data.draws import Floats
 
 
 def recolour(views: Tensor, table: Floats) -> Tensor:
-    """uint8 [B, 3, S, S] as `table` float64 [B, PARAMETERS] says: jitter in its order, mix, gray, blur, solarize, invert."""
+    """Views uint8 [B, 3, S, S] as their `table` [B, PARAMETERS] says: jitter in its order, mix, gray, blur, ..."""
     levels = views.float()
     for place in range(4):
         for operation, function in enumerate((_brighten, _contrast, _saturate, _turn_hue)):
@@ -28,14 +31,16 @@ def recolour(views: Tensor, table: Floats) -> Tensor:
     return levels.to(torch.uint8, memory_format=torch.channels_last)
 
 
-def _apply(levels: Tensor, chosen: "np.ndarray[tuple[int], np.dtype[np.bool_]]", function: "object", values: Floats) -> Tensor:
+def _apply(
+    levels: Tensor, chosen: NDArray[np.bool_], function: Callable[[Tensor, Tensor], Tensor], values: Floats
+) -> Tensor:
     """`function(images [n, 3, S, S], values [n, ...])` in place of the chosen images."""
     numbers = np.flatnonzero(chosen)
     if len(numbers) == 0:
         return levels
     rows = torch.from_numpy(numbers).to(levels.device, non_blocking=True)
     given = torch.from_numpy(values[numbers].astype(np.float32)).to(levels.device, non_blocking=True)
-    return levels.index_copy(0, rows, function(levels.index_select(0, rows), given))  # type: ignore[operator]
+    return levels.index_copy(0, rows, function(levels.index_select(0, rows), given))
 
 
 def _whole(levels: Tensor) -> Tensor:
@@ -103,10 +108,10 @@ def _blur_matrix(sigma: Tensor, side: int) -> Tensor:
     """[n, side, side]: row y holds the weights of the places that a blur sums up at y."""
     place = torch.arange(side, device=sigma.device)
     reach = (RADIUS_IN_SIGMAS * sigma).ceil().clamp(max=side - 1)[:, None, None]
-    distance = place - torch.arange(-side + 1, 2 * side - 1, device=sigma.device)[:, None]  # [3 side - 2, side]: reflections too
+    beyond = torch.arange(-side + 1, 2 * side - 1, device=sigma.device)  # places, and where they are reflected to
+    distance = place - beyond[:, None]
     weight = torch.exp(-0.5 * (distance / sigma[:, None, None]) ** 2) * (distance.abs() <= reach)
-    source = torch.arange(-side + 1, 2 * side - 1, device=sigma.device).abs()
-    source = torch.where(source < side, source, 2 * (side - 1) - source)
+    source = torch.where(beyond.abs() < side, beyond.abs(), 2 * (side - 1) - beyond)
     matrix = torch.zeros(len(sigma), side, side, device=sigma.device).index_add_(1, source, weight)
     matrix = matrix.transpose(1, 2)
     return matrix / matrix.sum(2, keepdim=True)

@@ -1,8 +1,8 @@
-"""Crop, antialiased resize and flip of an image in one pass: what torchvision's `resized_crop(antialias=True)` computes.
+"""Crop, antialiased resize and flip of an image in one pass, as torchvision's `resized_crop(antialias=True)`.
 
-The filter is Pillow's: a triangle (bilinear) or Keys' cubic with a = -0.5 (bicubic), widened by the factor of a reduction,
-its weights summing to 1 also at the borders of the box. Each output row is a blend of source rows (into int16, cheap and
-contiguous), then each output pixel a blend of that row's pixels. The result is within 1 level of torchvision's.
+The filter is Pillow's: a triangle (bilinear) or Keys' cubic with a = -0.5 (bicubic), widened by the factor of a
+reduction, its weights summing to 1 also at the borders of the box. Each output row is a blend of source rows (int16,
+cheap and contiguous), then each output pixel a blend of that row's pixels. The result is within 1 level of the exact one.
 """
 
 from typing import Any
@@ -103,7 +103,7 @@ def _round_weights(exact: Any, scale: float, weights: Any, place: int) -> None:
 
 @inner
 def _pair_table(first: Any, weights: Any) -> Any:
-    """`first` and `weights` of new pixels in the layout of `blend_pixels`: offsets int32 [G, 4], weights [G, P, 4, 4, 2]."""
+    """What `_taps` returns, in the layout of `blend_pixels`: offsets int32 [G, 4], weights int16 [G, P, 4, 4, 2]."""
     count, taps = weights.shape
     offsets = np.zeros(((count + 3) // 4, 4), np.int32)
     table = np.zeros((len(offsets), (taps + 1) // 2, 4, 4, 2), np.int16)
@@ -142,7 +142,7 @@ def _blend_pixels(target: int, row: Any, offsets: Any, weights: Any, shift: int)
 
 @inner
 def _blend_rows_exactly(row: Any, image: Any, top: int, left: int, width: int, weights: Any, y: int) -> None:
-    """`vectors.blend_rows` of weights[y] with one rounding in place of one a term; image rows from `top`, columns `left`."""
+    """`vectors.blend_rows` with weights[y] and one rounding in place of one a term; the box's place is top, left."""
     for i in range(width):
         total = 1 << 15
         for tap in range(weights.shape[1]):

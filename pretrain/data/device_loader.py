@@ -1,7 +1,7 @@
 """Views of a small set that lives on the device as uint8, cut in batches as products with matrices.
 
-A crop with its antialiased resize and flip is linear in rows and in columns: view = R image C^T, with one R [S, H] and one
-C [S, W] an image. Like Pillow's, their rows are the filter's weights; the products are exact up to float32, so that views
+A crop with its antialiased resize and flip is linear in rows and in columns: view = R image C^T, with one R [S, H] and
+one C [S, W] an image, whose rows are the weights of Pillow's filter. The products are exact up to float32, so that views
 agree with the other loaders' within 1 level.
 """
 
@@ -50,7 +50,9 @@ class DeviceSource:
 def resized_crops(images: Tensor, table: Floats, size: int, cubic: bool) -> Tensor:
     """Views uint8 [B, 3, size, size] of images float [B, 3, H, W] in levels, as `table` [B, PARAMETERS] says."""
     given = torch.from_numpy(table).to(images.device, non_blocking=True)
-    rows = _resize_matrix(given, draws.TOP, draws.HEIGHT, draws.FULL_HEIGHT, draws.WINDOW_TOP, images.shape[2], size, cubic)
+    rows = _resize_matrix(
+        given, draws.TOP, draws.HEIGHT, draws.FULL_HEIGHT, draws.WINDOW_TOP, images.shape[2], size, cubic
+    )
     columns = _resize_matrix(
         given, draws.LEFT, draws.WIDTH, draws.FULL_WIDTH, draws.WINDOW_LEFT, images.shape[3], size, cubic
     )
@@ -62,16 +64,16 @@ def resized_crops(images: Tensor, table: Floats, size: int, cubic: bool) -> Tens
 def _resize_matrix(
     table: Tensor, start: int, length: int, full: int, window: int, side: int, size: int, cubic: bool
 ) -> Tensor:
-    """float32 [B, size, side]: weights of the places of a row (or column) in each new place; columns of `table` are named."""
-    start_, length_, full_, window_ = (table[:, column, None, None] for column in (start, length, full, window))
-    scale = length_ / full_
+    """float32 [B, size, side]: weights of a column's (or row's) places in each new place; `table`'s columns are named."""
+    box_start, box_length, new_length, first = (table[:, n, None, None] for n in (start, length, full, window))
+    scale = box_length / new_length
     stretch = scale.clamp(min=1)
     new = torch.arange(size, device=table.device)[:, None]
-    place = torch.arange(side, device=table.device) - start_
-    centre = scale * (window_ + new + 0.5)
+    place = torch.arange(side, device=table.device) - box_start
+    centre = scale * (first + new + 0.5)
     distance = (place + 0.5 - centre).abs() / stretch
     weight = _cubic(distance) if cubic else (1 - distance).clamp(min=0)
-    weight = weight * ((place >= 0) & (place < length_))
+    weight = weight * ((place >= 0) & (place < box_length))
     return (weight / weight.sum(2, keepdim=True)).float()
 
 
@@ -94,6 +96,8 @@ def _read_all(manifest: Manifest, split: str, workers: int) -> tuple[Tensor, Int
     block = torch.empty(len(images.label), height, width, 3, dtype=torch.uint8)
     for index, pixels in enumerate(pool(workers).map(images.pixels, range(len(images.label)))):
         if pixels.shape != (height, width, 3):
-            raise UserError(f"data.loader=device: the images of '{manifest.dataset}' differ in size; use data.loader=ffcv")
+            raise UserError(
+                f"data.loader=device: the images of '{manifest.dataset}' differ in size; use data.loader=ffcv"
+            )
         block[index] = torch.from_numpy(pixels)
     return block.permute(0, 3, 1, 2).contiguous(), images.label

@@ -17,8 +17,8 @@ from pretrain.recipe import Colour, Views
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# Columns of the table. Geometry: the box [top, left, height, width] of the image is resized to [full height, full width],
-# of which the view is the window that starts at [window top, window left]; then it is flipped or not.
+# Columns of the table. Geometry: the box [top, left, height, width] of the image is resized to [full height, full
+# width], of which the view is the window that starts at [window top, window left]; then it is flipped or not.
 TOP, LEFT, HEIGHT, WIDTH, FULL_HEIGHT, FULL_WIDTH, WINDOW_TOP, WINDOW_LEFT, FLIP = range(9)
 # Photometry. JITTER, MIX, GRAY and INVERT are 0 or 1; ORDER holds the four jitter operations in the order they are
 # applied (0 brightness, 1 contrast, 2 saturation, 3 hue), FACTOR their strengths; MATRIX is row-major, output by input.
@@ -29,7 +29,18 @@ NO_BLUR, NO_SOLARIZE = 0.0, 256.0
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 # Columns of the settings of a view, float64 [V, SETTINGS].
-_SCALE, _LOG_RATIO, _FLIP_P, _SIZE, _JITTER_P, _STRENGTH, _MIX_P, _GRAY_P, _BLUR_P, _SIGMA = 0, 2, 4, 5, 6, 7, 11, 12, 13, 14
+_SCALE, _LOG_RATIO, _FLIP_P, _SIZE, _JITTER_P, _STRENGTH, _MIX_P, _GRAY_P, _BLUR_P, _SIGMA = (
+    0,
+    2,
+    4,
+    5,
+    6,
+    7,
+    11,
+    12,
+    13,
+    14,
+)
 _SOLARIZE_P, _THRESHOLD, _INVERT_P, SETTINGS = 16, 17, 18, 19
 
 # Numbers of the draws.
@@ -64,7 +75,7 @@ def settings_of(groups: tuple[Views, ...], colour: Colour) -> Floats:
 
 
 def draw(seed: int, epoch: int, index: Integers, height: Integers, width: Integers, settings: Floats) -> Floats:
-    """The table of parameters, float64 [B, V, PARAMETERS], of the images `index` of sides `height` x `width`, all [B]."""
+    """The table of parameters, float64 [B, V, PARAMETERS]; `index` [B] are the images, `height` and `width` their sides."""
     table = np.zeros((len(index), len(settings), PARAMETERS))
     _fill(seed, epoch, index, height, width, settings, table)
     return table
@@ -127,7 +138,7 @@ def _draw_geometry(key: Any, height: int, width: int, setting: Any, row: Any) ->
     for attempt in range(_TRIES):
         area = height * width * _between(key, 2 * attempt, setting[_SCALE], setting[_SCALE + 1])
         ratio = np.exp(_between(key, 2 * attempt + 1, setting[_LOG_RATIO], setting[_LOG_RATIO + 1]))
-        w, h = int(round(np.sqrt(area * ratio))), int(round(np.sqrt(area / ratio)))
+        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             box_height, box_width = h, w
             break
@@ -147,9 +158,9 @@ def _central_box(height: int, width: int, setting: Any) -> Any:
     """The largest central box with a permitted ratio; sides of at least 1."""
     low, high = np.exp(setting[_LOG_RATIO]), np.exp(setting[_LOG_RATIO + 1])
     if width < low * height:
-        return max(1, int(round(width / low))), width
+        return max(1, round(width / low)), width
     if width > high * height:
-        return height, max(1, int(round(height * high)))
+        return height, max(1, round(height * high))
     return height, width
 
 

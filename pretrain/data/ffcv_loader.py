@@ -8,17 +8,18 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from queue import Empty, Full
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import llvmlite.binding
 import numpy as np
 import torch
 from numba import types
+from numpy.typing import NDArray
 
 from pretrain.data.beton_format import JPEG, read_samples
 from pretrain.data.beton_images import undecodable
 from pretrain.data.draws import Integers
-from pretrain.data.jit import kernel
+from pretrain.data.jit import inner, kernel
 from pretrain.data.libjpeg import import_ffcv
 from pretrain.data.manifest import Manifest
 from pretrain.data.plan import Plan
@@ -36,10 +37,13 @@ AHEAD = 3
 
 # libffcv's decoder as an external symbol: with a pointer from ctypes, numba could not cache the kernel.
 llvmlite.binding.load_library_permanently(import_ffcv("ffcv._libffcv").__file__)
-_u32 = types.uint32
-_imdecode = types.ExternalFunction(
+_types: Any = types
+_unsigned = _types.uint32
+_imdecode: Any = _types.ExternalFunction(
     "imdecode",
-    types.int32(types.uintp, types.uint64, _u32, _u32, types.uintp, *[_u32] * 6, types.boolean, types.boolean),
+    _types.int32(
+        _types.uintp, _types.uint64, *[_unsigned] * 2, _types.uintp, *[_unsigned] * 6, _types.boolean, _types.boolean
+    ),
 )
 
 
@@ -65,26 +69,24 @@ class FfcvSource:
         finally:
             running.close()
 
-    def render(self, index: Integers, epoch: int, file: Any) -> Rendered:
+    def render(self, index: Integers, epoch: int, file: NDArray[np.uint8]) -> Rendered:
         """The views of the images `index`; `file` is the beton's bytes."""
-        samples, plan = self.samples, self.plan
+        samples = self.samples
         height, width = samples.height[index], samples.width[index]
-        table = plan.table(epoch, index, height, width)
-        rendering = Rendering(plan, index, samples.label[index], table, self.workers)
-        canvas, coloured = rendering.canvas, plan.placement == "loader"
-        place, size, raw = samples.place[index], samples.size[index], samples.mode[index] != JPEG
+        raw = samples.mode[index] != JPEG
+        encoded = _Encoded(file, samples.place[index], samples.size[index], raw, height, width)
+        table = self.plan.table(epoch, index, height, width)
+        rendering = Rendering(self.plan, index, samples.label[index], table, self.workers)
 
-        def chunk(first: int, last: int) -> None:
-            failed = _render_chunk(
-                file, place, size, raw, height, width, table, plan.sizes, plan.cubic, coloured, canvas.pixels, canvas.offsets, first, last
-            )
+        def part(first: int, last: int) -> None:
+            failed = _render(encoded, rendering.views, first, last)
             if failed >= 0:
                 raise UserError(undecodable(self.manifest, self.split, int(index[failed])))
 
-        return rendering.start(chunk).result()
+        return rendering.start(part).result()
 
 
-class _Views(_Operation):
+class _RenderOperation(_Operation):
     """FFCV's operation: from indices of images to a rendered batch."""
 
     def __init__(self, source: FfcvSource) -> None:
@@ -101,12 +103,12 @@ class _Views(_Operation):
         return render
 
 
-class _Loader(_ffcv_loader.Loader):  # type: ignore[name-defined, misc]
+class _Loader(_ffcv_loader.Loader):  # type: ignore[name-defined]
     """FFCV's loader with one output, our rendered batches, in an order that is given for each epoch."""
 
     def __init__(self, source: FfcvSource, batch: int) -> None:
-        self.views = _Views(source)
-        pipelines = {"image": _PipelineSpec("image", decoder=self.views), "label": None}
+        self.operation = _RenderOperation(source)
+        pipelines = {"image": _PipelineSpec("image", decoder=self.operation), "label": None}
         threads = torch.get_num_threads()
         _Compiler.set_enabled(False)  # our operation is compiled already
         try:
@@ -125,12 +127,12 @@ class _Loader(_ffcv_loader.Loader):  # type: ignore[name-defined, misc]
             torch.set_num_threads(threads)
 
     def start(self, order: Integers, epoch: int) -> "_Epoch":
-        self.views.epoch = epoch
+        self.operation.epoch = epoch
         return _Epoch(self, order)
 
 
 class _Epoch(_EpochIterator):
-    """FFCV's thread, made to hand its exceptions on (it would leave its reader waiting) and to end when it is closed."""
+    """FFCV's thread, made to hand its exceptions on (its reader would wait for ever) and to end when it is closed."""
 
     def run(self) -> None:
         try:
@@ -157,7 +159,7 @@ class _Epoch(_EpochIterator):
             raise StopIteration
         if isinstance(item, BaseException):
             raise item
-        return item  # type: ignore[no-any-return]
+        return cast(Rendered, item)
 
     def close(self) -> None:
         self.terminate_event.set()
@@ -171,37 +173,36 @@ class _Epoch(_EpochIterator):
         super().close()
 
 
+class _Encoded(NamedTuple):
+    """The images of a batch in the file; all but `file` are [B]."""
+
+    file: NDArray[np.uint8]
+    place: Integers
+    size: Integers
+    raw: NDArray[np.bool_]
+    height: Integers
+    width: Integers
+
+
 @kernel
-def _render_chunk(
-    file: Any,
-    place: Any,
-    size: Any,
-    raw: Any,
-    height: Any,
-    width: Any,
-    table: Any,
-    sizes: Any,
-    cubic: Any,
-    coloured: bool,
-    pixels: Any,
-    offsets: Any,
-    first: int,
-    last: int,
-) -> int:
-    """Renders images first..last - 1 of a batch; returns the number of the first that does not decode, or -1."""
+def _render(encoded: Any, views: Any, first: int, last: int) -> int:
+    """Renders the images first..last - 1; returns the number of the first one that does not decode, or -1."""
     largest = 0
     for number in range(first, last):
-        largest = max(largest, height[number] * width[number])
-    decoded = np.empty(3 * largest, np.uint8)
+        largest = max(largest, 3 * encoded.height[number] * encoded.width[number])
+    pixels = np.empty(largest, np.uint8)
     for number in range(first, last):
-        h, w = height[number], width[number]
-        data = file[place[number] : place[number] + size[number]]
-        if raw[number]:
-            decoded[: 3 * h * w] = data
-        elif _imdecode(data.ctypes.data, size[number], h, w, decoded.ctypes.data, h, w, 0, 0, 1, 1, False, False) != 0:
+        height, width = encoded.height[number], encoded.width[number]
+        data = encoded.file[encoded.place[number] : encoded.place[number] + encoded.size[number]]
+        if encoded.raw[number]:
+            pixels[: 3 * height * width] = data
+        elif _decode_jpeg(data.ctypes.data, len(data), height, width, pixels.ctypes.data):
             return number
-        image = decoded[: 3 * h * w].reshape(h, w, 3)
-        render_views(image, table[number], sizes, cubic, coloured, pixels, offsets, number)
+        render_views(pixels[: 3 * height * width].reshape(height, width, 3), views, number)
     return -1
 
 
+@inner
+def _decode_jpeg(data: int, size: int, height: int, width: int, pixels: int) -> bool:
+    """Decodes `size` bytes into 3 * height * width ones (addresses); False where that went well."""
+    return _imdecode(data, size, height, width, pixels, height, width, 0, 0, 1, 1, False, False) != 0

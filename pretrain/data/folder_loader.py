@@ -46,22 +46,19 @@ class FolderSource:
         sides = np.array(list(pool(self.workers).map(images.sides, index.tolist())), np.int64)
         table = plan.table(epoch, index, sides[:, 0], sides[:, 1])
         rendering = Rendering(plan, index, self.label[index], table, self.workers)
-        canvas, coloured = rendering.canvas, plan.placement == "loader"
 
         def chunk(first: int, last: int) -> None:
             for number in range(first, last):
                 image = images.pixels(int(index[number]))
                 if image.shape[:2] != tuple(sides[number]):
                     raise UserError(f"{images.files[index[number]]}: changed while it was read")
-                render_views(
-                    image, table[number], plan.sizes, plan.cubic, coloured, canvas.pixels, canvas.offsets, number
-                )
+                render_views(image, rendering.views, number)
 
         return rendering.start(chunk)
 
 
 class ImageFiles:
-    """The files of a split, in its order: in the dataset's own folder if its images are there, else where it came from."""
+    """The files of a split, in its order: in the dataset's own folder, or in the one that it was made from."""
 
     def __init__(self, manifest: Manifest, split: str) -> None:
         names = manifest.file_names(split)

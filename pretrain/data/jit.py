@@ -1,4 +1,4 @@
-"""How this room compiles its kernels: once a machine and source, cached across processes, free of the interpreter's lock.
+"""How this room compiles its kernels: once for a machine and source, cached across processes, without Python's lock.
 
 Floating-point arithmetic is left strict (no `fastmath`), so that pixels do not depend on the machine's vector width.
 """
@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba import njit
 
 HERE = Path(__file__).parent
+_njit: Any = numba.njit
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compiles `function` on its first call, or loads it from the cache."""
     with _numba_setting("CACHE_DIR", str(cache_folder())):
-        return njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
+        return _njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
 
 
 def inner(function: Callable[..., Any]) -> Any:
     """As `kernel`, for a function that only kernels call: compiled into each of them, which is quicker to compile."""
-    return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    return _njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 @cache

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pretrain.data.jit import without_compilation
 from results.command import UserError
 
-
 _importing = threading.Lock()
 
 
@@ -51,7 +50,7 @@ def has_ffcv() -> bool:
 
 
 def decode_jpeg(data: bytes, height: int, width: int) -> NDArray[np.uint8] | None:
-    """Pixels [height, width, 3] as the ffcv loader sees them; None where libjpeg-turbo finds fault, if only a warning."""
+    """Pixels [height, width, 3] as the ffcv loader has them; None where libjpeg-turbo errs, or only warns."""
     libffcv = import_ffcv("ffcv.libffcv")
     pixels = np.empty((height, width, 3), np.uint8)
     failed = libffcv.ctypes_imdecode(

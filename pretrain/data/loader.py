@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any, Protocol
 
-
 from pretrain.data import RawBatch
 from pretrain.data.draws import Integers, shuffled
 from pretrain.data.plan import Plan

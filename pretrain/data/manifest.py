@@ -20,7 +20,7 @@ STATISTICS: dict[str, tuple[Three, Three]] = {
     "stl": ((0.43, 0.42, 0.39), (0.27, 0.26, 0.27)),
     "tiny": ((0.480, 0.448, 0.398), (0.277, 0.269, 0.282)),
 }
-"""Mean and standard deviation of the channels, in 0..1, as the papers' code has them; others are normalised as ImageNet."""
+"""Mean and standard deviation of the channels, in 0..1, as the papers' code has them; all others as ImageNet."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Manifest:
 
     @property
     def content_hash(self) -> str:
-        """Of the images, their labels and order, how they were written and are normalised; not of files, paths or names."""
+        """Of the images, labels, order, and how they were written and are normalised; not of files, paths or names."""
         images = {name: [split.count, split.content_sha256] for name, split in self.splits.items()}
         how = {"max_side": self.max_side, "quality": self.quality, "mean": self.mean, "std": self.std}
         return content_hash({"splits": images, **how})
@@ -82,11 +82,12 @@ class Manifest:
         """The files of a split, `<class>/<file>`, in its order."""
         path = self.folder / self.split(split).files
         try:
-            names = path.read_text().splitlines()
+            names = path.read_text(errors="surrogateescape").split("\n")[:-1]
         except FileNotFoundError as error:
             raise UserError(f"{path}: the list of the images' files is missing; write the dataset again") from error
         if len(names) != self.split(split).count:
-            raise UserError(f"{path}: names {len(names)} files for {self.split(split).count} images; write the dataset again")
+            count = self.split(split).count
+            raise UserError(f"{path}: names {len(names)} files for {count} images; write the dataset again")
         return names
 
     def write(self) -> None:

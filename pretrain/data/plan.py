@@ -61,7 +61,9 @@ class EvaluationPlan:
         row = table[:, 0]
         short = np.minimum(height, width)
         row[:, draws.HEIGHT], row[:, draws.WIDTH] = height, width
-        for full, window, side in ((draws.FULL_HEIGHT, draws.WINDOW_TOP, height), (draws.FULL_WIDTH, draws.WINDOW_LEFT, width)):
+        down = (draws.FULL_HEIGHT, draws.WINDOW_TOP, height)
+        across = (draws.FULL_WIDTH, draws.WINDOW_LEFT, width)
+        for full, window, side in (down, across):
             row[:, full] = self.resize * side // short  # rounded down, as torchvision does
             row[:, window] = np.round((row[:, full] - self.crop) / 2)
         row[:, draws.SOLARIZE] = draws.NO_SOLARIZE

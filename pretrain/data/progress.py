@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pretrain.data.beton import Progress
+from pretrain.data.split_writer import Progress
 
 SECONDS_BETWEEN_LINES = 30.0
 

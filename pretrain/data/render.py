@@ -1,10 +1,11 @@
-"""From the bytes of images to their views, on a pool of threads: compiled code that does not hold the interpreter's lock."""
+"""From images to their views, on a pool of threads: compiled code that does not hold the interpreter's lock."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,22 +18,17 @@ from pretrain.data.draws import Floats, Integers
 from pretrain.data.jit import kernel
 from pretrain.data.plan import Plan
 
-CHUNK = 16
-"""At most so many images are a thread's next piece of work."""
+MOST_IMAGES = 16
+"""That are a thread's next piece of work."""
 
 _TOP, _LEFT, _HEIGHT, _WIDTH = draws.TOP, draws.LEFT, draws.HEIGHT, draws.WIDTH
-_FULL_HEIGHT, _FULL_WIDTH, _WINDOW_TOP, _WINDOW_LEFT = (
-    draws.FULL_HEIGHT,
-    draws.FULL_WIDTH,
-    draws.WINDOW_TOP,
-    draws.WINDOW_LEFT,
-)
-_FLIP = draws.FLIP
+_FULL_HEIGHT, _FULL_WIDTH = draws.FULL_HEIGHT, draws.FULL_WIDTH
+_WINDOW_TOP, _WINDOW_LEFT, _FLIP = draws.WINDOW_TOP, draws.WINDOW_LEFT, draws.FLIP
 
 
 @cache
 def pool(workers: int) -> ThreadPoolExecutor:
-    """The threads that render, shared by all loaders of this process: libjpeg-turbo keeps memory for each thread it meets."""
+    """The threads that render, for all loaders of this process: libjpeg-turbo keeps memory for each thread it meets."""
     return ThreadPoolExecutor(workers, thread_name_prefix="views")
 
 
@@ -43,66 +39,70 @@ class Rendered:
     """Parameters of its views [B, V, PARAMETERS]: what is left to do where colour is placed on the accelerator."""
 
 
-class Canvas:
-    """Memory for the views of a batch, one block: view after view, each uint8 [B, S_v, S_v, 3]."""
+class Views(NamedTuple):
+    """What compiled code needs to know to fill a batch of B x V views."""
 
-    def __init__(self, plan: Plan, batch: int) -> None:
-        self.sizes = plan.sizes
-        lengths = 3 * batch * plan.sizes**2
-        self.offsets = np.cumsum(lengths) - lengths
-        self._block = torch.empty(int(lengths.sum()), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-        self.pixels: NDArray[np.uint8] = self._block.numpy()
-        self._batch = batch
-
-    def views(self) -> list[torch.Tensor]:
-        """V tensors [B, 3, S_v, S_v]."""
-        shapes = [(self._batch, size, size, 3) for size in self.sizes.tolist()]
-        blocks = self._block.split([int(np.prod(shape)) for shape in shapes])
-        return [block.view(shape).permute(0, 3, 1, 2) for block, shape in zip(blocks, shapes, strict=True)]
+    table: Floats
+    """Parameters (see `draws`), [B, V, PARAMETERS]."""
+    sizes: Integers
+    """Side of each view, [V]."""
+    cubic: NDArray[np.bool_]
+    """Whether each is interpolated bicubically, [V]."""
+    coloured: bool
+    """Whether the photometric operations are applied here."""
+    pixels: NDArray[np.uint8]
+    """All views, one after the other, each [B, S_v, S_v, 3]."""
+    offsets: Integers
+    """Where each view starts in `pixels`, [V]."""
 
 
 class Rendering:
-    """A batch in the making: chunks of it are rendered on the pool."""
+    """A batch in the making: parts of it are rendered on the pool."""
 
     def __init__(self, plan: Plan, index: Integers, label: Integers, table: Floats, workers: int) -> None:
-        self.index, self.label, self.table = index, label, table
-        self.canvas = Canvas(plan, len(index))
-        self.workers = workers
-        self._chunks: list[Future[None]] = []
+        self.index, self.label, self.workers = index, label, workers
+        lengths = 3 * len(index) * plan.sizes**2
+        self._block = torch.empty(int(lengths.sum()), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        coloured = plan.placement == "loader"
+        self.views = Views(table, plan.sizes, plan.cubic, coloured, self._block.numpy(), np.cumsum(lengths) - lengths)
+        self._parts: list[Future[None]] = []
 
-    def start(self, chunk: Callable[[int, int], None]) -> "Rendering":
-        """Has `chunk(first, last)` called for all parts of the batch."""
-        step = max(1, min(CHUNK, -(-len(self.index) // (4 * self.workers))))
+    def start(self, part: Callable[[int, int], None]) -> "Rendering":
+        """Has `part(first, last)` render the images first..last - 1, for all of the batch."""
+        step = max(1, min(MOST_IMAGES, -(-len(self.index) // (4 * self.workers))))
         starts = range(0, len(self.index), step)
         threads = pool(self.workers)
-        self._chunks = [threads.submit(chunk, first, min(first + step, len(self.index))) for first in starts]
+        self._parts = [threads.submit(part, first, min(first + step, len(self.index))) for first in starts]
         return self
 
     def result(self) -> Rendered:
         """Waits for all parts; raises the first exception of any."""
-        for chunk in self._chunks:
-            chunk.result()
-        batch = RawBatch(self.canvas.views(), torch.from_numpy(self.index), torch.from_numpy(self.label))
-        return Rendered(batch, self.table)
+        for part in self._parts:
+            part.result()
+        batch = RawBatch(self._tensors(), torch.from_numpy(self.index), torch.from_numpy(self.label))
+        return Rendered(batch, self.views.table)
 
     def cancel(self) -> None:
-        for chunk in self._chunks:
-            chunk.cancel()
+        for part in self._parts:
+            part.cancel()
+
+    def _tensors(self) -> list[torch.Tensor]:
+        """V views [B, 3, S_v, S_v], channels last."""
+        shapes = [(len(self.index), size, size, 3) for size in self.views.sizes.tolist()]
+        blocks = self._block.split([prod(shape) for shape in shapes])
+        return [block.view(shape).permute(0, 3, 1, 2) for block, shape in zip(blocks, shapes, strict=True)]
 
 
 @kernel
-def render_views(
-    image: Any, table: Any, sizes: Any, cubic: Any, coloured: bool, pixels: Any, offsets: Any, number: int
-) -> None:
-    """Fills image `number`'s places in a canvas's `pixels`: `image` uint8 [H, W, 3], `table` its rows [V, PARAMETERS]."""
-    for view in range(len(sizes)):
-        row, size = table[view], sizes[view]
-        length = 3 * size * size
-        start = offsets[view] + number * length
-        out = pixels[start : start + length].reshape(size, size, 3)
+def render_views(image: Any, views: Any, number: int) -> None:
+    """Fills the views of image `number` of the batch from its pixels, uint8 [H, W, 3]."""
+    for view in range(len(views.sizes)):
+        row, size = views.table[number, view], views.sizes[view]
+        start = views.offsets[view] + number * 3 * size * size
+        out = views.pixels[start : start + 3 * size * size].reshape(size, size, 3)
         box = (int(row[_TOP]), int(row[_LEFT]), int(row[_HEIGHT]), int(row[_WIDTH]))
         full = (int(row[_FULL_HEIGHT]), int(row[_FULL_WIDTH]))
         window = (int(row[_WINDOW_TOP]), int(row[_WINDOW_LEFT]))
-        resized_crop(image, box, full, window, row[_FLIP] != 0, cubic[view], out)
-        if coloured:
+        resized_crop(image, box, full, window, row[_FLIP] != 0, views.cubic[view], out)
+        if views.coloured:
             recolour(out, row)

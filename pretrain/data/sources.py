@@ -89,7 +89,9 @@ def subset(manifest: Manifest, classes: Sequence[str]) -> Source:
         file = samples.open()
         splits[split] = [
             Item(names[i], label_of[label], size, partial(_part, file, place, size))
-            for i, (label, place, size) in enumerate(zip(samples.label.tolist(), samples.place.tolist(), samples.size.tolist()))
+            for i, (label, place, size) in enumerate(
+                zip(samples.label.tolist(), samples.place.tolist(), samples.size.tolist())
+            )
             if label in label_of
         ]
     return Source(manifest.source, chosen, splits, dict(manifest.source_splits))
@@ -111,9 +113,13 @@ def _chosen(every: Iterable[str], wanted: Sequence[str] | None, where: Path) -> 
 def _find_splits(folder: Path) -> dict[str, str]:
     splits = {}
     for split, names in SPLIT_FOLDERS.items():
-        splits.update({split: name for name in names if (folder / name).is_dir() and split not in splits})
+        found = [name for name in names if (folder / name).is_dir()]
+        if found:
+            splits[split] = found[0]
     if splits and "train" not in splits:
-        raise UserError(f"{folder}: has {splits['val']}/ but no train/; name the folders with --splits train=FOLDER ...")
+        raise UserError(
+            f"{folder}: has {splits['val']}/ but no train/; name the folders with --splits train=FOLDER ..."
+        )
     return splits or {"train": ""}
 
 

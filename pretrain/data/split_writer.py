@@ -15,7 +15,8 @@ from results.command import UserError
 
 Progress = Callable[[str, int, int], None]
 """Is told what is done, how many images are done and how many there are."""
-In, Out = TypeVar("In"), TypeVar("Out")
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -77,7 +78,9 @@ class SplitWriter:
         skipped = len(items) - len(self._written)
         changed = dict(sorted(self._changed.items()))
         split = Split(len(labels), self.path.name, content_digest(self._digests, labels), changed, skipped)
-        self.path.with_name(split.files).write_text("".join(f"{item.name}\n" for item in self._written))
+        self.path.with_name(split.files).write_text(
+            "".join(f"{item.name}\n" for item in self._written), errors="surrogateescape"
+        )
         return split
 
     def _note(self, item: Item, image: Prepared) -> None:
@@ -104,9 +107,7 @@ def content_digest(digests: Sequence[bytes], labels: Sequence[int]) -> str:
     return content.hexdigest()
 
 
-def read_digests(
-    samples: Samples, pool: ThreadPoolExecutor, progress: Callable[[int, int], None]
-) -> Iterator[bytes]:
+def read_digests(samples: Samples, pool: ThreadPoolExecutor, progress: Callable[[int, int], None]) -> Iterator[bytes]:
     """sha256 of each image's bytes, in order; each is decoded, too.
 
     Raises:

@@ -1,8 +1,8 @@
-"""The two inner loops of a resize, in vector instructions: rows blended into one, then pixels of that row into new pixels.
+"""The two inner loops of a resize, in vector instructions: rows blended into one, then its pixels into new pixels.
 
-Numba has no vector types, so the loops are written as LLVM vector code through its `@intrinsic`; LLVM lowers them to SSE,
-AVX2 or AVX-512, and to whatever another processor has. `crop.py` holds the same arithmetic in plain loops, which tests
-compare bit by bit. Images are packed RGB, 8 bits; a row in between is int16 with fractional bits.
+Numba has no vector types, so the loops are written as LLVM vector code through its `intrinsic`; LLVM lowers them to
+SSE, AVX2 or AVX-512, and to whatever another processor has. Images are packed RGB, 8 bits; a row in between is int16
+with fractional bits.
 """
 
 import platform
@@ -23,13 +23,13 @@ _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _HAS_MADD = platform.machine() in ("x86_64", "AMD64")
 
 
-@intrinsic
-def blend_rows(
+def _blend_rows(
     typing_context: Any, target: Any, source: Any, stride: Any, weights: Any, taps: Any, length: Any, start: Any
 ) -> Any:
     """target[j] = start + sum over k < taps of ((source[k * stride + j] << 7) * weights[k] >> 16), for j < length.
 
-    Each term is rounded down, by half a unit on average: `start` is what makes up for that. Addresses of: target int16 [length], source uint8 (rows `stride` bytes apart), weights int16 [taps].
+    Each term is rounded down, by half a unit on average: `start` is what makes up for that. Addresses of: target int16
+    [length], source uint8 (rows `stride` bytes apart), weights int16 [taps].
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -56,8 +56,7 @@ def blend_rows(
     return types.void(*[types.intp] * 7), generate
 
 
-@intrinsic
-def blend_pixels(
+def _blend_pixels(
     typing_context: Any, target: Any, row: Any, offsets: Any, weights: Any, groups: Any, pairs: Any, shift: Any
 ) -> Any:
     """Each new pixel is a weighted sum of neighbouring pixels of `row`, (sum + half) >> shift, limited to 0..255.
@@ -93,6 +92,10 @@ def blend_pixels(
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 7), generate
+
+
+blend_rows: Any = intrinsic(_blend_rows)
+blend_pixels: Any = intrinsic(_blend_pixels)
 
 
 class _Code:
