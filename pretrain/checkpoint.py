@@ -147,11 +147,13 @@ def _check_archive(path: Path) -> None:
 
 def _pickled(path: Path, unsafe: bool, mmap: bool) -> tuple[Any, dict[str, Any]]:
     import pickle
+    import warnings
 
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=not unsafe, mmap=mmap)
+        with warnings.catch_warnings(action="ignore"):  # of the pickle's protocol: it loads, or it is refused below
+            content = torch.load(path, map_location="cpu", weights_only=not unsafe, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error))) from error
     except Exception as error:  # a damaged pickle can raise anything

@@ -6,6 +6,7 @@ run is called, what is watched, how it is evaluated afterwards, how this machine
 
 from collections.abc import Sequence
 from dataclasses import field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, dataclass_transform, get_origin
 
@@ -15,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from results.command import UserError, nearest
 from results.record import canonical, data_root
+from results.yaml_file import read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 T = TypeVar("T")
@@ -289,6 +291,7 @@ def validated(kind: type, raw: dict[str, Any], where: str) -> Any:
         raise UserError(f"{where}: {_first_fault(kind, error)}") from error
 
 
+@lru_cache
 def _adapter(kind: type) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
@@ -307,9 +310,11 @@ def _method_config(section: Any, where: str) -> Any:
 
 
 def _first_fault(kind: type, error: ValidationError) -> str:
-    fault = error.errors(include_url=False)[0]
+    unknown = ("unexpected_keyword_argument", "extra_forbidden")
+    # a misspelt key that is needed is two faults: the unknown key explains the missing one
+    fault = min(error.errors(include_url=False), key=lambda fault: fault["type"] not in unknown)
     path = [str(part) for part in fault["loc"]]
-    if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if fault["type"] in unknown:
         return f"{'.'.join(path)}: unknown key{nearest(path[-1], _keys_at(kind, path[:-1]))}"
     if fault["type"].startswith("missing"):
         return f"{'.'.join(path)}: is needed"
@@ -335,11 +340,9 @@ def _section(kind: Any) -> Any:
 def _read(name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = read_yaml(path)
     except FileNotFoundError as error:
         raise UserError(f"unknown recipe '{name}'{nearest(name, recipe_names())}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a recipe is a mapping of sections")
     return raw

@@ -49,16 +49,16 @@ def stage_folder(stage: str, run_id: str) -> Path:
 
 def canonical(value: Any) -> Any:
     """Plain JSON of dataclasses, paths and tuples; floats that JSON cannot hold (NaN, infinities) become None."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return canonical({f.name: getattr(value, f.name) for f in fields(value)})
+    if value is None or isinstance(value, bool | int | str):
+        return value
     if isinstance(value, dict):
         return {str(key): canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [canonical(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: canonical(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "item"):  # a scalar of numpy or torch

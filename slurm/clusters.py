@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import yaml
-
 from results.command import UserError, nearest
+from results.yaml_file import read_yaml
 
 PRESETS = Path(__file__).parent / "clusters"
 KINDS = ("slurm", "local", "debug")
@@ -90,10 +89,7 @@ def read_preset(name: str) -> tuple[Path, dict[str, Any]]:
     if name == "auto":
         name = "slurm" if slurm_answers() else "local"
     path = _find(name)
-    try:
-        raw = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(path) or {}
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a preset is a mapping of keys")
     return path, raw

@@ -94,7 +94,7 @@ def show_status(name: str | None, cluster: str | None, changes: list[str], as_js
 
 def launch(name: str | None, changes: list[str], overrides: list[str], arguments: argparse.Namespace) -> int:
     from slurm.clusters import enter_environment, load_preset
-    from slurm.graph import build_graph
+    from slurm.planning import build_graph
     from slurm.sweep import DEFAULT, load_sweep
 
     sweep = load_sweep(name or DEFAULT, changes, overrides)

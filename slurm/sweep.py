@@ -5,9 +5,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
-
 from results.command import UserError, nearest
+from results.yaml_file import read_yaml
 from slurm.stages import STAGES, known_options
 
 SWEEPS = Path(__file__).parent / "sweeps"
@@ -118,11 +117,7 @@ def cells(sweep: Sweep) -> list[Cell]:
 
 def read_sweep(path: Path) -> dict[str, Any]:
     """The file's content, not yet checked but for its being a mapping; the name is the file's where it says none."""
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    return {"name": path.stem, **_mapping(raw, path, "a sweep")}
+    return {"name": path.stem, **_mapping(read_yaml(path), path, "a sweep")}
 
 
 def _mapping(value: Any, path: Path, what: str) -> dict[str, Any]:

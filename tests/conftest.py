@@ -15,10 +15,10 @@ SHARED = REPOSITORY.parent / "shared"
 @pytest.fixture(scope="session")
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with the built-in sample: the user's or the checkout's, otherwise one made for these tests."""
-    from pretrain.data.sample import write_sample
+    from pretrain.data.sample import CLASSIFICATION, DETECTION, is_whole, write_sample
 
     for root in (Path(os.environ.get("WHITEBENCH_DATA", "data")), REPOSITORY / "data"):
-        if (root / "sample" / "manifest.json").exists() and (root / "sample-det" / "annotations").exists():
+        if is_whole(root / CLASSIFICATION) and is_whole(root / DETECTION):
             return root.absolute()
     root = tmp_path_factory.mktemp("data")
     write_sample(root)

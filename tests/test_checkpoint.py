@@ -331,7 +331,7 @@ def test_faulty_tensors_are_named(
 def test_other_resnets_are_refused_with_the_reason(tmp_path: Path, arch: str, reason: str) -> None:
     with torch.device("meta"):
         shapes = get_model(arch).state_dict()
-    torch.save({name: torch.zeros(1).expand(t.shape) for name, t in shapes.items()}, tmp_path / "ckpt.pth")
+    torch.save({name: torch.zeros(()).expand(t.shape) for name, t in shapes.items()}, tmp_path / "ckpt.pth")
     with pytest.raises(UserError, match=reason):
         read_backbone(tmp_path / "ckpt.pth")
 

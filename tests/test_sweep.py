@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from results.command import UserError
 from results.record import content_hash
 from slurm.clusters import Preset, Share, load_preset
-from slurm.graph import PLAN, Graph, Job, Resources, build_graph, graph_from_plan
+from slurm.graph import PLAN, Graph, Job, Resources, graph_from_plan
 from slurm.launch_sweep import jobs_to_run
 from slurm.local import _order
+from slurm.planning import build_graph
 from slurm.preview import preview
 from slurm.stages import LEADERBOARD, STAGES, Task
 from slurm.states import JobState

@@ -96,14 +96,14 @@ def convert_stage(
     from transfer import convert
 
     backbone = read_backbone(ckpt, encoder, unsafe_pickle)
-    content = convert.converted(backbone)
+    content = convert.converted(backbone, ckpt.name)
     say(f"{ckpt}: {backbone.arch}, {backbone.origin}")
     config, label = convert_config(content.parent, encoder), _label(content.parent)
     with Run(
         CONVERT,
         label,
         config,
-        cell={**_cell(content.metadata, ckpt), **(cell or {})},
+        cell={**_cell(content.metadata), **(cell or {})},
         parents=_parents(content.parent),
         folder=_folder(out, CONVERT, run_id(label, config)),
     ) as run:
@@ -143,7 +143,7 @@ def detect_stage(
         DETECT,
         label,
         config,
-        cell={**_cell(content.metadata, d2_file), **_detection_cell(config, options), **(cell or {})},
+        cell={**_cell(content.metadata), **_detection_cell(config, options), **(cell or {})},
         hashes={"protocol": content_hash(config["protocol"]), "data": content_hash(config["data"])},
         parents=[*_parents(content.parent), convert_id(content.parent, encoder)],
         gpus=int(config["device"] == "cuda"),
@@ -224,10 +224,10 @@ def _folder(out: Path | None, stage: str, name: str) -> Path:
     return out / stage / name if out else stage_folder(stage, name)
 
 
-def _cell(metadata: dict[str, Any], path: Path) -> dict[str, Any]:
+def _cell(metadata: dict[str, Any]) -> dict[str, Any]:
     """What the pretraining was; another's checkpoint goes by the name of its file."""
     return {
-        "recipe": metadata.get("recipe", path.name),
+        "recipe": metadata["recipe"],
         "method": metadata.get("method", "foreign"),
         "seed": metadata.get("seed", 0),
         "pretrained_on": metadata.get("dataset"),

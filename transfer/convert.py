@@ -89,9 +89,14 @@ def detectron2_name(name: str) -> str:
     return name
 
 
-def converted(backbone: "Backbone") -> Converted:
-    """Tensors and what detection needs to know besides; ImageNet's mean and std where a checkpoint states none."""
+def converted(backbone: "Backbone", file: str = "") -> Converted:
+    """Tensors and what detection needs to know besides; ImageNet's mean and std where a checkpoint states none.
+
+    Args:
+        file: name of the checkpoint's file, by which a foreign one goes in tables.
+    """
     metadata = {
+        **({} if backbone.metadata else {"recipe": file}),
         **backbone.metadata,
         "arch": backbone.arch,
         "mean": list(backbone.metadata.get("mean", IMAGENET_MEAN)),

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from pretrain.recipe import strict, validated
 from results.command import UserError, nearest
+from results.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -85,11 +84,9 @@ def load_protocol(name: str) -> Protocol:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else PROTOCOLS / f"{name}.yaml"
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = read_yaml(path)
     except FileNotFoundError as error:
         raise UserError(f"unknown protocol '{name}'{nearest(name, protocol_names())}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a protocol is a mapping")
     protocol: Protocol = validated(Protocol, {"name": path.stem, **raw}, where=name)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+SIZES = {"APs": (0, 32**2), "APm": (32**2, 96**2), "APl": (96**2, math.inf)}
+"""COCO's areas of small, medium and large objects, square pixels."""
 TASKS = {"bbox": "box", "segm": "mask"}
 LOG_SECONDS, CHECKPOINT_MINUTES = 10.0, 10.0
 
@@ -100,7 +102,10 @@ class FineTuning:
 
     def _step(self, batch: list[Any], iteration: int) -> dict[str, float]:
         torch.manual_seed(derive_seed(self.cfg.SEED, iteration))
-        losses = self.model(batch)
+        try:
+            losses = self.model(batch)
+        except FloatingPointError as error:  # Detectron2's own check of its proposals
+            raise UserError(f"not finite in iteration {iteration + 1}: {error} Try a smaller --lr") from error
         values = {name: float(value.detach()) for name, value in losses.items()}
         if not math.isfinite(sum(values.values())):
             worst = ", ".join(f"{name} {value:g}" for name, value in values.items())
@@ -156,11 +161,11 @@ class FineTuning:
             self._detect(evaluator, run)
             with contextlib.redirect_stdout(io.StringIO()):
                 found = evaluator.evaluate()
-        values = {f"{TASKS[task]}_{name}": found[task][name] for task in TASKS for name in METRICS}
-        nothing_detected = all(math.isnan(value) for value in values.values())
-        if nothing_detected:
-            return dict.fromkeys(values, 0.0)
-        return {name: None if math.isnan(value) else value for name, value in values.items()}
+        values = {(task, name): found[task][name] for task in TASKS for name in METRICS}
+        if all(math.isnan(value) for value in values.values()):
+            areas = [item["area"] for item in evaluator._coco_api.dataset["annotations"]]
+            values = {key: 0.0 if _occurs(key[1], areas) else math.nan for key in values}
+        return {f"{TASKS[task]}_{name}": None if math.isnan(v) else v for (task, name), v in values.items()}
 
     @torch.no_grad()
     def _detect(self, evaluator: Any, run: Run) -> None:
@@ -178,6 +183,12 @@ class FineTuning:
                 progress.tell("image", done)
                 if stop.requested:
                     stop.leave(f"{run.id}: trained; the same command evaluates it")
+
+
+def _occurs(metric: str, areas: list[float]) -> bool:
+    """Whether there are objects that the metric is about."""
+    low, high = SIZES.get(metric, (0, math.inf))
+    return any(low <= area < high for area in areas)
 
 
 class _Progress:

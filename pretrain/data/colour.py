@@ -9,7 +9,7 @@ import numpy as np
 from numba import float32
 
 from pretrain.data import draws
-from pretrain.data.jit import inner, kernel
+from pretrain.data.jit import inner
 
 RED, GREEN, BLUE = 0.2989, 0.587, 0.114
 """Weights of the channels in gray."""
@@ -24,7 +24,7 @@ _SIGMA, _SOLARIZE, _INVERT = draws.SIGMA, draws.SOLARIZE, draws.INVERT
 _BRIGHTNESS, _CONTRAST, _SATURATION = draws.BRIGHTNESS, draws.CONTRAST, draws.SATURATION
 
 
-@kernel
+@inner
 def recolour(view: Any, parameters: Any) -> None:
     """All that a row of the table says: jitter in its order, mix, gray, blur, solarize, invert."""
     if parameters[_JITTER] != 0:
@@ -43,9 +43,9 @@ def recolour(view: Any, parameters: Any) -> None:
         solarize(view, 0)
 
 
-@kernel
+@inner
 def jitter(view: Any, operation: int, factor: float) -> None:
-    """`draws.BRIGHTNESS`, CONTRAST or SATURATION (a factor of 1 changes nothing), or HUE (a turn of `factor` circles)."""
+    """`draws.BRIGHTNESS`, CONTRAST, SATURATION (a factor of 1 changes nothing) or HUE (a turn of `factor` circles)."""
     if operation == _BRIGHTNESS:
         _fade(view, factor, 0.0)
     elif operation == _CONTRAST:
@@ -136,7 +136,7 @@ def _channel_of_hue(k: Any, high: Any, chroma: Any) -> Any:
     return (high - chroma * k) * float32(TO_LEVEL)
 
 
-@kernel
+@inner
 def mix(view: Any, matrix: Any) -> None:
     """Each channel becomes the mixture of channels that its row of `matrix` [9] gives, rounded to the nearest."""
     half = float32(0.5)
@@ -173,7 +173,7 @@ def _join(view: Any, y: int, red: Any, green: Any, blue: Any) -> None:
         view[y, x, 0], view[y, x, 1], view[y, x, 2] = _level(red[x]), _level(green[x]), _level(blue[x])
 
 
-@kernel
+@inner
 def gray(view: Any) -> None:
     for y in range(view.shape[0]):
         for x in range(view.shape[1]):
@@ -182,7 +182,7 @@ def gray(view: Any) -> None:
                 view[y, x, channel] = value
 
 
-@kernel
+@inner
 def solarize(view: Any, threshold: int) -> None:
     """Inverts values of at least `threshold`; 0 inverts all."""
     values = view.reshape(-1)
@@ -217,7 +217,7 @@ def _reflected(place: int, side: int) -> int:
     return place if place < side else 2 * (side - 1) - place
 
 
-@kernel
+@inner
 def blur(view: Any, sigma: float) -> None:
     """Gaussian blur, `sigma` in pixels; the result is rounded to the nearest."""
     height, length = view.shape[0], 3 * view.shape[1]

@@ -2,14 +2,14 @@
 
 The filter is Pillow's: a triangle (bilinear) or Keys' cubic with a = -0.5 (bicubic), widened by the factor of a
 reduction, its weights summing to 1 also at the borders of the box. Each output row is a blend of source rows (int16,
-cheap and contiguous), then each output pixel a blend of that row's pixels. The result is within 1 level of the exact one.
+cheap and contiguous), then each output pixel a blend of that row's pixels; within 1 level of the exact result.
 """
 
 from typing import Any
 
 import numpy as np
 
-from pretrain.data.jit import inner, kernel
+from pretrain.data.jit import inner
 from pretrain.data.vectors import LANES, PADDING, blend_pixels, blend_rows
 
 _BITS, _BITS_CUBIC = 15, 14
@@ -18,7 +18,7 @@ _FEW_TAPS = 30
 """Up to here (a reduction of 15, cubic 7) the fast blending of rows is exact enough: 1 / 64 of a level a tap."""
 
 
-@kernel
+@inner
 def resized_crop(image: Any, box: Any, full: Any, window: Any, flip: bool, cubic: bool, out: Any) -> None:
     """Fills `out`, uint8 [h, w, 3], from `image`, uint8 [H, W, 3], both packed.
 

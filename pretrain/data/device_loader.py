@@ -1,7 +1,7 @@
 """Views of a small set that lives on the device as uint8, cut in batches as products with matrices.
 
 A crop with its antialiased resize and flip is linear in rows and in columns: view = R image C^T, with one R [S, H] and
-one C [S, W] an image, whose rows are the weights of Pillow's filter. The products are exact up to float32, so that views
+one C [S, W] an image, whose rows are the weights of Pillow's filter. The products are exact up to float32, so views
 agree with the other loaders' within 1 level.
 """
 
@@ -64,7 +64,7 @@ def resized_crops(images: Tensor, table: Floats, size: int, cubic: bool) -> Tens
 def _resize_matrix(
     table: Tensor, start: int, length: int, full: int, window: int, side: int, size: int, cubic: bool
 ) -> Tensor:
-    """float32 [B, size, side]: weights of a column's (or row's) places in each new place; `table`'s columns are named."""
+    """float32 [B, size, side]: weights of a column's (or row's) places in each new place; names columns of `table`."""
     box_start, box_length, new_length, first = (table[:, n, None, None] for n in (start, length, full, window))
     scale = box_length / new_length
     stretch = scale.clamp(min=1)

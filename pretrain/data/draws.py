@@ -75,7 +75,7 @@ def settings_of(groups: tuple[Views, ...], colour: Colour) -> Floats:
 
 
 def draw(seed: int, epoch: int, index: Integers, height: Integers, width: Integers, settings: Floats) -> Floats:
-    """The table of parameters, float64 [B, V, PARAMETERS]; `index` [B] are the images, `height` and `width` their sides."""
+    """The parameters, float64 [B, V, PARAMETERS], of images `index` with sides `height` and `width`, all [B]."""
     table = np.zeros((len(index), len(settings), PARAMETERS))
     _fill(seed, epoch, index, height, width, settings, table)
     return table

@@ -68,3 +68,4 @@ class EvaluationPlan:
             row[:, window] = np.round((row[:, full] - self.crop) / 2)
         row[:, draws.SOLARIZE] = draws.NO_SOLARIZE
         return table
+# 22830

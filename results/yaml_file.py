@@ -1,0 +1,28 @@
+"""Reading the YAML files in which recipes, protocols, sweeps and presets are written."""
+
+import copy
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from results.command import UserError
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file, parsed once while the file stays as it is: a sweep reads it once a cell.
+
+    Raises:
+        FileNotFoundError: there is no such file. UserError: it is no YAML, in one line.
+    """
+    state = path.stat()
+    return copy.deepcopy(_parse(path, state.st_mtime_ns, state.st_size))
+
+
+@lru_cache
+def _parse(path: Path, modified: int, size: int) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error

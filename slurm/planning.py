@@ -1,0 +1,179 @@
+"""From a sweep to the graph of its jobs, each with the id that tells whether it is done already."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from pretrain.recipe import Recipe
+from results.command import UserError
+from results.record import content_hash
+from slurm.clusters import Preset
+from slurm.graph import Graph, Job, Resources
+from slurm.stages import LEADERBOARD, OWN_STAGE, STAGES, Task, find_stage, load_recipe
+from slurm.sweep import Cell, StageSpec, Sweep, cells
+
+
+def build_graph(sweep: Sweep, preset: Preset) -> Graph:
+    """Every cell's jobs, and the leaderboard after them all.
+
+    Raises:
+        UserError: a cycle or gap in what stages need, a recipe or option that cannot work, two cells that are the same.
+    """
+    planner = Planner(sweep, preset)
+    jobs: dict[str, Job] = {}
+    for cell in cells(sweep):
+        for job in planner.jobs(cell):
+            if job.key in jobs:
+                raise UserError(
+                    f"sweep {sweep.name}: the cells '{jobs[job.key].cell}' and '{cell}' are one and the same run "
+                    f"({job.key}): what the grid changes does not determine the result"
+                )
+            jobs[job.key] = job
+    return Graph(sweep.name, [*jobs.values(), planner.leaderboard(tuple(jobs))])
+
+
+def stage_order(sweep: Sweep) -> dict[str, tuple[str, ...]]:
+    """The sweep's stages and what they need (`convert` joins where `detect` does), each after its needs."""
+    needs: dict[str, tuple[str, ...]] = {}
+    waiting = [name for name in sweep.stages if name != LEADERBOARD]
+    while waiting:
+        name = waiting.pop(0)
+        if name not in needs:
+            needs[name] = _needs(name, sweep.stages.get(name))
+            waiting += needs[name]
+    try:
+        order = TopologicalSorter(needs).static_order()
+        ranks: dict[str, int] = {}
+        for name in order:
+            ranks[name] = 1 + max((ranks[need] for need in needs[name]), default=-1)
+    except CycleError as error:
+        circle = " -> ".join(error.args[1])
+        raise UserError(f"sweep {sweep.name}: stages need each other in a circle: {circle}") from error
+    return {name: needs[name] for name in sorted(needs, key=lambda name: ranks[name])}
+
+
+def _needs(name: str, spec: StageSpec | None) -> tuple[str, ...]:
+    if spec is not None and spec.needs is not None:
+        return spec.needs
+    return STAGES.get(name, OWN_STAGE).needs
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell with what its recipe says, worked out once for all its stages."""
+
+    name: str
+    source: str
+    """Name or path of the recipe's file."""
+    recipe: Recipe
+    overrides: dict[str, Any]
+    setting: str
+    """Hash of the recipe but for its seed."""
+    described: dict[str, Any]
+
+
+class Planner:
+    def __init__(self, sweep: Sweep, preset: Preset) -> None:
+        self.sweep, self.preset = sweep, preset
+        self.order = stage_order(sweep)
+        self.specs = {name: self._spec(name) for name in self.order}
+
+    def jobs(self, cell: Cell) -> Iterator[Job]:
+        """The cell's jobs, each after its needs."""
+        planned = self._cell(cell)
+        made: dict[str, list[Job]] = {}
+        for name, needs in self.order.items():
+            spec = self.specs[name]
+            if spec.recipes is not None and cell.recipe not in spec.recipes:
+                continue
+            missing = [need for need in needs if need not in made]
+            if missing:
+                raise UserError(
+                    f"sweep {self.sweep.name}: {name} needs {missing[0]}, which is not run for {cell.recipe}"
+                )
+            parents = [job for need in needs for job in made[need]]
+            made[name] = [self._job(planned, name, seed, parents) for seed in spec.seeds or (None,)]
+            yield from made[name]
+
+    def leaderboard(self, needs: tuple[str, ...]) -> Job:
+        spec = self.sweep.stages.get(LEADERBOARD) or StageSpec()
+        task = Task(LEADERBOARD, recipe="", id=self.sweep.name, options=spec.options)
+        resources = self._resources(LEADERBOARD, spec, processes=1, threads=1, where=self.sweep.name)
+        return Job(f"{LEADERBOARD}/{self.sweep.name}", LEADERBOARD, "", needs, resources, task)
+
+    def _spec(self, name: str) -> StageSpec:
+        """What the sweep says of a stage; one that only serves others (`convert`) runs for their recipes."""
+        spec = self.sweep.stages.get(name) or StageSpec()
+        if spec.recipes is not None or name not in STAGES or not STAGES[name].serves:
+            return spec
+        served = [self.sweep.stages.get(other) for other, needs in self.order.items() if name in needs]
+        if not served or any(other is None or other.recipes is None for other in served):
+            return spec
+        return replace(spec, recipes=tuple(recipe for other in served if other for recipe in other.recipes or ()))
+
+    def _cell(self, cell: Cell) -> PlannedCell:
+        """Its device is decided by the GPUs that its job gets: it must not hang on the machine that launches."""
+        overrides = dict(cell.overrides)
+        recipe = load_recipe(Task("pretrain", cell.recipe, overrides))
+        if recipe.device == "auto":
+            overrides["device"] = "cuda" if self._gpus("pretrain", self.specs["pretrain"]) else "cpu"
+            recipe = replace(recipe, device=overrides["device"])
+        described = {
+            "recipe": recipe.name,
+            "method": recipe.method_name,
+            "seed": recipe.seed,
+            "dataset": recipe.data.dataset,
+            "sweep": self.sweep.name,
+            "overrides": {key: value for key, value in overrides.items() if key != "seed"},
+        }
+        setting = content_hash({key: value for key, value in recipe.identity().items() if key != "seed"})
+        return PlannedCell(str(cell), cell.recipe, recipe, overrides, setting, described)
+
+    def _job(self, cell: PlannedCell, name: str, seed: int | None, parents: list[Job]) -> Job:
+        spec, recipe = self.specs[name], cell.recipe
+        processes = recipe.world_size if name == "pretrain" and not spec.function else 1
+        threads = spec.options.get("threads", recipe.threads)
+        resources = self._resources(name, spec, processes, threads, where=f"sweep {self.sweep.name}: {cell.name}")
+        ancestors = {stage: parent for job in parents for stage, parent in job.task.parents.items()}
+        task = Task(
+            stage=name,
+            recipe=cell.source,
+            overrides=cell.overrides,
+            device="cuda" if resources.gpus else "cpu",
+            parents={**ancestors, **{job.column: job.task.id for job in parents}},
+            seed=seed,
+            options=spec.options,
+            function=spec.function,
+            cell=cell.described,
+            setting=cell.setting,
+        )
+        task = replace(task, id=find_stage(task).plan(task, recipe))
+        column = f"{name}:{seed}" if len(spec.seeds or ()) > 1 else name
+        return Job(f"{name}/{task.id}", column, cell.name, tuple(job.key for job in parents), resources, task)
+
+    def _resources(self, name: str, spec: StageSpec, processes: int, threads: int, where: str) -> Resources:
+        nodes, gpus, share = spec.nodes, self._gpus(name, spec), self.preset.share(name)
+        if processes % nodes:
+            raise UserError(f"{where}: stages.{name}: world_size={processes} does not divide over {nodes} nodes")
+        if name == "pretrain" and not spec.function and gpus and gpus * nodes != processes:
+            raise UserError(
+                f"{where}: stages.pretrain: {gpus} GPUs on {nodes} node(s), but the recipe has world_size={processes} "
+                f"(one process a GPU); say world_size={gpus * nodes}, or gpus: {max(1, processes // nodes)}"
+            )
+        return Resources(
+            nodes=nodes,
+            processes=processes // nodes,
+            threads=threads,
+            cpus=spec.cpus or share.cpus or threads,
+            gpus=gpus,
+            memory_gb=spec.memory_gb or share.memory_gb,
+            hours=spec.hours or share.hours,
+        )
+
+    def _gpus(self, name: str, spec: StageSpec) -> int:
+        """Per node: as the sweep says, or else the preset; conversion and tables take one only where it names them."""
+        if spec.gpus is not None:
+            return spec.gpus
+        share = self.preset.stages.get(name) if name in ("convert", LEADERBOARD) else self.preset.share(name)
+        return (share.gpus if share else None) or 0

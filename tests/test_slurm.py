@@ -1,0 +1,252 @@
+"""The launcher's command on a real SLURM cluster, brought up on loopback by `tests/slurm_cluster`.
+
+The cluster allows arrays of 4 tasks, cancels nothing by itself whose dependency failed, and requeues nothing by itself.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from results.command import UserError
+from slurm import launch_sweep
+
+ROOT = Path(__file__).parents[1]
+CLUSTER = Path(__file__).parent / "slurm_cluster"
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
+pytestmark = pytest.mark.slurm
+
+
+def missing() -> list[str]:
+    return [name for name in NEEDED if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
+
+
+def free_ports(count: int) -> int:
+    """The first of so many neighbouring free ports."""
+    for first in range(21000, 60000, 97):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise RuntimeError("no free ports")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cluster of our own, found by the environment; stopped afterwards."""
+    if missing() and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run([ROOT / "install.sh", "slurm"], check=False)
+    if missing():
+        pytest.skip(f"needs {', '.join(missing())}: as root on Debian, ./install.sh slurm")
+    state = tmp_path_factory.mktemp("cluster")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLUSTER_STATE", str(state))
+        patch.setenv("CLUSTER_PORT", str(free_ports(3)))
+        patch.setenv("SLURM_CONF", str(state / "slurm.conf"))
+        patch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
+        try:
+            started = subprocess.run([CLUSTER / "start.sh"], capture_output=True, text=True)
+            if started.returncode and os.geteuid() != 0:
+                pytest.skip(f"the cluster does not start without root: {started.stderr}")
+            assert started.returncode == 0, started.stderr
+            yield
+        finally:
+            subprocess.run([CLUSTER / "stop.sh"], check=False)
+
+
+@pytest.fixture
+def place(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHITEBENCH_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("WHITEBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("WHITEBENCH_CLUSTERS", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    # USR2 may come a minute before its time: limits are long and the delay is small, or jobs would be told at once
+    (tmp_path / "lab.yaml").write_text("kind: slurm\nhours: 0.9\nsignal_delay_s: 5\n")
+    (tmp_path / "runs").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    def _launch(*arguments: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["launch_sweep.py", *map(str, arguments)])
+        code = launch_sweep.main()
+        return code, capsys.readouterr().out
+
+    return _launch
+
+
+def write_sweep(place: Path, stages: dict[str, Any], seeds: int, recipes: tuple[str, ...] = ("sample/intl",)) -> Path:
+    own = {name: {**spec, "function": f"slurm_stages:{spec['function']}"} for name, spec in stages.items()}
+    own["leaderboard"] = {"out": str(place / "tables")}
+    path = place / "mine.yaml"
+    path.write_text(yaml.safe_dump({"recipes": list(recipes), "seeds": list(range(seeds)), "stages": own}))
+    return path
+
+
+def log(place: Path) -> list[dict[str, Any]]:
+    path = place / "runs" / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def starts(place: Path, stage: str) -> list[int]:
+    """Where each start of a stage began to count."""
+    return [line["from"] for line in log(place) if line["stage"] == stage and "from" in line]
+
+
+def queue(*options: str) -> list[str]:
+    told = subprocess.run(["squeue", "-h", "-r", *options], capture_output=True, text=True, check=True)
+    return told.stdout.split()
+
+
+def submissions(place: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (place / "runs" / "sweeps" / "jobs.jsonl").read_text().splitlines()]
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.2)
+
+
+def wait_for_empty_queue() -> None:
+    wait_until(lambda: not queue())
+
+
+def running_count(place: Path) -> int:
+    found = list((place / "runs" / "pretrain").glob("*/count"))
+    return int(found[0].read_text()) if found else 0
+
+
+def test_a_whole_sweep_runs_by_itself_and_a_failure_cancels_only_what_needs_it(place: Path, launch: Any) -> None:
+    stages = {
+        "pretrain": {"function": "count", "options": {"to": 3, "every": 0.1}},
+        "linear": {"function": "count"},
+        "knn": {"function": "fail", "options": {"recipes": ["sample/random"], "unless": str(place / "mended")}},
+        "after": {"function": "count", "needs": ["knn"]},
+    }
+    sweep = write_sweep(place, stages, seeds=3, recipes=("sample/intl", "sample/random"))
+    code, shown = launch(sweep, "--cluster", "lab")
+    assert code == 0
+    assert "submitted 24 jobs and the leaderboard by 9 calls of sbatch" in shown  # 6 cells by 4: two arrays a stage
+
+    code, shown = launch(sweep, "--cluster", "lab")
+    assert "submitted" not in shown  # all of it is on its way
+    assert len(submissions(place)) == 9
+    wait_for_empty_queue()
+    assert sorted(starts(place, "pretrain")) == [0] * 6
+    assert len(starts(place, "linear")) == 6
+    assert len(starts(place, "after")) == 3
+    states = {job["stage"]: set() for job in json.loads(launch(sweep, "--status", "--json")[1])["jobs"]}
+    for job in json.loads(launch(sweep, "--status", "--json")[1])["jobs"]:
+        states[job["stage"]].add((job["cell"].split()[0], job["state"]))
+    assert states["knn"] == {("sample/intl", "done"), ("sample/random", "failed")}
+    assert states["after"] == {("sample/intl", "done"), ("sample/random", "blocked")}
+    assert (place / "tables" / "runs.csv").exists()
+
+    before = log(place)
+    code, shown = launch(sweep, "--cluster", "lab")
+    assert code == 1
+    assert "knn failed: ValueError: deliberate" in shown
+    assert len(submissions(place)) == 9
+
+    (place / "mended").touch()
+    code, _ = launch(sweep, "--cluster", "lab", "--retry-failed", "--wait")
+    assert code == 0
+    again = [line["stage"] for line in log(place)[len(before) :] if "end" in line]
+    assert sorted(again) == ["after"] * 3 + ["knn"] * 3
+
+
+def test_a_job_told_of_its_time_limit_is_saved_queued_again_and_goes_on(place: Path, launch: Any) -> None:
+    stages = {"pretrain": {"function": "count", "options": {"to": 30, "every": 0.1}}, "linear": {"function": "count"}}
+    sweep = write_sweep(place, stages, seeds=1)
+    launch(sweep, "--cluster", "lab")
+    wait_until(lambda: running_count(place) > 3)
+    subprocess.run(["scancel", "--signal=USR2", *queue("-t", "running", "-o", "%i")], check=True)
+    wait_for_empty_queue()
+    first, second = starts(place, "pretrain")
+    assert first == 0
+    assert 3 < second < 30
+    assert running_count(place) == 30
+    assert starts(place, "linear") == [0]  # waited for the end, not for the requeue
+    record = json.loads(next((place / "runs" / "pretrain").glob("*/run.json")).read_text())
+    assert record["status"] == "done"
+    assert record["cost"]["restarts"] == 1
+
+
+def test_a_preempted_job_goes_on_when_there_is_room_again(place: Path, launch: Any) -> None:
+    sweep = write_sweep(place, {"pretrain": {"function": "count", "options": {"to": 30, "every": 0.1}}}, seeds=1)
+    launch(sweep, "--cluster", "lab")
+    wait_until(lambda: running_count(place) > 3)
+    urgent = ["sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", "--output=/dev/null"]
+    subprocess.run(urgent, check=True)
+    wait_for_empty_queue()
+    first, second = starts(place, "pretrain")
+    assert first == 0
+    assert 3 < second < 30
+    assert running_count(place) == 30
+
+
+def test_a_cancelled_job_stays_away_until_the_next_launch_which_goes_on(place: Path, launch: Any) -> None:
+    stages = {"pretrain": {"function": "count", "options": {"to": 20, "every": 0.1}}, "linear": {"function": "count"}}
+    sweep = write_sweep(place, stages, seeds=1)
+    launch(sweep, "--cluster", "lab")
+    wait_until(lambda: running_count(place) > 3)
+    subprocess.run(["scancel", *queue("-t", "running", "-o", "%i")], check=True)
+    wait_for_empty_queue()  # linear as well, since its need can never be met
+    reached = running_count(place)
+    assert reached < 20
+    assert not starts(place, "linear")
+    launch(sweep, "--cluster", "lab", "--wait")
+    assert starts(place, "pretrain") == [0, reached]
+    assert starts(place, "linear") == [0]
+
+
+def test_a_launcher_that_dies_while_it_submits_leaves_nothing_to_be_run_twice(
+    place: Path, launch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import submitit
+
+    sweep = write_sweep(place, {"pretrain": {"function": "count"}, "linear": {"function": "count"}}, seeds=2)
+    real = submitit.SlurmExecutor.submit_array
+
+    def dies_after_sbatch(*arguments: Any) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(submitit.SlurmExecutor, "submit_array", dies_after_sbatch)
+    with pytest.raises(KeyboardInterrupt):
+        launch(sweep, "--cluster", "lab")
+    monkeypatch.setattr(submitit.SlurmExecutor, "submit_array", real)
+    launch(sweep, "--cluster", "lab", "--wait")
+    assert starts(place, "pretrain") == [0, 0]
+    assert starts(place, "linear") == [0, 0]
+
+
+def test_what_sbatch_refuses_is_told_in_its_own_words(place: Path, launch: Any) -> None:
+    (place / "bad.yaml").write_text("kind: slurm\npartition: nowhere\n")
+    with pytest.raises(UserError, match=r"sbatch refused pretrain: sbatch: error: .*nvalid partition"):
+        launch(write_sweep(place, {"pretrain": {"function": "count"}}, seeds=1), "--cluster", "bad")
+    assert not queue()
+
+
+def test_auto_takes_slurm_where_it_answers(place: Path, launch: Any) -> None:
+    sweep = write_sweep(place, {"pretrain": {"function": "count"}}, seeds=6)
+    shown = launch(sweep, "--dry-run")[1]
+    assert "on SLURM: 3 calls of sbatch (at most 4 tasks an array)" in shown
+    assert not queue()
