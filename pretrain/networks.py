@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from pretrain.methods import Encoded, Encoder
@@ -30,10 +29,12 @@ def feature_dim(arch: str) -> int:
 
 def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool = False) -> nn.Module:
     """A torchvision ResNet without its classifier: [B, 3, S, S] -> [B, F]. Stems: see `recipe.Network.stem`."""
+    from torchvision import models  # its import takes as long as torch's, and planning a sweep needs none of it
+
     feature_dim(arch)
     if stem not in STEMS:
         raise UserError(f"unknown stem '{stem}'{nearest(stem, STEMS)}")
-    network = getattr(torchvision.models, arch)(weights=None, zero_init_residual=zero_init_residual)
+    network = getattr(models, arch)(weights=None, zero_init_residual=zero_init_residual)
     network.fc = nn.Identity()
     if stem != "imagenet":
         padding = 2 if stem == "cifar-pad2" else 1

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from slurm.graph import Job
+from slurm.states import duration, progress
 
 PLAIN_EVERY_S = 60.0
 
@@ -74,25 +75,3 @@ def _table(snapshot: Snapshot) -> Table:
     for job, last, seconds in snapshot.running:
         table.add_row("  " + job.column, job.cell, progress(last), duration(seconds))
     return table
-
-
-def progress(last: dict[str, Any]) -> str:
-    """Of the last line of a run's metrics: `epoch 3/20, 312 images/s, 2 min left, loss 1.23`."""
-    parts = []
-    if "epoch" in last:
-        parts.append(f"epoch {last['epoch']}" + (f"/{last['epochs']}" if last.get("epochs") else ""))
-    elif "step" in last:
-        parts.append(f"step {last['step']}" + (f"/{last['steps']}" if last.get("steps") else ""))
-    for key, text in (("images_per_s", "{:.0f} images/s"), ("loss", "loss {:.3g}")):
-        if isinstance(last.get(key), int | float):
-            parts.append(text.format(last[key]))
-    if isinstance(last.get("eta_s"), int | float):
-        parts.append(f"{duration(last['eta_s'])} left")
-    return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.5 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -69,7 +69,7 @@ class PlannedCell:
     recipe: Recipe
     overrides: dict[str, Any]
     setting: str
-    """Hash of the recipe but for its seed."""
+    """Hash of the recipe but for its seed, where a stage of one's own needs it."""
     described: dict[str, Any]
 
 
@@ -127,7 +127,8 @@ class Planner:
             "sweep": self.sweep.name,
             "overrides": {key: value for key, value in overrides.items() if key != "seed"},
         }
-        setting = content_hash({key: value for key, value in recipe.identity().items() if key != "seed"})
+        own = any(spec.function for spec in self.specs.values())
+        setting = content_hash({key: value for key, value in recipe.identity().items() if key != "seed"}) if own else ""
         return PlannedCell(str(cell), cell.recipe, recipe, overrides, setting, described)
 
     def _job(self, cell: PlannedCell, name: str, seed: int | None, parents: list[Job]) -> Job:

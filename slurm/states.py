@@ -127,6 +127,28 @@ def headline(record: Record) -> str:
     return ", ".join(found)
 
 
+def progress(last: dict[str, Any]) -> str:
+    """Of the last line of a run's metrics: `epoch 3/20, 312 images/s, 2 min left, loss 1.23`."""
+    parts = []
+    if "epoch" in last:
+        parts.append(f"epoch {last['epoch']}" + (f"/{last['epochs']}" if last.get("epochs") else ""))
+    elif "step" in last:
+        parts.append(f"step {last['step']}" + (f"/{last['steps']}" if last.get("steps") else ""))
+    for key, text in (("images_per_s", "{:.0f} images/s"), ("loss", "loss {:.3g}")):
+        if isinstance(last.get(key), int | float):
+            parts.append(text.format(last[key]))
+    if isinstance(last.get("eta_s"), int | float):
+        parts.append(f"{duration(last['eta_s'])} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def problems(graph: Graph, states: Mapping[str, JobState]) -> list[str]:
     """A few lines about every job that failed: what, why, and where its log is."""
     lines = []

@@ -11,7 +11,7 @@ from results.command import UserError
 from slurm.clusters import slurm_answers
 from slurm.graph import PLAN, Graph, graph_from_plan
 from slurm.ledger import LEDGER, queued_jobs, sweeps_folder
-from slurm.states import JobState, headline, log_of, problems, read_states
+from slurm.states import JobState, duration, headline, log_of, problems, progress, read_states
 
 SHORT = {"interrupted": "stopped", "new": "-"}
 
@@ -82,8 +82,6 @@ def summary(states: Mapping[str, JobState]) -> str:
 
 
 def _cell_text(found: JobState) -> str:
-    from slurm.display import duration, progress
-
     if found.state == "done" and found.record is not None:
         return headline(found.record) or "done"
     if found.state == "running":

@@ -1,4 +1,4 @@
-"""The crop and resize kernel, against torchvision, against exact arithmetic, and its vector code against plain loops."""
+"""The crop and resize kernel against torchvision and exact arithmetic, and its vector code against plain arithmetic."""
 
 from typing import Any
 
@@ -130,9 +130,7 @@ def run_blend_rows(target: Any, source: Any, weights: Any, start: int) -> None:
 @kernel
 def run_blend_pixels(target: Any, row: Any, offsets: Any, weights: Any, shift: int) -> None:
     groups, pairs = weights.shape[0], weights.shape[1]
-    blend_pixels(
-        target.ctypes.data, row.ctypes.data, offsets.ctypes.data, weights.ctypes.data, groups, pairs, shift
-    )
+    blend_pixels(target.ctypes.data, row.ctypes.data, offsets.ctypes.data, weights.ctypes.data, groups, pairs, shift)
 
 
 @pytest.mark.parametrize("length", [LANES, LANES + 1, 3 * LANES, 200])

@@ -88,7 +88,9 @@ def test_draws_are_those_of_the_documented_generator() -> None:
 @pytest.mark.parametrize("scale", [(0.2, 1.0), (0.05, 0.2)])
 def test_boxes_are_distributed_as_torchvisions(height: int, width: int, scale: tuple[float, float]) -> None:
     count = 3000
-    ours = table(count, height=height, width=width, settings=draws.settings_of((Views(size=32, scale=scale),), Colour()))
+    ours = table(
+        count, height=height, width=width, settings=draws.settings_of((Views(size=32, scale=scale),), Colour())
+    )
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     theirs = np.array([RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3]) for _ in range(count)])
@@ -170,4 +172,3 @@ def test_an_order_is_a_permutation(count: int, seed: int, epoch: int) -> None:
 def test_orders_of_epochs_and_seeds_differ() -> None:
     orders = {tuple(draws.shuffled(seed, epoch, 50)) for seed in range(5) for epoch in range(5)}
     assert len(orders) == 25
-

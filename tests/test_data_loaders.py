@@ -150,7 +150,7 @@ def test_a_batch_keeps_its_pixels_while_later_ones_come(kind: str, manifest: Man
 
 
 def test_loaders_draw_alike_and_agree_in_pixels(small: Manifest) -> None:
-    """Stated tolerances. Decoders differ (fast and slow DCT: up to 5 levels here), which jitter can more than double."""
+    """Stated tolerances. Decoders differ (fast and slow DCT, some levels), and jitter can more than double that."""
     plain = {kind: pixels(loader(small, data=data(kind, colour=Colour())).epoch(0)) for kind in LOADERS}
     full = {kind: pixels(loader(small, kind).epoch(0)) for kind in LOADERS}
     for views, one, other, most, mean in (
@@ -159,15 +159,15 @@ def test_loaders_draw_alike_and_agree_in_pixels(small: Manifest) -> None:
         (full, "ffcv", "device", 5, 0.1),
         (full, "ffcv", "folder", 40, 2.5),
     ):
-        differences = [
-            np.abs(a - b) for i in views[one] for a, b in zip(views[one][i], views[other][i], strict=True)
-        ]
+        differences = [np.abs(a - b) for i in views[one] for a, b in zip(views[one][i], views[other][i], strict=True)]
         assert max(difference.max() for difference in differences) <= most
         assert np.mean([difference.mean() for difference in differences]) <= mean
 
 
 @pytest.mark.parametrize("kind", ["ffcv", "folder"])
-def test_placements_draw_alike_and_agree_in_pixels(kind: str, photos: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_placements_draw_alike_and_agree_in_pixels(
+    kind: str, photos: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pretrain.data.placement_of", lambda data, device: data.placement)  # as on an accelerator
     device = "cuda" if torch.cuda.is_available() else "cpu"
     inside = pixels(loader(photos, data=data(kind, placement="loader")).epoch(0))

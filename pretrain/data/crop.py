@@ -29,9 +29,9 @@ def resized_crop(image: Any, box: Any, full: Any, window: Any, flip: bool, cubic
         flip: whether `out` is mirrored, left to right.
         cubic: bicubic, else bilinear.
     """
-    first_row, row_weights = _taps(box[2], full[0], window[0], out.shape[0], cubic, False)
-    first_column, column_weights = _taps(box[3], full[1], window[1], out.shape[1], cubic, flip)
-    offsets, pair_weights = _pair_table(first_column, column_weights)
+    first_row, row_weights = _taps(box[2], full[0], window[0], out.shape[0], cubic)
+    first_column, column_weights = _taps(box[3], full[1], window[1], out.shape[1], cubic)
+    offsets, pair_weights = _pair_table(first_column, column_weights, flip)
     shift = 2 * (_BITS_CUBIC if cubic else _BITS) - 9
     width = 3 * box[3]
     row = np.zeros(width + 6 * pair_weights.shape[1] + PADDING, np.int16)
@@ -45,18 +45,16 @@ def resized_crop(image: Any, box: Any, full: Any, window: Any, flip: bool, cubic
             _blend_rows(row, left + top * stride, stride, weights, row_weights.shape[1], width)
         else:
             _blend_rows_exactly(row, image, top, box[1], width, row_weights, y)
-        if row_bytes % 12 == 0:
-            target = out.ctypes.data + y * out.strides[0]
-            _blend_pixels(target, row, offsets, pair_weights, shift)
-        else:  # the last group of 4 pixels would run over the end of the row
-            _blend_pixels(pixels.ctypes.data, row, offsets, pair_weights, shift)
+        target = out.ctypes.data + y * row_bytes if row_bytes % 12 == 0 else pixels.ctypes.data
+        _blend_pixels(target, row, offsets, pair_weights, shift)
+        if row_bytes % 12 != 0:  # in place, the last group of 4 pixels would run over the end of the row
             for x in range(out.shape[1]):
                 for channel in range(3):
                     out[y, x, channel] = pixels[x // 4, x % 4, channel]
 
 
 @inner
-def _taps(length: int, full: int, start: int, count: int, cubic: bool, mirrored: bool) -> Any:
+def _taps(length: int, full: int, start: int, count: int, cubic: bool) -> Any:
     """Weights of `count` new positions from `start` on, where `length` positions are resized to `full`.
 
     Returns:
@@ -75,9 +73,8 @@ def _taps(length: int, full: int, start: int, count: int, cubic: bool, mirrored:
         for tap in range(taps):
             exact[tap] = _filter(abs(low + tap + 0.5 - centre) / stretch, cubic)
             total += exact[tap]
-        place = count - 1 - position if mirrored else position
-        first[place] = low
-        _round_weights(exact, (1 << (_BITS_CUBIC if cubic else _BITS)) / total, weights, place)
+        first[position] = low
+        _round_weights(exact, (1 << (_BITS_CUBIC if cubic else _BITS)) / total, weights, position)
     return first, weights
 
 
@@ -102,16 +99,17 @@ def _round_weights(exact: Any, scale: float, weights: Any, place: int) -> None:
 
 
 @inner
-def _pair_table(first: Any, weights: Any) -> Any:
+def _pair_table(first: Any, weights: Any, mirrored: bool) -> Any:
     """What `_taps` returns, in the layout of `blend_pixels`: offsets int32 [G, 4], weights int16 [G, P, 4, 4, 2]."""
     count, taps = weights.shape
     offsets = np.zeros(((count + 3) // 4, 4), np.int32)
     table = np.zeros((len(offsets), (taps + 1) // 2, 4, 4, 2), np.int16)
     for x in range(count):
-        offsets[x // 4, x % 4] = 6 * first[x]
+        position = count - 1 - x if mirrored else x
+        offsets[x // 4, x % 4] = 6 * first[position]
         for tap in range(taps):
             for channel in range(3):
-                table[x // 4, tap // 2, x % 4, channel, tap % 2] = weights[x, tap]
+                table[x // 4, tap // 2, x % 4, channel, tap % 2] = weights[position, tap]
     return offsets, table
 
 

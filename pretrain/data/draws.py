@@ -43,12 +43,12 @@ _SCALE, _LOG_RATIO, _FLIP_P, _SIZE, _JITTER_P, _STRENGTH, _MIX_P, _GRAY_P, _BLUR
 )
 _SOLARIZE_P, _THRESHOLD, _INVERT_P, SETTINGS = 16, 17, 18, 19
 
-# Numbers of the draws.
+# Numbers of a view's draws.
 _TRIES = 10
 """Attempts at a box that fits, as torchvision makes; each takes two draws."""
 _PLACE = 2 * _TRIES
 _FLIP_DRAW, _JITTER_DRAW, _FACTOR_DRAW, _ORDER_DRAW, _MIX_DRAW, _MATRIX_DRAW = 22, 23, 24, 28, 29, 30
-_GRAY_DRAW, _BLUR_DRAW, _SIGMA_DRAW, _SOLARIZE_DRAW, _INVERT_DRAW = 39, 40, 41, 42, 43
+_GRAY_DRAW, _BLUR_DRAW, _SIGMA_DRAW, _SOLARIZE_DRAW, _INVERT_DRAW, _DRAWS = 39, 40, 41, 42, 43, 44
 
 
 def settings_of(groups: tuple[Views, ...], colour: Colour) -> Floats:
@@ -105,15 +105,11 @@ def _key(seed: int, epoch: int, index: int, view: int) -> Any:
 
 
 @inner
-def _uniform(key: Any, number: int) -> float:
-    """Draw `number` of the view `key`: uniform in [0, 1), 53 bits."""
-    bits = _mixed(key + uint64(0x9E3779B97F4A7C15) * uint64(number + 1))
-    return float(bits >> uint64(11)) * (1.0 / 9007199254740992.0)
-
-
-@inner
-def _between(key: Any, number: int, low: float, high: float) -> float:
-    return low + (high - low) * _uniform(key, number)
+def _draw_uniforms(key: Any, uniforms: Any) -> None:
+    """All draws of the view `key`: uniform in [0, 1), 53 bits."""
+    for number in range(len(uniforms)):
+        bits = _mixed(key + uint64(0x9E3779B97F4A7C15) * uint64(number + 1))
+        uniforms[number] = float(bits >> uint64(11)) * (1.0 / 9007199254740992.0)
 
 
 @kernel
@@ -124,33 +120,39 @@ def _fill_keys(seed: int, epoch: int, keys: Any) -> None:
 
 @kernel
 def _fill(seed: int, epoch: int, index: Any, height: Any, width: Any, settings: Any, table: Any) -> None:
+    uniforms = np.empty(_DRAWS)
     for image in range(len(index)):
         for view in range(len(settings)):
-            key = _key(seed, epoch, index[image], view)
-            _draw_geometry(key, height[image], width[image], settings[view], table[image, view])
-            _draw_photometry(key, settings[view], table[image, view])
+            _draw_uniforms(_key(seed, epoch, index[image], view), uniforms)
+            _set_geometry(uniforms, height[image], width[image], settings[view], table[image, view])
+            _set_photometry(uniforms, settings[view], table[image, view])
 
 
 @inner
-def _draw_geometry(key: Any, height: int, width: int, setting: Any, row: Any) -> None:
+def _between(uniform: float, low: float, high: float) -> float:
+    return low + (high - low) * uniform
+
+
+@inner
+def _set_geometry(uniforms: Any, height: int, width: int, setting: Any, row: Any) -> None:
     """A box as torchvision's RandomResizedCrop.get_params draws it, and a flip."""
     box_height, box_width = 0, 0
     for attempt in range(_TRIES):
-        area = height * width * _between(key, 2 * attempt, setting[_SCALE], setting[_SCALE + 1])
-        ratio = np.exp(_between(key, 2 * attempt + 1, setting[_LOG_RATIO], setting[_LOG_RATIO + 1]))
+        area = height * width * _between(uniforms[2 * attempt], setting[_SCALE], setting[_SCALE + 1])
+        ratio = np.exp(_between(uniforms[2 * attempt + 1], setting[_LOG_RATIO], setting[_LOG_RATIO + 1]))
         w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             box_height, box_width = h, w
             break
     if box_height > 0:
-        row[TOP] = int(_uniform(key, _PLACE) * (height - box_height + 1))
-        row[LEFT] = int(_uniform(key, _PLACE + 1) * (width - box_width + 1))
+        row[TOP] = int(uniforms[_PLACE] * (height - box_height + 1))
+        row[LEFT] = int(uniforms[_PLACE + 1] * (width - box_width + 1))
     else:
         box_height, box_width = _central_box(height, width, setting)
         row[TOP], row[LEFT] = (height - box_height) // 2, (width - box_width) // 2
     row[HEIGHT], row[WIDTH] = box_height, box_width
     row[FULL_HEIGHT], row[FULL_WIDTH] = setting[_SIZE], setting[_SIZE]
-    row[FLIP] = _uniform(key, _FLIP_DRAW) < setting[_FLIP_P]
+    row[FLIP] = uniforms[_FLIP_DRAW] < setting[_FLIP_P]
 
 
 @inner
@@ -165,29 +167,28 @@ def _central_box(height: int, width: int, setting: Any) -> Any:
 
 
 @inner
-def _draw_photometry(key: Any, setting: Any, row: Any) -> None:
-    row[JITTER] = _uniform(key, _JITTER_DRAW) < setting[_JITTER_P]
+def _set_photometry(uniforms: Any, setting: Any, row: Any) -> None:
+    row[JITTER] = uniforms[_JITTER_DRAW] < setting[_JITTER_P]
     for operation in range(4):
         strength = setting[_STRENGTH + operation]
         low, high = (-strength, strength) if operation == HUE else (max(0.0, 1.0 - strength), 1.0 + strength)
-        row[FACTOR + operation] = _between(key, _FACTOR_DRAW + operation, low, high)
-    _draw_order(key, row)
-    row[MIX] = _uniform(key, _MIX_DRAW) < setting[_MIX_P]
-    _draw_matrix(key, row)
-    row[GRAY] = _uniform(key, _GRAY_DRAW) < setting[_GRAY_P]
+        row[FACTOR + operation] = _between(uniforms[_FACTOR_DRAW + operation], low, high)
+    _set_order(int(24 * uniforms[_ORDER_DRAW]), row)
+    row[MIX] = uniforms[_MIX_DRAW] < setting[_MIX_P]
+    _set_matrix(uniforms, row)
+    row[GRAY] = uniforms[_GRAY_DRAW] < setting[_GRAY_P]
     row[SIGMA] = NO_BLUR
-    if _uniform(key, _BLUR_DRAW) < setting[_BLUR_P]:
-        row[SIGMA] = _between(key, _SIGMA_DRAW, setting[_SIGMA], setting[_SIGMA + 1])
+    if uniforms[_BLUR_DRAW] < setting[_BLUR_P]:
+        row[SIGMA] = _between(uniforms[_SIGMA_DRAW], setting[_SIGMA], setting[_SIGMA + 1])
     row[SOLARIZE] = NO_SOLARIZE
-    if _uniform(key, _SOLARIZE_DRAW) < setting[_SOLARIZE_P]:
+    if uniforms[_SOLARIZE_DRAW] < setting[_SOLARIZE_P]:
         row[SOLARIZE] = setting[_THRESHOLD]
-    row[INVERT] = _uniform(key, _INVERT_DRAW) < setting[_INVERT_P]
+    row[INVERT] = uniforms[_INVERT_DRAW] < setting[_INVERT_P]
 
 
 @inner
-def _draw_order(key: Any, row: Any) -> None:
-    """One of the 24 permutations of the jitter operations, each as likely."""
-    code = int(24 * _uniform(key, _ORDER_DRAW))
+def _set_order(code: int, row: Any) -> None:
+    """Permutation number `code`, 0..23, of the jitter operations."""
     taken = 0  # a bit for each operation that has its place
     for place, permutations in ((0, 6), (1, 2), (2, 1), (3, 1)):
         rank, code = code // permutations, code % permutations
@@ -200,12 +201,12 @@ def _draw_order(key: Any, row: Any) -> None:
 
 
 @inner
-def _draw_matrix(key: Any, row: Any) -> None:
+def _set_matrix(uniforms: Any, row: Any) -> None:
     """Rows uniform on the simplex (exponentials over their sum)."""
     for output in range(3):
         total = 0.0
         for channel in range(3):
-            weight = -np.log(1.0 - _uniform(key, _MATRIX_DRAW + 3 * output + channel))
+            weight = -np.log(1.0 - uniforms[_MATRIX_DRAW + 3 * output + channel])
             row[MATRIX + 3 * output + channel] = weight
             total += weight
         for channel in range(3):

@@ -195,7 +195,8 @@ def _render(encoded: Any, views: Any, first: int, last: int) -> int:
         height, width = encoded.height[number], encoded.width[number]
         data = encoded.file[encoded.place[number] : encoded.place[number] + encoded.size[number]]
         if encoded.raw[number]:
-            pixels[: 3 * height * width] = data
+            for i in range(len(data)):
+                pixels[i] = data[i]
         elif _decode_jpeg(data.ctypes.data, len(data), height, width, pixels.ctypes.data):
             return number
         render_views(pixels[: 3 * height * width].reshape(height, width, 3), views, number)

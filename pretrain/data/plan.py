@@ -68,4 +68,3 @@ class EvaluationPlan:
             row[:, window] = np.round((row[:, full] - self.crop) / 2)
         row[:, draws.SOLARIZE] = draws.NO_SOLARIZE
         return table
-# 22830
