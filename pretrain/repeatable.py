@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 
@@ -10,8 +13,23 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
+_planning = ContextVar("planning", default=False)
+
+
+@contextmanager
+def planning_for_elsewhere() -> Iterator[None]:
+    """Meanwhile a device need not be on this machine: a sweep is planned on a login node, which has no GPU."""
+    token = _planning.set(True)
+    try:
+        yield
+    finally:
+        _planning.reset(token)
+
+
 def resolve_device(device: str) -> Literal["cpu", "cuda"]:
     """ "auto" is CUDA where there is any; asking for CUDA where there is none is an error."""
+    if device == "cuda" and _planning.get():
+        return "cuda"
     import torch
 
     from results.command import UserError

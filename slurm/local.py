@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from results.command import Interrupted, UserError
-from results.record import METRICS, read_record
+from results.record import METRICS, RECORD, read_record
 from slurm.display import Display, Snapshot
 from slurm.graph import Graph, Job
 from slurm.states import JobState, headline, is_held, last_line
@@ -72,11 +72,18 @@ class Child:
     gpus: list[str]
     began: float = field(default_factory=time.monotonic)
     asked: float = float("-inf")
-    ended: float | None = None
-    """When its record first said that it is over."""
+    began_at: float = field(default_factory=time.time)
 
     def alive(self) -> bool:
         return not self.handle.done()
+
+    def lingers(self) -> bool:
+        """Whether its record said a while ago that it ended, and yet it lives: ranks that wait for a dead one."""
+        path = self.job.folder / RECORD
+        if not path.exists() or not self.began_at < path.stat().st_mtime < time.time() - LINGER_S:
+            return False
+        record = read_record(self.job.folder)
+        return record is not None and record.status != "running"
 
     def ask_to_stop(self) -> None:
         """SIGTERM to the ranks, not to the controller, and repeated in case one is not up to hearing it yet."""
@@ -115,6 +122,7 @@ class LocalScheduler:
         self.state: dict[str, str] = {key: "todo" if key in todo else found.state for key, found in states.items()}
         self.children: dict[str, Child] = {}
         self.stops = 0
+        self._told = False
         self._order = _order(graph)
         self._next_look = 0.0
 
@@ -138,6 +146,9 @@ class LocalScheduler:
         self._look_elsewhere()
         if not self.stops:
             self._start_what_fits()
+        elif not self._told:
+            self._told = True
+            self.display.say(f"stopping: {len(self.children)} jobs save their place (again: kills them)")
         self.display.refresh(self._snapshot())
         return bool(self.children) or (not self.stops and "running" in self.state.values())
 
@@ -174,16 +185,10 @@ class LocalScheduler:
     def _look_after(self, child: Child) -> None:
         if not child.alive():
             self._collect(child)
-        elif self.stops == 1:
+        elif self.stops > 1 or child.lingers():
+            child.kill()
+        elif self.stops:
             child.ask_to_stop()
-        elif self.stops > 1:
-            child.kill()
-        elif child.ended is None:
-            record = read_record(child.job.folder)
-            if record is not None and record.status == "failed":
-                child.ended = time.monotonic()
-        elif time.monotonic() - child.ended > LINGER_S:
-            child.kill()
 
     def _collect(self, child: Child) -> None:
         """Takes a child's outcome from the record that it left."""
@@ -230,8 +235,6 @@ class LocalScheduler:
     def _stoppable(self) -> Iterator[None]:
         def stop(number: int, frame: FrameType | None) -> None:
             self.stops += 1
-            if self.stops == 1:
-                self.display.say(f"stopping: {len(self.children)} jobs save their place (again: kills them)")
 
         before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
         try:

@@ -20,13 +20,15 @@ def build_graph(sweep: Sweep, preset: Preset) -> Graph:
     Raises:
         UserError: a cycle or gap in what stages need, a recipe or option that cannot work, two cells that are the same.
     """
+    from pretrain.repeatable import planning_for_elsewhere
+
     planner = Planner(sweep, preset)
     jobs: dict[str, Job] = {}
-    for cell in cells(sweep):
-        for job in planner.jobs(cell):
+    with planning_for_elsewhere():
+        for job in (job for cell in cells(sweep) for job in planner.jobs(cell)):
             if job.key in jobs:
                 raise UserError(
-                    f"sweep {sweep.name}: the cells '{jobs[job.key].cell}' and '{cell}' are one and the same run "
+                    f"sweep {sweep.name}: the cells '{jobs[job.key].cell}' and '{job.cell}' are one and the same run "
                     f"({job.key}): what the grid changes does not determine the result"
                 )
             jobs[job.key] = job

@@ -155,7 +155,7 @@ def leave_failure(task: Task, error: BaseException) -> None:
         except OSError:
             return  # another process is at work on this run: its record is not ours to touch
         before = read_record(folder)
-        if before is not None and before.status in ("done", "failed"):
+        if before is not None and before.status == "done":
             return
         record = before or Record(task.id, task.stage, config={}, cell={"recipe": task.recipe, **task.cell})
         record.status, record.error = "failed", f"{type(error).__name__}: {error}"

@@ -178,7 +178,7 @@ def test_only_what_the_loader_cannot_read_is_encoded_again(data: bytes, change: 
 def test_a_jpeg_with_bytes_astray_is_encoded_again() -> None:
     """libjpeg-turbo warns of them, Pillow does not; a loader must not take a warning for an error later on."""
     data = jpeg(photo(2))
-    flawed = data[:2] + b"\0\0\0" + data[2:]
+    flawed = data[:-2] + b"\x12\x34" * 20 + data[-2:]
     prepared = prepare(flawed, WriteSettings())
     assert prepared.change == "JPEG with a flaw"
     assert prepare(prepared.payload, WriteSettings()).change is None

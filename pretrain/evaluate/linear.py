@@ -96,10 +96,10 @@ def _probe(features: int, classes: int, protocol: Linear) -> nn.Linear:
 def _optimizer(probe: nn.Module, protocol: Linear) -> torch.optim.Optimizer:
     if protocol.optimizer == "adam":
         return torch.optim.Adam(probe.parameters(), protocol.base_lr, weight_decay=protocol.weight_decay)
-    settings = {"lr": protocol.base_lr, "momentum": 0.9, "weight_decay": protocol.weight_decay}
+    rate, decay = protocol.base_lr, protocol.weight_decay
     if protocol.optimizer == "larc":
-        return LARS(probe.parameters(), **settings, trust=1e-3, adapt_1d=True)
-    return torch.optim.SGD(probe.parameters(), **settings)
+        return LARS(probe.parameters(), rate, momentum=0.9, weight_decay=decay, trust=1e-3, adapt_1d=True)
+    return torch.optim.SGD(probe.parameters(), rate, momentum=0.9, weight_decay=decay)
 
 
 def _train_epoch(probe: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[tuple[Tensor, Tensor]]) -> float:

@@ -1,7 +1,7 @@
 """What a method is. One file of this folder is one method; adding a method is adding a file.
 
-The file holds a `Config` (decorated with `pretrain.recipe.strict`), which is the recipe's `method` section, one subclass
-of `Method`, and the loss as a pure function of embeddings.
+The file holds a `Config` (decorated with `pretrain.recipe.strict`), which is the recipe's `method` section, one
+subclass of `Method`, and the loss as a pure function of embeddings.
 """
 
 import importlib
