@@ -162,7 +162,8 @@ def on_slurm(graph: "Graph", preset: "Preset", retry_failed: bool, wait: bool) -
 def on_this_machine(graph: "Graph", preset: "Preset", retry_failed: bool) -> int:
     from slurm.display import Display
     from slurm.ledger import launch_lock
-    from slurm.local import LocalScheduler, this_machine
+    from slurm.local import LocalScheduler
+    from slurm.machine import this_machine
     from slurm.states import problems
     from slurm.status import current_states
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from slurm.clusters import Preset, slurm_answers
 from slurm.graph import Graph, Resources
-from slurm.local import this_machine
+from slurm.machine import this_machine
 from slurm.states import JobState
 from slurm.submit import DEFAULT_HOURS, Submission, batch_script, max_array_size, plan_submissions
 

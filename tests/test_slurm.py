@@ -248,5 +248,5 @@ def test_what_sbatch_refuses_is_told_in_its_own_words(place: Path, launch: Any) 
 def test_auto_takes_slurm_where_it_answers(place: Path, launch: Any) -> None:
     sweep = write_sweep(place, {"pretrain": {"function": "count"}}, seeds=6)
     shown = launch(sweep, "--dry-run")[1]
-    assert "on SLURM: 3 calls of sbatch (at most 4 tasks an array)" in shown
+    assert "on SLURM: 3 calls of sbatch, at most 4 tasks an array" in shown
     assert not queue()
