@@ -2,7 +2,7 @@
 
 python benchmarks/loader.py --images FOLDER [--workers 2] [--epochs 3] [--rounds 3]
 
-FOLDER is an ImageFolder (or <class>/<image> alone). The contestants take turns, each in a process of its own, which first
+FOLDER is an ImageFolder (or <class>/<image> alone). The contestants take turns, each in a process of its own that first
 warms up for an epoch. Crops and flips only, bilinear, but where the name says more. Goals: two 224 views at 2.5 times
 stock FFCV's rate and 3 times torchvision's, for at most 1.25 times the bare decoding; 2 x 224 + 6 x 96 for at most 1.25
 times 2 x 224; the first batch within 3 s.

@@ -133,10 +133,11 @@ def dry_run(graph: "Graph", preset: "Preset", retry_failed: bool) -> int:
 
 def on_slurm(graph: "Graph", preset: "Preset", retry_failed: bool, wait: bool) -> int:
     """Submits what is left, whole, and returns; or stays to watch."""
+    from slurm.facts import max_array_size
     from slurm.ledger import launch_lock, sweeps_folder
     from slurm.states import problems
     from slurm.status import current_states, summary
-    from slurm.submit import max_array_size, plan_submissions, submit
+    from slurm.submit import plan_submissions, submit
 
     with launch_lock(sweeps_folder() / ".lock", wait=True, what="another launcher is submitting"):
         states = current_states(graph)
@@ -154,7 +155,7 @@ def on_slurm(graph: "Graph", preset: "Preset", retry_failed: bool, wait: bool) -
     if wait:
         from slurm.watch import watch
 
-        return watch(graph)
+        return _conclude(graph, watch(graph))
     print("nothing needs to stay open; --status shows how far it is")
     return 0
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 
 from slurm.clusters import Preset, slurm_answers
+from slurm.facts import max_array_size, time_limits
 from slurm.graph import Graph, Resources
 from slurm.machine import this_machine
 from slurm.states import JobState
-from slurm.submit import DEFAULT_HOURS, Submission, batch_script, max_array_size, plan_submissions
+from slurm.submit import DEFAULT_HOURS, Submission, batch_script, plan_submissions
 
 ASSUMED_ARRAY = 1001
 
@@ -70,7 +71,7 @@ def _slurm(graph: Graph, states: Mapping[str, JobState], todo: set[str], preset:
             "",
             f"batch script of submission {planned.index(shown)}:",
             "",
-            batch_script(shown, preset, graph.name),
+            batch_script(shown, preset, graph.name, time_limits() if slurm_answers() else {}),
         ]
     return lines
 

@@ -5,9 +5,7 @@ arrays are cut alike: cells that have the same jobs left go together, in chunks 
 Nothing of ours stays alive on the login node.
 """
 
-import re
 import shlex
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 from results.command import UserError
 from slurm.clusters import Preset
+from slurm.facts import time_limits
 from slurm.graph import Graph, Job
 from slurm.ledger import announce
 from slurm.states import JobState
@@ -23,6 +22,7 @@ from slurm.worker import Worker, job_environment
 MAX_REQUEUES = 10_000
 """Of a run by time limits. submitit counts some preemptions as such, too."""
 DEFAULT_HOURS = 24.0
+NO_LIMIT = 10**9
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,14 @@ def submit(graph: Graph, planned: list[Submission], preset: Preset, folder: Path
     from submitit.core.utils import FailedJobError
 
     ids: list[str] = []
+    limits = time_limits()
     for i, submission in enumerate(planned):
         column = submission.jobs[0].column
         executor = SlurmExecutor(folder / f"{i:03d}-{column.replace(':', '-')}", max_num_timeout=MAX_REQUEUES)
         comment = announce(graph.name, [job.key for job in submission.jobs])
-        executor.update_parameters(**parameters(submission, preset, graph.name, submission.dependency(ids), comment))
+        executor.update_parameters(
+            **parameters(submission, preset, graph.name, submission.dependency(ids), comment, limits)
+        )
         environment = worker_environment(submission.jobs[0], preset)
         try:
             handles = executor.submit_array([Worker(job.task, environment) for job in submission.jobs])
@@ -110,15 +113,24 @@ def submit(graph: Graph, planned: list[Submission], preset: Preset, folder: Path
 
 
 def parameters(
-    submission: Submission, preset: Preset, sweep: str, dependency: str | None, comment: str
+    submission: Submission,
+    preset: Preset,
+    sweep: str,
+    dependency: str | None,
+    comment: str,
+    limits: Mapping[str | None, int],
 ) -> dict[str, Any]:
-    """What submitit's SlurmExecutor is told."""
+    """What submitit's SlurmExecutor is told.
+
+    A job never asks for more time than its partition allows (`limits`, in minutes), for it would wait for ever: it is
+    saved and queued again instead.
+    """
     job = submission.jobs[0]
     wanted, share = job.resources, preset.share(job.stage)
     environment = worker_environment(job, preset)
     chosen = {
         "job_name": f"{sweep}:{job.column}",
-        "time": max(1, round(60 * (wanted.hours or DEFAULT_HOURS))),
+        "time": min(max(1, round(60 * (wanted.hours or DEFAULT_HOURS))), limits.get(share.partition, NO_LIMIT)),
         "nodes": wanted.nodes,
         "ntasks_per_node": wanted.processes,
         "cpus_per_task": wanted.cpus,
@@ -144,25 +156,16 @@ def worker_environment(job: Job, preset: Preset) -> dict[str, str]:
     return {**preset.environment, **job_environment(job.resources.threads)}
 
 
-def batch_script(submission: Submission, preset: Preset, sweep: str) -> str:
+def batch_script(submission: Submission, preset: Preset, sweep: str, limits: Mapping[str | None, int]) -> str:
     """The script that sbatch would get, with <...> for what is known only when it is submitted."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     dependency = submission.dependency([f"<submission {i}>" for i in range(1000)])
-    told = parameters(submission, preset, sweep, dependency, "<its id in the ledger>")
+    told = parameters(submission, preset, sweep, dependency, "<its id in the ledger>", limits)
     if len(submission.jobs) > 1:
         told["map_count"] = len(submission.jobs)
     command = "python -u -m submitit.core._submit <folder>"
     return _make_sbatch_string(command=command, folder=Path("<folder>"), **told)
-
-
-def max_array_size() -> int:
-    """Tasks that one array may have on this cluster; 1 where arrays are switched off."""
-    asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=60)
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", asked.stdout, re.MULTILINE)
-    if asked.returncode or not found:
-        raise UserError(f"SLURM does not answer: {asked.stderr.strip() or 'scontrol tells no MaxArraySize'}")
-    return max(1, int(found[1]))
 
 
 def _last_words(text: str) -> str:

@@ -11,8 +11,8 @@ from slurm.states import JobState, headline, log_of, read_states
 EVERY_S = 5.0
 
 
-def watch(graph: Graph) -> int:
-    """Until nothing of the graph is in the queue any more; 1 where not all is done."""
+def watch(graph: Graph) -> dict[str, str]:
+    """Until nothing of the graph is in the queue any more; the state in which it left every job."""
     display = Display()
     shown: set[str] = set()
     try:
@@ -22,7 +22,7 @@ def watch(graph: Graph) -> int:
             _show_news(graph, states, shown, display)
             display.refresh(_snapshot(graph, states))
             if graph.leaderboard.key not in queued and not any(found.active for found in states.values()):
-                return int(any(found.state != "done" for found in states.values()))
+                return {key: found.state for key, found in states.items()}
             time.sleep(EVERY_S)
     except KeyboardInterrupt as stop:
         raise Interrupted("the jobs go on without us; --status shows how far they are") from stop

@@ -268,6 +268,13 @@ def test_two_loaders_can_run_side_by_side(photos: Manifest) -> None:
     assert digests([*first, *views]) == expected[0]
 
 
+def test_two_epochs_of_one_loader_can_run_side_by_side(photos: Manifest) -> None:
+    batches = loader(photos)
+    expected = digests(batches.epoch(0)), digests(batches.epoch(1))
+    pairs = list(zip(batches.epoch(0), batches.epoch(1), strict=True))
+    assert (digests(first for first, _ in pairs), digests(second for _, second in pairs)) == expected
+
+
 def damaged(manifest: Manifest, folder: Path, index: int) -> Manifest:
     """A copy of the dataset in which one image's bytes are overwritten."""
     folder.mkdir()

@@ -74,8 +74,8 @@ def place(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setenv("WHITEBENCH_CLUSTERS", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     monkeypatch.syspath_prepend(str(ROOT / "tests"))
-    # USR2 may come a minute before its time: limits are long and the delay is small, or jobs would be told at once
-    (tmp_path / "lab.yaml").write_text("kind: slurm\nhours: 0.9\nsignal_delay_s: 5\n")
+    # USR2 may come a minute before its time: the delay is small, or jobs would be told too early
+    (tmp_path / "lab.yaml").write_text("kind: slurm\nsignal_delay_s: 5\n")
     (tmp_path / "runs").mkdir()
     return tmp_path
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from results.command import UserError
 from results.record import content_hash
 from slurm.clusters import Preset, Share, load_preset
+from slurm.facts import parse_minutes
 from slurm.graph import PLAN, Graph, Job, Resources, graph_from_plan
 from slurm.launch_sweep import jobs_to_run
 from slurm.local import _order
@@ -316,9 +317,10 @@ def test_the_batch_script_asks_for_what_the_stage_and_the_preset_say() -> None:
         sbatch={"nice": 100},
         environment={"PLACE": "a b"},
     )
-    script = batch_script(Submission((job, job)), preset, "mine")
+    script = batch_script(Submission((job, job)), preset, "mine", {"big": 90})
     for line in (
         "#SBATCH --partition=big",
+        "#SBATCH --time=90",
         "#SBATCH --account=me",
         "#SBATCH --nodes=2",
         "#SBATCH --ntasks-per-node=4",
@@ -336,6 +338,13 @@ def test_the_batch_script_asks_for_what_the_stage_and_the_preset_say() -> None:
         assert line in script.splitlines(), line
     assert script.index("module load cuda") < script.index("srun")
     assert "--kill-on-bad-exit=1" in script
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"), [("30:00", 30), ("1:00:00", 60), ("2-12:30:00", 3630), ("infinite", None), ("n/a", None)]
+)
+def test_time_limits_are_read_as_slurm_writes_them(text: str, minutes: int | None) -> None:
+    assert parse_minutes(text) == minutes
 
 
 def test_one_s_own_preset_goes_before_the_suite_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -119,11 +119,13 @@ def evaluation_batches(
     """
     import numpy as np
 
+    from pretrain.data.libjpeg import has_ffcv
     from pretrain.data.loader import Loader, PlainOrder
     from pretrain.data.plan import EvaluationPlan
 
-    kind: Any = "ffcv" if loader == "device" else loader
-    source = _source(kind, manifest, split, EvaluationPlan(resize, crop), workers, "cpu")
+    if loader == "device":
+        loader = "ffcv" if has_ffcv() else "folder"
+    source = _source(loader, manifest, split, EvaluationPlan(resize, crop), workers, "cpu")
     every = np.arange(len(source.label)) if indices is None else np.asarray(indices, np.int64)
     return Loader(source, PlainOrder(every, batch), "cpu").epoch(0)
 
