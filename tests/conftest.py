@@ -25,11 +25,24 @@ def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def tiny_root(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with the sample and `tiny`, its digits 0, 1 and 2: 431 training images."""
+    from pretrain.data.beton import write_subset
+    from pretrain.data.manifest import read_manifest
+
+    root = tmp_path_factory.mktemp("tiny-data")
+    for name in ("sample", "sample-det"):
+        (root / name).symlink_to(sample_root / name)
+    write_subset(read_manifest(root / "sample"), root / "tiny", ["0", "1", "2"])
+    return root
+
+
 @pytest.fixture
-def places(sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The sample as data, and an empty runs folder, which is returned."""
+def places(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The sample and `tiny` as data, and an empty runs folder, which is returned."""
     runs = tmp_path / "runs"
-    monkeypatch.setenv("WHITEBENCH_DATA", str(sample_root))
+    monkeypatch.setenv("WHITEBENCH_DATA", str(tiny_root))
     monkeypatch.setenv("WHITEBENCH_RUNS", str(runs))
     return runs
 

@@ -17,14 +17,14 @@ from tests.conftest import REPOSITORY
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
-SMALL = ["schedule.epochs=2", "data.views.0.size=32", "monitor.knn_every=0", "machine.checkpoint_minutes=0"]
-"""Two epochs at 32 pixels, with a checkpoint after every step."""
+SMALL = ["data.dataset=tiny", "batch=64", "schedule.epochs=2", "monitor.knn_every=0", "machine.checkpoint_minutes=0"]
+"""Two epochs of six steps, with a checkpoint after every step."""
 METHODS = {
     "cwrgp": [],
     "intl": ["network.projector=[256,256]"],
     "intl-ema": ["network.projector=[256,256]", "method.momentum=0.99"],
     "simclr": [],
-    "supervised": [],
+    "supervised": ["method.classes=3"],
 }
 
 
@@ -57,7 +57,7 @@ def wait_for_checkpoint(runs: Path, process: subprocess.Popen[str], at_least: in
 
 
 @pytest.fixture(scope="module")
-def undisturbed(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def undisturbed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The run folder of a method's small recipe, run once and to the end."""
     done: dict[str, Path] = {}
 
@@ -67,7 +67,7 @@ def undisturbed(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             process = subprocess.run(
                 [sys.executable, "-m", "pretrain", f"sample/{name.partition('-')[0]}", *SMALL, *METHODS[name]],
                 cwd=REPOSITORY,
-                env={**os.environ, "WHITEBENCH_RUNS": str(runs), "WHITEBENCH_DATA": str(sample_root)},
+                env={**os.environ, "WHITEBENCH_RUNS": str(runs), "WHITEBENCH_DATA": str(tiny_root)},
                 capture_output=True,
                 text=True,
             )
@@ -123,10 +123,10 @@ def test_a_run_leaves_a_record_that_repeats_it(undisturbed: Callable[[str], Path
     assert record.artifacts["backbone"]["path"] == "backbone.safetensors"
 
 
-def test_a_done_run_is_not_run_again(undisturbed: Callable[[str], Path], command: Command, sample_root: Path) -> None:
+def test_a_done_run_is_not_run_again(undisturbed: Callable[[str], Path], command: Command, tiny_root: Path) -> None:
     folder = undisturbed("simclr")
     before = (folder / "run.json").read_bytes()
-    env = {"WHITEBENCH_RUNS": str(folder.parents[1]), "WHITEBENCH_DATA": str(sample_root)}
+    env = {"WHITEBENCH_RUNS": str(folder.parents[1]), "WHITEBENCH_DATA": str(tiny_root)}
     done = command("-m", "pretrain", "sample/simclr", *SMALL, **env)
     assert done.returncode == 0, done.stderr
     assert (folder / "run.json").read_bytes() == before
@@ -180,7 +180,7 @@ def test_two_processes_train_as_one(places: Path, command: Command) -> None:
     """Batch norm and whitening over both ranks: the loss of one process with the joint batch."""
     import torch
 
-    arguments = ["sample/intl", *SMALL, "schedule.epochs=1", "network.projector=[64,64]", "batch=64"]
+    arguments = ["sample/intl", *SMALL, "schedule.epochs=1", "network.projector=[64,64]"]
     alone = command("-m", "pretrain", *arguments)
     assert alone.returncode == 0, alone.stderr
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pretrain"]
@@ -194,7 +194,7 @@ def test_two_processes_train_as_one(places: Path, command: Command) -> None:
 
 
 def test_the_random_bound_is_the_network_as_initialised(places: Path, command: Command) -> None:
-    done = command("-m", "pretrain", "sample/random", "data.views.0.size=32")
+    done = command("-m", "pretrain", "sample/random")
     assert done.returncode == 0, done.stderr
     record = read_record(only_run(places))
     assert record is not None
