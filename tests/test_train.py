@@ -78,13 +78,18 @@ def undisturbed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return run
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+LONG = pytest.mark.long
+KILLS = [
+    pytest.param("cwrgp", signal.SIGKILL),
+    pytest.param("intl-ema", signal.SIGTERM),
+    *(pytest.param(name, signal.SIGKILL, marks=LONG) for name in ("intl-ema", "intl", "simclr", "supervised")),
+]
+
+
+@pytest.mark.parametrize(("name", "how"), KILLS)
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     name: str, how: signal.Signals, places: Path, undisturbed: Callable[[str], Path]
 ) -> None:
-    if how == signal.SIGTERM and name != "intl-ema":
-        pytest.skip("the polite way out is the same for all methods")
     arguments = [f"sample/{name.partition('-')[0]}", *SMALL, *METHODS[name]]
     for replaced in (3, 2):  # in the first epoch, and again a little later
         process = start(places, *arguments)
