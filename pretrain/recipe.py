@@ -266,14 +266,14 @@ def set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
     """Sets tree["a"]["b"] for key "a.b"; a number walks into a list."""
     *parents, last = key.split(".")
     node: Any = tree
-    for part in parents:
-        node = node[int(part)] if isinstance(node, list) and part.isdigit() else node.setdefault(part, {})
-        if not isinstance(node, dict | list):
-            raise UserError(f"{key}: '{part}' is a value, not a section")
     try:
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+            if not isinstance(node, dict | list):
+                raise UserError(f"{key}: '{part}' is a value, not a section")
         node[int(last) if isinstance(node, list) else last] = value
     except (ValueError, IndexError) as error:
-        raise UserError(f"{key}: there is no entry '{last}' in that list") from error
+        raise UserError(f"{key}: there is no such entry in a list of {len(node)}") from error
 
 
 def validated(kind: type, raw: dict[str, Any], where: str) -> Any:

@@ -32,7 +32,7 @@ def test_every_recipe_loads_and_names_its_source(name: str) -> None:
         (["data.colour.blur_p=[0.1,0.2,0.3]"], "data.colour.blur_p: 3 values for 2 views"),
         (["data.colour.gray_p=1.5"], "a probability lies between 0 and 1"),
         (["data.views.0.scale=[0.9,0.2]"], "data.views.0: size and count"),
-        (["data.views.7.size=3"], "there is no entry"),
+        (["data.views.7.size=3"], "data.views.7.size: there is no such entry in a list of 1"),
         (["seed"], "overrides look like key=value"),
         (["batch.size=3"], "'batch' is a value, not a section"),
     ],

@@ -172,7 +172,7 @@ def _detect(run: Run, d2_file: Path, options: Options, say: Callable[[str], None
 
     from transfer.trainer import FineTuning
 
-    tuning = FineTuning(cfg, content, d2_file, coco, options.threads, options.workers, say)
+    tuning = FineTuning(cfg, content, d2_file, coco, protocol.optimizer, options.threads, options.workers, say)
     say(str(tuning.proof))
     tuning.fit(run)
     run.metrics.update(
@@ -184,7 +184,6 @@ def _detect(run: Run, d2_file: Path, options: Options, say: Callable[[str], None
     )
     resume.forget_previous(run.folder)
     run.artifact("model", run.folder / resume.CHECKPOINT)
-    say(f"seed {options.seed}: {_shown(run.metrics)}")
 
 
 def _resnet(arch: str) -> Any:

@@ -5,9 +5,9 @@ recorded, so that a row of a table is never silently incomparable.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pretrain.recipe import strict, validated
 from results.command import UserError, nearest
@@ -57,7 +57,9 @@ class Protocol:
     """Architectures that fit."""
     base: str
     """A config of Detectron2's model zoo."""
-    detectron2: dict[str, Any]
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd is Detectron2's usual one; adamw that of its later baselines (ViTDet), with SOLVER's rate and schedule."""
+    detectron2: dict[str, Any] = field(default_factory=dict)
     """What the protocol sets on top of `base`, nested by Detectron2's own keys."""
 
 

@@ -38,6 +38,7 @@ class FineTuning:
 
     Args:
         d2_file: holds `content`; what Detectron2 itself loads.
+        optimizer: see `transfer.protocol.Protocol`.
         say: takes lines of progress.
     """
 
@@ -47,12 +48,13 @@ class FineTuning:
         content: Converted,
         d2_file: Path,
         coco: CocoSet,
+        optimizer: str = "sgd",
         threads: int = 1,
         workers: int = 0,
         say: Callable[[str], None] = print,
     ) -> None:
         from detectron2.modeling import build_model
-        from detectron2.solver import build_lr_scheduler, build_optimizer
+        from detectron2.solver import build_lr_scheduler
 
         make_repeatable(threads)
         if cfg.MODEL.DEVICE != "cpu":  # torchvision's deterministic RoIAlign is slow there and needs huge memory
@@ -62,7 +64,7 @@ class FineTuning:
         with quiet("detectron2", "fvcore"):
             self.model = build_model(cfg)
             self.proof = load_proven(self.model, d2_file, content)
-            self.optimizer = build_optimizer(cfg, self.model)
+            self.optimizer = _optimizer(optimizer, cfg, self.model)
             self.scheduler = build_lr_scheduler(cfg, self.optimizer)
             self.train_set, self.val_set = register(coco)
             self.images = self._training_images()
@@ -183,6 +185,17 @@ class FineTuning:
                 progress.tell("image", done)
                 if stop.requested:
                     stop.leave(f"{run.id}: trained; the same command evaluates it")
+
+
+def _optimizer(name: str, cfg: "CfgNode", model: torch.nn.Module) -> torch.optim.Optimizer:
+    from detectron2.solver import build_optimizer, get_default_optimizer_params
+
+    if name == "sgd":
+        sgd: torch.optim.Optimizer = build_optimizer(cfg, model)
+        return sgd
+    solver = cfg.SOLVER
+    groups = get_default_optimizer_params(model, weight_decay_norm=solver.WEIGHT_DECAY_NORM)
+    return torch.optim.AdamW(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
 
 
 def _occurs(metric: str, areas: list[float]) -> bool:
