@@ -184,8 +184,8 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(
 def test_two_processes_train_as_one(places: Path, command: Command) -> None:
     """Batch norm and whitening over both ranks: the loss of one process with the joint batch.
 
-    Up to rounding: in float64 the first gradients of this very setting agree to 1e-13 (and those of small networks do in
-    test_distributed.py), but in float32 a ResNet-18 at 32 pixels turns rounding errors into 1 % of its gradient.
+    Up to rounding: in float64 the first gradients of this very setting agree to 1e-13, as those of small networks do in
+    test_distributed.py, but in float32 a ResNet-18 at 32 pixels turns rounding errors into 1 % of its gradient.
     """
     import torch
 
