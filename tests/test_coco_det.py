@@ -125,8 +125,9 @@ def test_same_seed_gives_the_same_model_and_ap_and_another_seed_does_not(
     assert not equal(weights_of["other"], weights_of["first"])
 
 
+@pytest.mark.parametrize("at", [1, 3])
 def test_interrupted_run_goes_on_and_ends_with_the_same_model(
-    converted: Path, coco: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    converted: Path, coco: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at: int
 ) -> None:
     undisturbed = weights(detect(converted, tiny(coco)))
     monkeypatch.setenv("WHITEBENCH_RUNS", str(tmp_path / "again"))
@@ -135,13 +136,13 @@ def test_interrupted_run_goes_on_and_ends_with_the_same_model(
     step = FineTuning._step
 
     def interrupted(self: FineTuning, batch: list[Any], iteration: int) -> dict[str, float]:
-        if iteration == 1:
+        if iteration == at:
             signal.raise_signal(signal.SIGTERM)
         return step(self, batch, iteration)
 
     with monkeypatch.context() as patched:
         patched.setattr(FineTuning, "_step", interrupted)
-        with pytest.raises(Interrupted, match="iteration 2"):
+        with pytest.raises(Interrupted, match=f"iteration {at + 1}"):
             detect(converted, tiny(coco))
     folder = stage_folder("detect", detect_id(PARENT, tiny(coco)))
     before = read_record(folder)
@@ -163,6 +164,7 @@ def test_model_that_finds_nothing_has_ap_zero(converted: Path, coco: Path, monke
 
     def forget(self: FineTuning, run: Any) -> None:
         self.model.roi_heads.box_predictor.cls_score.bias.data[-1] = 1e4  # background, always
+        self.trained = True
         self._save(run, self.cfg.SOLVER.MAX_ITER)
 
     monkeypatch.setattr(FineTuning, "fit", forget)
@@ -327,7 +329,7 @@ def test_absent_detectron2_is_one_line_that_says_how_to_get_it(
     detectron.require_detectron2.cache_clear()
 
 
-def test_killed_run_goes_on_where_its_checkpoint_stands(ckpt: Path, coco: Path, tmp_path: Path) -> None:
+def test_terminated_command_saves_its_place_and_says_so(ckpt: Path, coco: Path, tmp_path: Path) -> None:
     arguments = [
         sys.executable,
         "transfer/coco_det.py",

@@ -72,7 +72,7 @@ def test_feature_maps_are_those_of_the_original(backbone: Backbone, tmp_path: Pa
 @pytest.mark.parametrize("change", ["missing", "left over", "changed"])
 def test_proof_fails_where_a_tensor_is_missing_left_over_or_changed(backbone: Backbone, change: str) -> None:
     model = _resnet(backbone.arch)
-    arrived = {name: np.array(t) for name, t in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    arrived = {k: t.numpy().copy() for k, t in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     prove(model, Converted(arrived, {"arch": backbone.arch}))
     if change == "missing":
         del arrived["res3.0.conv1.weight"]
@@ -154,6 +154,17 @@ def test_file_of_another_kind_is_one_clear_line(tmp_path: Path, content: bytes) 
     (tmp_path / "d2.pkl").write_bytes(content)
     with pytest.raises(UserError, match=r"d2\.pkl"):
         read_d2(tmp_path / "d2.pkl")
+
+
+def test_conversion_that_is_not_proven_leaves_no_file(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "resnet50" if backbone.arch == "resnet18" else "resnet18"
+    monkeypatch.setattr("transfer.coco_det._resnet", lambda arch: _resnet(other))
+    torch.save(backbone.tensors, tmp_path / "model.pth")
+    with pytest.raises(UserError, match="do not fit"):
+        convert_stage(tmp_path / "model.pth", out=tmp_path, say=lambda _: None)
+    assert list(tmp_path.glob("convert/*/d2.pkl")) == []
 
 
 def test_conversion_is_a_stage_whose_id_is_known_before(

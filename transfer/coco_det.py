@@ -108,9 +108,13 @@ def convert_stage(
         folder=_folder(out, CONVERT, run_id(label, config)),
     ) as run:
         if not run.already_done:
-            path = run.folder / convert.D2_FILE
+            path, network = run.folder / convert.D2_FILE, _resnet(content.arch)
             convert.write_d2(path, content)
-            proof = convert.load_proven(_resnet(content.arch), path, content)
+            try:
+                proof = convert.load_proven(network, path, content)
+            except UserError:
+                path.unlink()
+                raise
             run.metrics.update(tensors=proof.matched, tensors_expected=proof.expected)
             run.artifact("detectron2", path)
             say(str(proof))

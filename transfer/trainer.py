@@ -61,6 +61,7 @@ class FineTuning:
             torch.use_deterministic_algorithms(False)
         torch.manual_seed(derive_seed(cfg.SEED, "heads"))
         self.cfg, self.coco, self.workers, self.say = cfg, coco, workers, say
+        self.trained = False
         with quiet("detectron2", "fvcore"):
             self.model = build_model(cfg)
             self.proof = load_proven(self.model, d2_file, content)
@@ -85,22 +86,22 @@ class FineTuning:
         from detectron2.utils.events import EventStorage
 
         start, total = self._resume(run), self.cfg.SOLVER.MAX_ITER
-        if start < total:
-            batches = training_batches(self.cfg, self.images, start, self.workers)
-            progress = _Progress(run, start, total, self.cfg.SOLVER.IMS_PER_BATCH, self.say)
-            self.model.train()
-            with EventStorage(start), StopRequest(acts=True) as stop:
-                for iteration in range(start, total):
-                    losses = self._step(next(batches), iteration)
-                    progress.tell("iteration", iteration + 1, losses, self.optimizer.param_groups[0]["lr"])
-                    if stop.requested or stop.checkpoint_due(CHECKPOINT_MINUTES):
-                        self._save(run, iteration + 1)
-                    if stop.requested:
-                        stop.leave(
-                            f"{run.id}: saved after iteration {iteration + 1}; the same command goes on from there"
-                        )
-            self._set_precise_norms()
-            self._save(run, total)
+        if self.trained:
+            return
+        batches = training_batches(self.cfg, self.images, start, self.workers)
+        progress = _Progress(run, start, total, self.cfg.SOLVER.IMS_PER_BATCH, self.say)
+        self.model.train()
+        with EventStorage(start), StopRequest(acts=True) as stop:
+            for iteration in range(start, total):
+                losses = self._step(next(batches), iteration)
+                progress.tell("iteration", iteration + 1, losses, self.optimizer.param_groups[0]["lr"])
+                if stop.requested or stop.checkpoint_due(CHECKPOINT_MINUTES):
+                    self._save(run, iteration + 1)
+                if stop.requested:
+                    stop.leave(f"{run.id}: saved after iteration {iteration + 1}; the same command goes on from there")
+        self._set_precise_norms()
+        self.trained = True
+        self._save(run, total)
 
     def _step(self, batch: list[Any], iteration: int) -> dict[str, float]:
         torch.manual_seed(derive_seed(self.cfg.SEED, iteration))
@@ -136,7 +137,8 @@ class FineTuning:
         if state is None:
             return 0
         self.model.load_state_dict(state["model"])
-        if "optimizer" in state:
+        self.trained = state["trained"]
+        if not self.trained:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
         run.rewind(state["iteration"])
@@ -144,9 +146,9 @@ class FineTuning:
         return int(state["iteration"])
 
     def _save(self, run: Run, iteration: int) -> None:
-        """After the last iteration, the model alone."""
-        state: dict[str, Any] = {"iteration": iteration, "model": self.model.state_dict()}
-        if iteration < self.cfg.SOLVER.MAX_ITER:
+        """Of a trained model, the weights alone."""
+        state: dict[str, Any] = {"iteration": iteration, "trained": self.trained, "model": self.model.state_dict()}
+        if not self.trained:
             state |= {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
         resume.save(run.folder, state)
         run.save()
