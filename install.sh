@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the environment: Debian packages (as root), .venv, requirements.txt, then ffcv and detectron2, which need commands
 # of their own. Repeatable: each step leaves a stamp of what it installed and is skipped while that holds.
+# VENV=DIR, PYTHON=INTERPRETER; SKIP_FFCV=1 goes without ffcv (then data.loader=folder is for you).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 venv=${VENV:-.venv}
@@ -57,16 +58,17 @@ native() {
   stamp "$name" "$pin"
 }
 
-# ffcv is compiled against OpenCV's core and imgproc: libopencv-dev's umbrella header and .pc file, for these two modules
+# ffcv is compiled against OpenCV's core and imgproc. Where only these two are installed, Debian gives no .pc file, and an
+# umbrella header that includes them all: both are made here for the two.
 ffcv() {
   local shim; shim=$(mktemp -d)
-  if [ ! -e /usr/include/opencv4/opencv2/opencv.hpp ]; then
+  if ! pkg-config --exists opencv4; then
     mkdir "$shim/opencv2"
     printf '#include <opencv2/core.hpp>\n#include <opencv2/imgproc.hpp>\n' >"$shim/opencv2/opencv.hpp"
     printf 'Name: opencv4\nDescription: core and imgproc\nVersion: 4\nCflags: -I${pcfiledir} -I/usr/include/opencv4\nLibs: -lopencv_imgproc -lopencv_core\n' >"$shim/opencv4.pc"
   fi
   PKG_CONFIG_PATH="$shim:${PKG_CONFIG_PATH:-}" native ffcv --no-build-isolation ||
-    say "ffcv did not compile: pretraining will need data.loader=folder. 'make doctor' says what is missing."
+    die "ffcv did not compile (above). 'make doctor' says what is missing. To go on without it: SKIP_FFCV=1 make env, and data.loader=folder"
 }
 
 # The wheel is the real detectron2 tree, pure Python for our use but tagged for one interpreter: unpacked by --target
@@ -76,7 +78,7 @@ detectron2() {
 }
 
 case ${1:-all} in
-  all) system_packages "${debian[@]}"; environment; ffcv; detectron2; native lightly-utils; native lightly ;;
+  all) system_packages "${debian[@]}"; environment; [ -n "${SKIP_FFCV:-}" ] || ffcv; detectron2; native lightly-utils; native lightly ;;
   slurm) system_packages "${slurm[@]}" ;;
   *) die "unknown step '$1' (all, slurm)" ;;
 esac
