@@ -49,7 +49,7 @@ def main() -> None:
 
 def records(count: int) -> Iterator[dict[str, Any]]:
     """Cells of five stages: pretrain, linear, k-NN, and two detection seeds; one experiment in five seeds."""
-    from results.record import run_id
+    from results.content import run_id
 
     draw = random.Random(0)
     for cell in range(-(-count // 5)):
@@ -94,7 +94,7 @@ def pretrain_config(method: str, seed: int, variant: int) -> dict[str, Any]:
 def record(
     stage: str, method: str, seed: int, config: dict[str, Any], metrics: dict[str, float], parent: str
 ) -> dict[str, Any]:
-    from results.record import run_id
+    from results.content import run_id
 
     return {
         "schema": 1,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from results.command import UserError
-from results.record import file_hash, write_atomically
+from results.content import file_hash, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor

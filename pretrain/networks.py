@@ -2,12 +2,13 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pretrain.methods import Encoded, Encoder
+from pretrain.methods import Encoder
 from pretrain.recipe import Network
 from results.command import UserError, nearest
 
@@ -46,18 +47,32 @@ def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool =
 
 
 def build_projector(in_dim: int, network: Network) -> nn.Module:
-    """[B, in_dim] -> [B, projector[-1]]: linear layers with batch norm and ReLU between; the identity where empty."""
-    layers: list[nn.Module] = []
-    widths = network.projector
-    for i, width in enumerate(widths):
-        last = i == len(widths) - 1
-        layers.append(nn.Linear(in_dim, width, bias=last or network.projector_bias))
-        if not last:
-            layers += [nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
-        elif network.projector_last_norm != "none":
-            layers.append(nn.BatchNorm1d(width, affine=network.projector_last_norm == "affine"))
+    """[B, in_dim] -> [B, projector[-1]]: an `mlp` of the recipe's widths; the identity where it has none."""
+    if not network.projector:
+        return nn.Identity()
+    *hidden, width = network.projector
+    layers = list(mlp(in_dim, hidden, network.projector_bias, network.projector_norm, network.projector_activation))
+    layers.append(nn.Linear(hidden[-1] if hidden else in_dim, width))
+    if network.projector_last_norm != "none":
+        layers.append(nn.BatchNorm1d(width, affine=network.projector_last_norm == "affine"))
+    return nn.Sequential(*layers)
+
+
+def build_predictor(dim: int, hidden: int) -> nn.Module:
+    """[B, dim] -> [B, dim] through one hidden layer with batch norm and ReLU: BYOL's and SimSiam's predictor."""
+    return nn.Sequential(*mlp(dim, [hidden]), nn.Linear(hidden, dim))
+
+
+def mlp(
+    in_dim: int, hidden: Sequence[int], bias: bool = True, norm: bool = True, activation: str = "relu"
+) -> Iterator[nn.Module]:
+    """Hidden layers of these widths: linear, batch norm where `norm`, activation."""
+    for width in hidden:
+        yield nn.Linear(in_dim, width, bias=bias)
+        if norm:
+            yield nn.BatchNorm1d(width)
+        yield nn.GELU() if activation == "gelu" else nn.ReLU(inplace=True)
         in_dim = width
-    return nn.Sequential(*layers) if layers else nn.Identity()
 
 
 def build_encoder(network: Network) -> Encoder:
@@ -80,29 +95,28 @@ def embed_jointly(encoder: Encoder, views: Sequence[Tensor]) -> list[Tensor]:
 
 
 class MomentumCopy(nn.Module):
-    """An encoder whose parameters follow those of another by an exponential moving average, without gradients.
+    """A network whose parameters follow those of another by an exponential moving average, without gradients.
 
     Only parameters are averaged: its batch norms run in training mode and keep statistics of their own.
     """
 
-    def __init__(self, encoder: Encoder, momentum: float) -> None:
+    def __init__(self, followed: nn.Module, momentum: float) -> None:
         super().__init__()
-        self.network = copy.deepcopy(encoder).requires_grad_(False)
+        self.network = copy.deepcopy(followed).requires_grad_(False)
         self.momentum = momentum
-        # In a tuple, the encoder is not registered as a part of this module: it belongs to the method.
-        self._source: tuple[nn.Module] = (encoder,)
+        # In a tuple, it is not registered as a part of this module: it belongs to the method.
+        self._followed: tuple[nn.Module] = (followed,)
 
-    def forward(self, view: Tensor) -> Encoded:
-        encoded: Encoded = self.network(view)
-        return encoded
+    def forward(self, x: Tensor) -> Any:
+        """What the followed network would return: `Encoded` for an encoder."""
+        return self.network(x)
 
     def momentum_at(self, progress: float) -> float:
         """From `momentum` at the start to 1 at the end of the training, by a cosine."""
         return 1 - (1 - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
 
     @torch.no_grad()
-    def update(self, progress: float) -> None:
-        """theta' <- m theta' + (1 - m) theta, m as of `progress`, the share of all steps that are done."""
-        weight = 1 - self.momentum_at(progress)
-        for own, followed in zip(self.network.parameters(), self._source[0].parameters(), strict=True):
-            own.lerp_(followed, weight)
+    def update(self, momentum: float) -> None:
+        """theta' <- momentum theta' + (1 - momentum) theta."""
+        for own, followed in zip(self.network.parameters(), self._followed[0].parameters(), strict=True):
+            own.lerp_(followed, 1 - momentum)

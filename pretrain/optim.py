@@ -11,20 +11,23 @@ from pretrain import recipe
 from results.command import UserError
 
 
-def build_optimizer(module: nn.Module, optimizer: recipe.Optimizer, batch: int) -> torch.optim.Optimizer:
+def build_optimizer(
+    module: nn.Module, optimizer: recipe.Optimizer, batch: int, constant: Iterable[nn.Module] = ()
+) -> torch.optim.Optimizer:
     """The recipe's optimizer over all trainable parameters of `module`, at its base rate for this global batch.
 
-    Parameters of one dimension (biases, norms) have a group of their own, which decays only with `decay_1d`.
+    Parameters of one dimension (biases, norms) have a group of their own, which decays only with `decay_1d`. Groups of
+    the parts in `constant` bear the mark "constant": their rate is not to follow the schedule.
     """
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": optimizer.weight_decay},
-        {
-            "params": [p for p in trainable if p.ndim <= 1],
-            "weight_decay": optimizer.weight_decay if optimizer.decay_1d else 0.0,
-        },
-    ]
-    groups = [group for group in groups if group["params"]]
+    held = {id(parameter) for part in constant for parameter in part.parameters()}
+    groups = []
+    for fixed in (False, True):
+        trainable = [p for p in module.parameters() if p.requires_grad and (id(p) in held) is fixed]
+        for flat in (False, True):
+            decay = optimizer.weight_decay if optimizer.decay_1d or not flat else 0.0
+            members = [p for p in trainable if (p.ndim <= 1) is flat]
+            if members:
+                groups.append({"params": members, "weight_decay": decay, "constant": fixed})
     if not groups:
         raise UserError("nothing to optimize: the method has no trainable parameters")
     rate = base_rate(optimizer, batch)

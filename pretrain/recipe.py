@@ -15,7 +15,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from results.command import UserError, nearest
-from results.record import canonical, data_root
+from results.content import added, canonical
+from results.record import data_root
 from results.yaml_file import read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -104,6 +105,9 @@ class Network:
     """Of the hidden linear layers (the last always has one)."""
     projector_last_norm: Literal["none", "affine", "plain"] = "none"
     """Batch norm after the last layer: none, with or without its affine part."""
+    projector_norm: bool = added(True)
+    """Whether the hidden layers have batch norm (MoCo's and DINO's have not)."""
+    projector_activation: Literal["relu", "gelu"] = added("relu")
     zero_init_residual: bool = False
     sync_bn: bool = True
     """With several processes: batch norm over all of them."""

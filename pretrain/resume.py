@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from results.command import UserError
-from results.record import file_hash, write_atomically
+from results.content import file_hash, write_atomically
 
 CHECKPOINT, PREVIOUS, HASHES = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.sha256"
 

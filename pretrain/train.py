@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import resume
@@ -19,7 +19,7 @@ from pretrain.data import RawBatch, make_loader, placement_of
 from pretrain.data.manifest import Manifest, read_manifest
 from pretrain.distributed import World, convert_sync_bn
 from pretrain.evaluate.features import Normalise
-from pretrain.evaluate.online import online_knn
+from pretrain.evaluate.online import embed_training_set, online_knn
 from pretrain.methods import Batch, Method, Step, find_method
 from pretrain.networks import build_encoder
 from pretrain.optim import LearningRate, build_optimizer
@@ -27,7 +27,8 @@ from pretrain.progress import EpochMeter, StopRequest
 from pretrain.recipe import Recipe
 from pretrain.repeatable import derive_seed, make_repeatable, resolve_device
 from results.command import UserError
-from results.record import Record, Run, file_hash, run_id
+from results.content import file_hash, run_id
+from results.record import Record, Run
 
 BACKBONE = "backbone.safetensors"
 COLLAPSED = 0.1
@@ -86,7 +87,7 @@ class Trainer:
         self.model: nn.Module = DistributedDataParallel(self.method) if world.world_size > 1 else self.method
         if recipe.compile:  # not the loss: under the compiler its random draws would be others
             self.method.encoder.backbone.compile()
-        self.optimizer = build_optimizer(self.method, recipe.optimizer, recipe.batch)
+        self.optimizer = build_optimizer(self.method, recipe.optimizer, recipe.batch, self.method.constant_rate())
         self.learning_rate = LearningRate(recipe.schedule, recipe.optimizer, recipe.batch, self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.normalise = Normalise(manifest.mean, manifest.std).to(self.device)
@@ -113,8 +114,11 @@ class Trainer:
         place = self._resume(run)
         with StopRequest(acts=run is not None) as stop:
             for epoch in range(place // self.steps_per_epoch, epochs):
-                self.method.train()
                 first = place % self.steps_per_epoch
+                if first == 0:
+                    torch.manual_seed(derive_seed(self.recipe.seed, "epoch", epoch))
+                    self.method.prepare_epoch(epoch, self.embed)
+                self.method.train()
                 for step, raw in self.meter.timed(
                     self.loader.epoch(epoch, first), epoch * self.steps_per_epoch + first
                 ):
@@ -130,16 +134,23 @@ class Trainer:
 
     def _step(self, raw: RawBatch, step: int, total: int) -> None:
         torch.manual_seed(derive_seed(self.recipe.seed, step, self.world.rank))
+        self.method.step, self.method.epoch = step, step // self.steps_per_epoch
         self.method.progress = step / total
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+            if not group["constant"]:
+                group["lr"] = self.learning_rate(step)
         with self._autocast():
             outcome: Step = self.model(self._on_device(raw))
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(outcome.loss).backward()
+        self.method.before_update()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.meter.add(self.recipe.batch, {"loss": outcome.loss.detach(), **outcome.scalars})
+
+    def embed(self, encoder: nn.Module) -> Tensor:
+        """What `encoder` makes of all training images; see `methods.Embed`."""
+        return embed_training_set(encoder, self.normalise, self.manifest, self.recipe)
 
     def _on_device(self, raw: RawBatch) -> Batch:
         views = [self.normalise(view.to(self.device, non_blocking=True)) for view in raw.views]

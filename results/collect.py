@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from results.command import UserError
-from results.record import RECORD, Record, parse_record, plain_hash
+from results.content import plain_hash
+from results.record import RECORD, Record, parse_record
 from results.rows import HEADLINES, Facts, evaluation_facts, flat, pretrain_facts, setting
 
 PRETRAIN = "pretrain"

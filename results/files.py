@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from results.command import UserError
+from results.content import write_atomically
 from results.leaderboard import Tables
-from results.record import parse_record, write_atomically
+from results.record import parse_record
 
 RUNS, PATTERN = "runs.csv", "leaderboard_*.csv"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from results.collect import PRETRAIN, Collection, Found
+from results.content import content_hash
 from results.experiments import ranked
 from results.flags import FOREIGN, MISSING
 from results.published import Published
-from results.record import content_hash
 from results.rows import COLUMNS, FROM_CELL, HEADLINES, Facts
 
 BOARD = ["dataset", "stage", "protocol"]

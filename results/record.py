@@ -5,13 +5,10 @@ merged. `run.json` is replaced atomically; `metrics.jsonl` is only ever appended
 """
 
 import fcntl
-import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
-import secrets
 import shlex
 import socket
 import subprocess
@@ -19,13 +16,14 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
 from results.command import Interrupted, UserError
+from results.content import canonical, file_hash, run_id, write_atomically, write_json
 
 SCHEMA = 1
 RECORD, METRICS = "run.json", "metrics.jsonl"
@@ -45,68 +43,6 @@ def data_root() -> Path:
 
 def stage_folder(stage: str, run_id: str) -> Path:
     return runs_root() / stage / run_id
-
-
-def canonical(value: Any) -> Any:
-    """Plain JSON of dataclasses, paths and tuples; floats that JSON cannot hold (NaN, infinities) become None."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, dict):
-        return {str(key): canonical(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [canonical(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: canonical(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "item"):  # a scalar of numpy or torch
-        return canonical(value.item())
-    raise TypeError(f"{type(value).__name__} has no place in a record: {value!r}")
-
-
-def content_hash(value: Any) -> str:
-    """sha256 (hex) of the canonical JSON of `value`: equal for equal content, whatever its order of keys."""
-    return plain_hash(canonical(value))
-
-
-def plain_hash(plain: Any) -> str:
-    """`content_hash` of what `canonical` gave, or was read from JSON that holds it."""
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def run_id(label: str, config: Any) -> str:
-    """`<label>-<12 hex digits of the config's hash>`: the label is for the eye, the hash decides."""
-    return f"{label}-{content_hash(config)[:12]}"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Whole or not at all, also after a crash: temporary file, fsync, rename, fsync of the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # unique across hosts, too
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, (json.dumps(canonical(value), indent=1) + "\n").encode())
 
 
 @dataclass

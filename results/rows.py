@@ -7,7 +7,8 @@ import json
 import math
 from typing import Any
 
-from results.record import Record, plain_hash
+from results.content import plain_hash
+from results.record import Record
 
 HEADLINES = {"linear": ("top1",), "knn": ("top1",), "semi": ("top1",), "detect": ("box_AP", "mask_AP")}
 """The stages that are evaluations, and what each is judged by; a leaderboard is sorted by the first."""

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from results.record import write_json
+from results.content import write_json
 from slurm.stages import LEADERBOARD, Task
 
 PLAN = "plan.json"

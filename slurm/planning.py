@@ -7,7 +7,7 @@ from typing import Any
 
 from pretrain.recipe import Recipe
 from results.command import UserError
-from results.record import content_hash
+from results.content import content_hash
 from slurm.clusters import Preset
 from slurm.graph import Graph, Job, Resources
 from slurm.stages import LEADERBOARD, OWN_STAGE, STAGES, Task, find_stage, load_recipe
@@ -151,7 +151,9 @@ class Planner:
             cell=cell.described,
             setting=cell.setting,
         )
-        task = replace(task, id=find_stage(task).plan(task, recipe))
+        plan = find_stage(task).plan
+        assert plan is not None, "stages of cells have ids"
+        task = replace(task, id=plan(task, recipe))
         column = f"{name}:{seed}" if len(spec.seeds or ()) > 1 else name
         return Job(f"{name}/{task.id}", column, cell.name, tuple(job.key for job in parents), resources, task)
 

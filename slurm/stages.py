@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from results.command import UserError
-from results.record import Record, Run, run_id, runs_root, stage_folder
+from results.content import run_id
+from results.record import Record, Run, runs_root, stage_folder
 
 if TYPE_CHECKING:
     from pretrain.evaluate import Options as EvaluationOptions
@@ -60,8 +61,8 @@ class Stage:
     """How a stage is named and run."""
 
     needs: tuple[str, ...]
-    plan: Callable[[Task, "Recipe"], str]
-    """The id of the record that `run` will leave."""
+    plan: Callable[[Task, "Recipe"], str] | None
+    """The id of the record that `run` will leave; None where the stage belongs to no cell."""
     run: Callable[[Task], Record | None]
     """None where this process is not the one that keeps the record (rank > 0)."""
     options: Callable[[], set[str]] = set
@@ -207,10 +208,6 @@ def _detection_options() -> set[str]:
     return {f.name for f in fields(Options)} - {"seed", "device"}
 
 
-def _plan_leaderboard(task: Task, recipe: "Recipe") -> str:
-    raise NotImplementedError("the leaderboard belongs to no cell")
-
-
 def _run_leaderboard(task: Task) -> None:
     from results.aggregate import main
 
@@ -252,6 +249,6 @@ STAGES: dict[str, Stage] = {
     "knn": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _evaluation_options),
     "convert": Stage(("pretrain",), _plan_convert, _run_convert, serves=True),
     "detect": Stage(("convert",), _plan_detect, _run_detect, _detection_options, seeded=True),
-    LEADERBOARD: Stage((), _plan_leaderboard, _run_leaderboard, lambda: {"out"}),
+    LEADERBOARD: Stage((), None, _run_leaderboard, lambda: {"out"}),
 }
 OWN_STAGE = Stage(("pretrain",), _plan_own, _run_own)

@@ -21,7 +21,8 @@ from types import FrameType
 from typing import Any
 
 from results.command import INTERRUPTED, Interrupted
-from results.record import Record, read_record, write_json
+from results.content import write_json
+from results.record import Record, read_record
 from slurm.stages import Task, run_task
 
 ATTEMPTS = "attempts.jsonl"

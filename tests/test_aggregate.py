@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from results import flags
 from results.aggregate import aggregate, main, render, tables_of
 from results.command import UserError
+from results.content import run_id
 from results.files import csv_bytes
 from results.published import CSV, Published, parse_views
-from results.record import Run, run_id
+from results.record import Run
 from results.rows import COLUMNS, flat, views_text
 from results.significance import half_width, summarise
 

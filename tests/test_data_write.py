@@ -20,7 +20,7 @@ from pretrain.data.images import BadImage, WriteSettings, prepare
 from pretrain.data.libjpeg import import_ffcv
 from pretrain.data.manifest import IMAGENET, MANIFEST, read_manifest
 from results.command import UserError, run_command
-from results.record import file_hash
+from results.content import file_hash
 from tests.photos import CLASSES, image_folder, jpeg, photo
 
 

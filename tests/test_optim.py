@@ -45,6 +45,14 @@ def test_only_trainable_parameters_are_optimized() -> None:
         build_optimizer(network[1], Optimizer(), 256)
 
 
+def test_parts_of_constant_rate_have_marked_groups_of_their_own() -> None:
+    network = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    groups = build_optimizer(network, Optimizer(), 256, constant=[network[1]]).param_groups
+    held = {id(p) for group in groups if group["constant"] for p in group["params"]}
+    assert held == {id(p) for p in network[1].parameters()}
+    assert sum(len(group["params"]) for group in groups) == 4
+
+
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("lars", LARS)])
 def test_the_named_optimizer_is_built_at_its_base_rate(name: Any, kind: type) -> None:
     optimizer = build_optimizer(nn.Linear(3, 2), Optimizer(name=name, lr=0.3, momentum=0.8), 512)

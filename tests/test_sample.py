@@ -16,7 +16,7 @@ from PIL import Image
 from pretrain.data import sample, sample_drawing
 from pretrain.data.manifest import read_manifest
 from results.command import UserError
-from results.record import file_hash
+from results.content import file_hash
 
 MATERIAL = sample_drawing.material()
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from results.command import UserError
-from results.record import content_hash
+from results.content import content_hash
 from slurm.clusters import Preset, Share, load_preset
 from slurm.facts import parse_minutes
 from slurm.graph import PLAN, Graph, Job, Resources, graph_from_plan

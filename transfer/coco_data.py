@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from results.command import UserError, nearest
-from results.record import data_root, file_hash
+from results.content import file_hash
+from results.record import data_root
 from transfer.detectron import quiet
 
 SPLITS = ("train2017", "val2017")

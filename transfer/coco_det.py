@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from results.command import UserError, parse_seeds, run_command
-from results.record import Record, Run, canonical, content_hash, run_id, stage_folder
+from results.content import canonical, content_hash, run_id
+from results.record import Record, Run, stage_folder
 
 CONVERT, DETECT = "convert", "detect"
 D2_FORMAT = 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from results.command import UserError
-from results.record import write_atomically
+from results.content import write_atomically
 from transfer.detectron import quiet
 
 if TYPE_CHECKING:

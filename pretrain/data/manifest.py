@@ -7,7 +7,8 @@ from typing import Any
 
 from pretrain.data.beton_format import check_length
 from results.command import UserError, nearest
-from results.record import content_hash, data_root, write_json
+from results.content import content_hash, write_json
+from results.record import data_root
 
 MANIFEST = "manifest.json"
 SCHEMA = 1

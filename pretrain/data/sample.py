@@ -36,7 +36,7 @@ from pretrain.data.sample_drawing import (
     scene,
 )
 from results.command import UserError
-from results.record import file_hash, write_json
+from results.content import file_hash, write_json
 
 VERSION = 1
 """Of this generator: a sample that another version has written is written anew."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pretrain.evaluate.protocols import KNN, Linear, find_protocol
 from results.command import UserError
-from results.record import Record, Run, run_id
+from results.content import run_id
+from results.record import Record, Run
 
 if TYPE_CHECKING:
     from pretrain.checkpoint import Backbone

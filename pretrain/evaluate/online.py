@@ -1,10 +1,14 @@
-"""k-NN during training: a look at the backbone as it is, without touching the run's random numbers or statistics."""
+"""Looks at the encoder during training, without touching the run's random numbers or the statistics of its norms."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from pretrain.data import evaluation_batches
+from pretrain.data import RawBatch, evaluation_batches
 from pretrain.data.manifest import Manifest
+from pretrain.distributed import gather_with_gradient, rank, world_size
 from pretrain.evaluate.features import collect
 from pretrain.evaluate.knn import accuracy
 from pretrain.evaluate.protocols import KNN
@@ -16,18 +20,48 @@ JUDGE = KNN("online", "this suite: as cosine-20, among a part of the training im
 @torch.no_grad()
 def online_knn(backbone: nn.Module, normalise: nn.Module, manifest: Manifest, recipe: Recipe) -> float:
     """Top-1 (per cent) of the validation split by 20 cosine neighbours among evenly chosen training images."""
-    device = next(backbone.parameters()).device
-    where = (recipe.evaluation_resize, recipe.evaluation_crop, 256, recipe.machine.workers, recipe.data.loader)
-
-    def encode(images: Tensor) -> Tensor:
-        features: Tensor = backbone(normalise(images.to(device)))
-        return features.float()
-
     count = manifest.split("train").count
     chosen = range(0, count, -(-count // recipe.monitor.knn_images))
-    was_training = backbone.training
-    backbone.eval()
-    train = collect(encode, evaluation_batches(manifest, "train", *where, indices=chosen))
-    val = collect(encode, evaluation_batches(manifest, "val", *where))
-    backbone.train(was_training)
+    with evaluating(backbone):
+        train = _collect(backbone, normalise, _batches(manifest, "train", recipe, chosen))
+        val = _collect(backbone, normalise, _batches(manifest, "val", recipe))
     return accuracy(*train, *val, JUDGE)["top1"]
+
+
+@torch.no_grad()
+def embed_training_set(encoder: nn.Module, normalise: nn.Module, manifest: Manifest, recipe: Recipe) -> Tensor:
+    """`encoder(view).z` of the centre crop of every training image, float32 [n, D], in order; on every process.
+
+    Each process encodes its share of the images.
+    """
+    count, processes = manifest.split("train").count, world_size()
+    share = -(-count // processes)
+    own = [i % count for i in range(rank(), share * processes, processes)]  # shares of one size, whatever the count
+    with evaluating(encoder):
+        z, _ = _collect(lambda view: encoder(view).z, normalise, _batches(manifest, "train", recipe, own))
+    return gather_with_gradient(z).unflatten(0, (processes, share)).transpose(0, 1).flatten(0, 1)[:count]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Meanwhile the module is in evaluation mode."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def _batches(
+    manifest: Manifest, split: str, recipe: Recipe, indices: Sequence[int] | None = None
+) -> Iterator[RawBatch]:
+    where = (recipe.evaluation_resize, recipe.evaluation_crop, 256, recipe.machine.workers, recipe.data.loader)
+    return evaluation_batches(manifest, split, *where, indices=indices)
+
+
+def _collect(
+    encode: Callable[[Tensor], Tensor], normalise: nn.Module, batches: Iterable[RawBatch]
+) -> tuple[Tensor, Tensor]:
+    device = next(normalise.buffers()).device
+    return collect(lambda images: encode(normalise(images.to(device))).float(), batches)

@@ -1,6 +1,7 @@
 """The evaluation protocols by name, with their settings and where those come from."""
 
 from dataclasses import fields
+from functools import partial
 from typing import Literal
 
 from pretrain.recipe import strict
@@ -45,6 +46,19 @@ class Linear:
         return self.lr * self.batch / self.lr_batch if self.lr_batch else self.lr
 
 
+_in_steps = partial(
+    Linear,
+    augment=True,
+    optimizer="sgd",
+    lr_batch=None,
+    batch=256,
+    epochs=100,
+    schedule="step",
+    steps=(60, 80),
+    init_std=0.01,
+)
+"""MoCo's linear protocol, which others took over with rates of their own."""
+
 PROTOCOLS: dict[str, list[KNN] | list[Linear]] = {
     "knn": [
         KNN("cosine-20", "this suite's default for its sample and for online monitoring", 20, "cosine"),
@@ -77,45 +91,11 @@ PROTOCOLS: dict[str, list[KNN] | list[Linear]] = {
             epochs=100,
             schedule="cosine",
         ),
-        Linear(
-            "intl-imagenet",
-            "winci-ai/INTL@0aa69af: evaluate.py and scripts, multi-crop runs",
-            augment=True,
-            optimizer="sgd",
-            lr=0.4,
-            lr_batch=None,
-            batch=256,
-            epochs=100,
-            schedule="step",
-            steps=(60, 80),
-            init_std=0.01,
+        _in_steps("intl-imagenet", "winci-ai/INTL@0aa69af: evaluate.py and scripts, multi-crop runs", lr=0.4),
+        _in_steps(
+            "intl-2view", "winci-ai/INTL@0aa69af: evaluate.py and scripts, two-view and ImageNet-100 runs", lr=0.2
         ),
-        Linear(
-            "intl-2view",
-            "winci-ai/INTL@0aa69af: evaluate.py and scripts, two-view and ImageNet-100 runs",
-            augment=True,
-            optimizer="sgd",
-            lr=0.2,
-            lr_batch=None,
-            batch=256,
-            epochs=100,
-            schedule="step",
-            steps=(60, 80),
-            init_std=0.01,
-        ),
-        Linear(
-            "moco",
-            "facebookresearch/moco@f736491: main_lincls.py",
-            augment=True,
-            optimizer="sgd",
-            lr=30.0,
-            lr_batch=None,
-            batch=256,
-            epochs=100,
-            schedule="step",
-            steps=(60, 80),
-            init_std=0.01,
-        ),
+        _in_steps("moco", "facebookresearch/moco@f736491: main_lincls.py", lr=30.0),
     ],
 }
 

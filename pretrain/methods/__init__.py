@@ -7,7 +7,7 @@ subclass of `Method`, and the loss as a pure function of embeddings.
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -58,18 +58,27 @@ class Encoder(nn.Module):
 ConfigT = TypeVar("ConfigT")
 
 
+Embed = Callable[[nn.Module], Tensor]
+"""embed(encoder) -> what the encoder, in evaluation mode, makes of the centre crop of every training image: its z,
+float32 [n, D], in the order of the dataset, the same on every process."""
+
+
 class Method(nn.Module, Generic[ConfigT]):
     """Owns the encoder and whatever of the method has state (predictor, queue, prototypes, target network).
 
-    The training loop sets `progress`, the share of all steps that are done, before each `forward`, and seeds torch's
-    generators from (seed, step, rank), so that random draws in `forward` repeat after a resumption.
+    The training loop sets `step`, `epoch` and `progress` before each `forward`, and seeds torch's generators from
+    (seed, step, rank), so that random draws in `forward` repeat after a resumption.
     """
 
     Config: ClassVar[type]
     uses_labels: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     """False for a bound that is not trained at all (`random`)."""
+    step: int = 0
+    """Of the training, from 0; `epoch` likewise."""
+    epoch: int = 0
     progress: float = 0.0
+    """Share of all steps that are done."""
 
     def __init__(self, encoder: Encoder, config: ConfigT) -> None:
         super().__init__()
@@ -80,6 +89,21 @@ class Method(nn.Module, Generic[ConfigT]):
 
     def check(self, batch: int, views: int) -> None:
         """Raises `UserError` where the method cannot work with `batch` images a process and so many views."""
+
+    def prepare_epoch(self, epoch: int, embed: Embed) -> None:
+        """Before the first step of an epoch: what needs the whole training set (clusters). Not run on resumption within
+        an epoch, so that what it leaves must be in the method's state."""
+
+    def before_update(self) -> None:
+        """Between the backward pass and the optimizer's step: a layer that is still frozen drops its gradients here."""
+
+    def constant_rate(self) -> Iterable[nn.Module]:
+        """Parts whose learning rate stays at its base instead of following the schedule."""
+        return ()
+
+    def transformed(self, z: Tensor) -> Tensor | None:
+        """What the loss compares instead of the embeddings z [N, D] of one view: whitened outputs. None: z itself."""
+        return None
 
 
 def method_names() -> list[str]:

@@ -21,6 +21,7 @@ from pretrain.whitening import (
     check_whitenable,
     float32_region,
     permute_rows,
+    whiten,
     whiten_matrices,
 )
 from results.command import UserError
@@ -67,6 +68,12 @@ class CWRGP(Method[Config]):
             loss = loss + config.covariance_weight * penalty
             scalars["covariance_penalty"] = penalty.detach()
         return Step(loss, scalars)
+
+    def transformed(self, z: Tensor) -> Tensor:
+        """Whitened in groups of neighbouring channels, in windows of neighbouring images (those that fill one)."""
+        window = min(self.config.window or len(z), len(z))
+        parts = z[: len(z) // window * window].split(window)
+        return torch.cat([whiten(part, groups=self.config.groups, eps=self.config.eps) for part in parts])
 
     def check(self, batch: int, views: int) -> None:
         if views < 2:

@@ -46,7 +46,7 @@ class INTL(Method[Config]):
             outputs = [self._whiten(z) for z in views]
             terms = _plain_terms(outputs, self.config.axis)
         else:
-            self.target.update(self.progress)
+            self.target.update(self.target.momentum_at(self.progress))
             with torch.no_grad():
                 target = self._whiten(self._embed(self.target, batch.views[0]))
             views = [self._embed(self.encoder, view) for view in batch.views[1:]]
@@ -69,6 +69,9 @@ class INTL(Method[Config]):
             raise UserError(f"intl: iterations is at least 1, not {self.config.iterations} (method.iterations)")
         if self.config.momentum is not None and not 0 <= self.config.momentum <= 1:
             raise UserError(f"intl: momentum lies between 0 and 1, not {self.config.momentum} (method.momentum)")
+
+    def transformed(self, z: Tensor) -> Tensor:
+        return self._whiten(z)
 
     def _embed(self, network: torch.nn.Module, view: Tensor) -> Tensor:
         """The embeddings of all processes, [N, D], float32 before they are gathered, so that gradients add up in it."""

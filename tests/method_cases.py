@@ -1,0 +1,100 @@
+"""Every method and every loss as the tests of what holds for all of them build it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.methods import Batch, Method, find_method
+from pretrain.methods.cwrgp import cwrgp_loss
+from pretrain.methods.intl import intl_ema_loss, intl_loss
+from pretrain.methods.simclr import simclr_loss
+from tests.tiny_encoder import batch_of, tiny_encoder
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method on the tiny encoder (embeddings of 48 channels)."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+    images: int = 16
+    views: int = 2
+    projector: bool = True
+
+    @property
+    def id(self) -> str:
+        return self.label or self.name
+
+    def build(self, dtype: torch.dtype = torch.float64) -> Method[Any]:
+        return build(self.name, self.options, projector=self.projector, dtype=dtype)
+
+    def batch(self, dtype: torch.dtype = torch.float64) -> Batch:
+        return batch_of(self.images, self.views, dtype)
+
+
+CASES = [
+    Case("cwrgp", {"groups": 2, "window": 8}),
+    Case("intl"),
+    Case("intl", {"momentum": 0.99}, "intl-ema"),
+    Case("simclr"),
+    Case("supervised", {"classes": 4}, projector=False),
+]
+"""All methods that train, in their variants."""
+
+LOSSES: dict[str, Callable[[list[Tensor]], Tensor]] = {
+    "cwrgp": lambda views: cwrgp_loss(views, 2, permutations=orders(views)),
+    "intl": intl_loss,
+    "intl-batch": lambda views: intl_loss(views, axis="batch"),
+    "intl-ema": lambda views: intl_ema_loss(views[1:], views[0]),
+    "simclr": lambda views: simclr_loss(views, 0.2),
+}
+"""All losses, as functions of V views [16, 96] in float64."""
+
+SCALED: set[str] = set()
+"""Those losses that change with the scale of the embeddings."""
+
+REFUSED: list[tuple[str, dict[str, Any], int, int, str]] = [
+    ("cwrgp", {"groups": 2, "window": 8}, 16, 1, "at least 2 views"),
+    ("cwrgp", {"groups": 2, "window": 6}, 16, 2, "16 images of a process cannot be dealt to windows of 6"),
+    ("cwrgp", {"groups": 5, "window": 8}, 16, 2, "48 channels cannot be cut into 5 groups"),
+    ("cwrgp", {"groups": 0, "window": 8}, 16, 2, "0 groups"),
+    ("cwrgp", {"groups": 2, "window": 24}, 24, 2, r"N = 24.*48 / 2 = 24"),
+    ("cwrgp", {"groups": 2, "window": None}, 32, 2, r"N = 32.*48 / 2 = 24"),
+    ("cwrgp", {"groups": 2, "window": 8, "repeats": 0}, 16, 2, "repeats"),
+    ("intl", {}, 16, 1, "at least 2 views"),
+    ("intl", {}, 8, 2, r"not positive for n = 8"),
+    ("intl", {"iterations": 0}, 16, 2, "iterations"),
+    ("intl", {"momentum": 1.5}, 16, 2, "momentum"),
+    ("simclr", {}, 16, 1, "at least 2 views"),
+    ("simclr", {"temperature": 0.0}, 16, 2, "temperature"),
+    ("supervised", {"classes": 1}, 16, 1, "at least 2 classes"),
+    ("supervised", {"classes": 4, "label_smoothing": 1.0}, 16, 1, "label_smoothing"),
+]
+"""Method, options, images, views that cannot work together, and what the error says (a regular expression)."""
+
+
+def build(name: str, options: dict[str, Any], projector: bool = True, **encoder: Any) -> Method[Any]:
+    """The method `name` on the tiny encoder, in its dtype."""
+    kind = find_method(name)
+    built = tiny_encoder(**encoder)
+    if not projector:
+        built.projector, built.embedding_dim = nn.Identity(), built.feature_dim
+    return kind(built, kind.Config(**options)).to(next(built.parameters()).dtype)
+
+
+def embeddings(n: int, d: int, views: int = 2, seed: int = 0) -> list[Tensor]:
+    """Noisy copies of the same random embeddings: float64 [n, d] each."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    noise = [torch.randn(n, d, generator=generator, dtype=torch.float64) for _ in range(views)]
+    return [clean + 0.5 * one for one in noise]
+
+
+def orders(views: list[Tensor]) -> list[Tensor]:
+    """A fixed permutation of the channels for each view."""
+    channels = views[0].shape[1]
+    return [torch.randperm(channels, generator=torch.Generator().manual_seed(v)) for v in range(len(views))]
