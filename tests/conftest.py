@@ -62,3 +62,17 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """The launcher's command in this process: exit code and what it printed."""
+
+    from slurm import launch_sweep
+
+    def _launch(*arguments: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["launch_sweep.py", *map(str, arguments)])
+        code = launch_sweep.main()
+        return code, capsys.readouterr().out
+
+    return _launch

@@ -11,74 +11,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import yaml
 
 from results.command import UserError
-from slurm import launch_sweep
+from tests.launching import ROOT, log, prepare, wait_until, write_sweep
 
-ROOT = Path(__file__).parents[1]
 LAUNCH = [sys.executable, str(ROOT / "slurm" / "launch_sweep.py")]
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty place for runs; own presets there; jobs can import the stand-in stages."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WHITEBENCH_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("WHITEBENCH_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("WHITEBENCH_CLUSTERS", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-    monkeypatch.syspath_prepend(str(ROOT / "tests"))
-    (tmp_path / "two.yaml").write_text("kind: local\nslots: 2\n")
-    (tmp_path / "runs").mkdir()
-    return tmp_path
-
-
-def write_sweep(
-    place: Path, stages: dict[str, Any], seeds: int = 2, recipes: tuple[str, ...] = ("sample/intl",)
-) -> Path:
-    """A sweep whose stages are functions of `slurm_stages`, given as `{stage: {"function": "count", ...}}`."""
-    own = {name: {**spec, "function": f"slurm_stages:{spec['function']}"} for name, spec in stages.items()}
-    own["leaderboard"] = {"out": str(place / "tables")}
-    path = place / "mine.yaml"
-    path.write_text(yaml.safe_dump({"recipes": list(recipes), "seeds": list(range(seeds)), "stages": own}))
-    return path
-
-
-@pytest.fixture
-def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """The command in this process: exit code and what it printed."""
-
-    def _launch(*arguments: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["launch_sweep.py", *map(str, arguments)])
-        code = launch_sweep.main()
-        return code, capsys.readouterr().out
-
-    return _launch
-
-
-def log(place: Path) -> list[dict[str, Any]]:
-    path = place / "runs" / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return prepare(tmp_path, monkeypatch, "two", "kind: local\nslots: 2\n")
 
 
 def times(place: Path) -> dict[str, tuple[float, float]]:
     """Id to start and end of each run that came to its end."""
     starts = {line["id"]: line["start"] for line in log(place) if "start" in line}
     return {line["id"]: (starts[line["id"]], line["end"]) for line in log(place) if "end" in line}
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.1)
 
 
 def counts(place: Path) -> list[int]:

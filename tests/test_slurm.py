@@ -8,19 +8,15 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from results.command import UserError
-from slurm import launch_sweep
+from tests.launching import ROOT, log, prepare, wait_until, write_sweep
 
-ROOT = Path(__file__).parents[1]
 CLUSTER = Path(__file__).parent / "slurm_cluster"
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
 pytestmark = pytest.mark.slurm
@@ -68,39 +64,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def place(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WHITEBENCH_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("WHITEBENCH_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("WHITEBENCH_CLUSTERS", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-    monkeypatch.syspath_prepend(str(ROOT / "tests"))
     # USR2 may come a minute before its time: the delay is small, or jobs would be told too early
-    (tmp_path / "lab.yaml").write_text("kind: slurm\nsignal_delay_s: 5\n")
-    (tmp_path / "runs").mkdir()
-    return tmp_path
-
-
-@pytest.fixture
-def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    def _launch(*arguments: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["launch_sweep.py", *map(str, arguments)])
-        code = launch_sweep.main()
-        return code, capsys.readouterr().out
-
-    return _launch
-
-
-def write_sweep(place: Path, stages: dict[str, Any], seeds: int, recipes: tuple[str, ...] = ("sample/intl",)) -> Path:
-    own = {name: {**spec, "function": f"slurm_stages:{spec['function']}"} for name, spec in stages.items()}
-    own["leaderboard"] = {"out": str(place / "tables")}
-    path = place / "mine.yaml"
-    path.write_text(yaml.safe_dump({"recipes": list(recipes), "seeds": list(range(seeds)), "stages": own}))
-    return path
-
-
-def log(place: Path) -> list[dict[str, Any]]:
-    path = place / "runs" / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return prepare(tmp_path, monkeypatch, "lab", "kind: slurm\nsignal_delay_s: 5\n")
 
 
 def starts(place: Path, stage: str) -> list[int]:
@@ -115,13 +80,6 @@ def queue(*options: str) -> list[str]:
 
 def submissions(place: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (place / "runs" / "sweeps" / "jobs.jsonl").read_text().splitlines()]
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.2)
 
 
 def wait_for_empty_queue() -> None:
