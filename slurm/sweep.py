@@ -93,11 +93,13 @@ def load_sweep(name: str, changes: list[str], overrides: list[str]) -> Sweep:
     path = sweep_path(name)
     raw = read_sweep(path)
     raw.setdefault("overrides", {})
+    written = raw.get("recipes")
     for key, value in map(parse_override, changes):
         set_dotted(raw, key, value)
     raw["overrides"] = {**_mapping(raw["overrides"], path, "overrides"), **dict(map(parse_override, overrides))}
     stages = {"pretrain": {}, **_mapping(raw.get("stages"), path, "stages")}
     raw["stages"] = {stage: _stage(stage, spec, path) for stage, spec in stages.items()}
+    _narrow(raw, written)
     sweep: Sweep = validated(Sweep, raw, where=str(path))
     _check(sweep, path)
     return sweep
@@ -141,6 +143,16 @@ def _stage(name: str, raw: Any, path: Path) -> dict[str, Any]:
     options = _mapping(spec.pop("options", None), path, f"stages.{name}.options")
     flat = {key: spec.pop(key) for key in list(spec) if key not in general}
     return {**spec, "options": {**options, **flat}}
+
+
+def _narrow(raw: dict[str, Any], written: Any) -> None:
+    """Recipes of the file that a change has taken out of the sweep leave its stages, too."""
+    if not isinstance(written, list) or not isinstance(raw.get("recipes"), list):
+        return
+    dropped = [recipe for recipe in written if recipe not in raw["recipes"]]
+    for spec in raw["stages"].values():
+        if isinstance(spec.get("recipes"), list):
+            spec["recipes"] = [recipe for recipe in spec["recipes"] if recipe not in dropped]
 
 
 def _check(sweep: Sweep, path: Path) -> None:

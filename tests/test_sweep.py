@@ -104,6 +104,14 @@ def test_repeated_fine_tuning_shares_one_conversion(load: Any) -> None:
     assert len({job.needs for job in tunings}) == 1
 
 
+def test_recipes_taken_out_of_the_sweep_leave_its_stages_too(load: Any) -> None:
+    content = {**SAMPLE, "stages": {"detect": {"recipes": ["sample/intl", "sample/random"]}}}
+    assert load(content, ["recipes=[sample/intl]"]).stages["detect"].recipes == ("sample/intl",)
+    content["stages"]["detect"]["recipes"].append("sample/intll")
+    with pytest.raises(UserError, match=r"'sample/intll' is not in the sweep; did you mean 'sample/intl'"):
+        load(content, ["recipes=[sample/intl]"])
+
+
 def test_a_stage_restricted_to_recipes_brings_its_conversion_for_those_only(load: Any) -> None:
     graph = graph_of(load({**SAMPLE, "stages": {"detect": {"recipes": ["sample/intl"]}}}))
     for stage in ("convert", "detect"):

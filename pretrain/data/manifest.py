@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Manifest:
     mean: Three
     std: Three
 
-    @property
+    @cached_property
     def content_hash(self) -> str:
         """Of the images, labels, order, and how they were written and are normalised; not of files, paths or names."""
         images = {name: [split.count, split.content_sha256] for name, split in self.splits.items()}
@@ -111,11 +112,19 @@ def read_manifest(dataset: str | Path) -> Manifest:
         UserError: there is no such dataset, or its manifest is damaged.
     """
     folder = dataset if isinstance(dataset, Path) else data_root() / dataset
+    try:
+        state = (folder / MANIFEST).stat()
+    except FileNotFoundError as error:
+        raise UserError(_absent(folder.name, folder)) from error
+    return _read(folder, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache
+def _read(folder: Path, modified: int, size: int) -> Manifest:
+    """Once while the file stays as it is: a sweep asks several times a cell."""
     path = folder / MANIFEST
     try:
         raw = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(_absent(folder.name, folder)) from error
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a readable manifest ({error}); write the dataset again") from error
     manifest = _parsed(raw, folder, path)
