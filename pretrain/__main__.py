@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("recipe", nargs="?", help="a name shown by --list, or the path of a YAML file")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="dotted recipe keys, e.g. optimizer.lr=0.1")
-    command.add_argument("--list", action="store_true", help="show the recipes with what their papers report")
+    command.add_argument("--list", action="store_true", help="show the recipes: what papers report, what was measured")
     command.add_argument("--show", action="store_true", help="print the resolved recipe and its run id; do not train")
     return command
 
@@ -33,6 +33,8 @@ def main() -> None:
     command = parser()
     arguments = command.parse_intermixed_args()
     if arguments.list:
+        from pretrain.listing import recipe_table
+
         print(recipe_table())
     elif arguments.recipe is None:
         command.error("a recipe is needed (python -m pretrain --list shows them)")
@@ -43,7 +45,8 @@ def main() -> None:
 
 
 def start(name: str, overrides: list[str]) -> None:
-    from pretrain.recipe import load, parse_override
+    from pretrain.config import parse_override
+    from pretrain.recipe import load
     from pretrain.train import train
     from results.record import stage_folder
 
@@ -67,22 +70,6 @@ def show(name: str, overrides: list[str]) -> None:
         print(f"# run id: {pretrain_id(recipe)}")
     except UserError as error:  # the recipe can be looked at before its data is there
         print(f"# run id: unknown ({error})")
-
-
-def recipe_table() -> str:
-    """All recipes: method, epochs, batch, and the published values that they aim at."""
-    from pretrain.recipe import load, recipe_names
-
-    lines = [f"{'recipe':32} {'method':12} {'backbone':10} {'epochs':>6} {'batch':>6} {'views':>5}  reported"]
-    for name in recipe_names():
-        recipe = load(name)
-        reported = ", ".join(f"{metric} {value:g}" for metric, value in recipe.paper.reported.items()) or "-"
-        mark = " (reconstruction)" if recipe.paper.reconstruction else ""
-        lines.append(
-            f"{name:32} {recipe.method_name:12} {recipe.network.backbone:10} {recipe.schedule.epochs:6} "
-            f"{recipe.batch:6} {len(recipe.view_sizes):5}  {reported}{mark}"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

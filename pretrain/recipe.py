@@ -6,30 +6,16 @@ run is called, what is watched, how it is evaluated afterwards, how this machine
 
 from collections.abc import Sequence
 from dataclasses import field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, dataclass_transform, get_origin
+from typing import Any, Literal
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
-
+from pretrain.config import parse_override, set_dotted, strict, validated
 from results.command import UserError, nearest
 from results.content import added, canonical
 from results.record import data_root
 from results.yaml_file import read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
-T = TypeVar("T")
-
-
-@dataclass_transform(frozen_default=True)
-def strict(section: type[T]) -> type[T]:
-    """Decorator of every config section: an immutable dataclass that checks its types and refuses unknown keys."""
-    checked: Any = dataclass(frozen=True, config=ConfigDict(extra="forbid"))(section)
-    return cast(type[T], checked)
-
-
 Range = tuple[float, float]
 DESCRIPTIVE = ("name", "paper", "evaluation", "monitor", "machine")
 """Sections of a recipe that do not determine the pretrained weights."""
@@ -162,6 +148,8 @@ class Evaluation:
     """Protocol of the linear probe: a name of `pretrain.evaluate.protocols`."""
     knn: str = "cosine-20"
     """Protocol of the k-NN evaluation, likewise."""
+    semi: str = "sample-10"
+    """Protocol of the semi-supervised evaluation, likewise."""
 
 
 @strict
@@ -244,101 +232,31 @@ def load(name: str, overrides: Sequence[str] | dict[str, Any] = ()) -> Recipe:
     Raises:
         UserError: unknown recipe, method or key (naming the nearest), a wrong type, an inconsistent setting.
     """
-    raw = _read(name)
+    raw = _inherited(_read(name), name)
     raw.setdefault("name", name.removesuffix(".yaml"))
     if not isinstance(overrides, dict):
         overrides = dict(parse_override(text) for text in overrides)
     for key, value in overrides.items():
         set_dotted(raw, key, value)
-    recipe = validated(Recipe, raw, where=name)
-    _check(recipe, name)
-    return recipe
+    return recipe_of(raw, where=name)
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """'a.b=value' -> ('a.b', value), the value read as YAML."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"'{text}': overrides look like key=value, e.g. schedule.epochs=20")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"{key}: '{value}' is not a YAML value") from error
-
-
-def set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Sets tree["a"]["b"] for key "a.b"; a number walks into a list."""
-    *parents, last = key.split(".")
-    node: Any = tree
-    try:
-        for part in parents:
-            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
-            if not isinstance(node, dict | list):
-                raise UserError(f"{key}: '{part}' is a value, not a section")
-        node[int(last) if isinstance(node, list) else last] = value
-    except (ValueError, IndexError) as error:
-        raise UserError(f"{key}: there is no such entry in a list of {len(node)}") from error
-
-
-def validated(kind: type, raw: dict[str, Any], where: str) -> Any:
-    """`raw` as the strict dataclass `kind`; for a recipe, its method section by the method's own Config.
+def recipe_of(raw: dict[str, Any], where: str) -> Recipe:
+    """The recipe that plain content describes (of a file, of a record's config), its method by the method's own Config.
 
     Raises:
-        UserError: one line for the first fault: `where: key: what is wrong; the nearest valid key`.
+        UserError: see `load`.
     """
-    raw = dict(raw)
-    if kind is Recipe:
-        raw["method"] = _method_config(raw.get("method"), where)
-    try:
-        return _adapter(kind).validate_python(raw)
-    except ValidationError as error:
-        raise UserError(f"{where}: {_first_fault(kind, error)}") from error
-
-
-@lru_cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
-def _method_config(section: Any, where: str) -> Any:
     from pretrain.methods import find_method  # imports torch
 
+    section = raw.get("method")
     if not isinstance(section, dict) or "name" not in section:
         raise UserError(f"{where}: method: needs a name, e.g. method.name=intl")
-    rest = {key: value for key, value in section.items() if key != "name"}
-    try:
-        return _adapter(find_method(section["name"]).Config).validate_python(rest)
-    except ValidationError as error:
-        fault = _first_fault(find_method(section["name"]).Config, error)
-        raise UserError(f"{where}: method.{fault}") from error
-
-
-def _first_fault(kind: type, error: ValidationError) -> str:
-    unknown = ("unexpected_keyword_argument", "extra_forbidden")
-    # a misspelt key that is needed is two faults: the unknown key explains the missing one
-    fault = min(error.errors(include_url=False), key=lambda fault: fault["type"] not in unknown)
-    path = [str(part) for part in fault["loc"]]
-    if fault["type"] in unknown:
-        return f"{'.'.join(path)}: unknown key{nearest(path[-1], _keys_at(kind, path[:-1]))}"
-    if fault["type"].startswith("missing"):
-        return f"{'.'.join(path)}: is needed"
-    return f"{'.'.join(path)}: {fault['msg'].lower()}, not {fault['input']!r}"
-
-
-def _keys_at(kind: Any, path: list[str]) -> list[str]:
-    """Field names of the section at `path` below the dataclass `kind`."""
-    for part in path:
-        if get_origin(kind) in (list, tuple, dict):  # `part` is an entry of it
-            kind = _section(kind)
-        else:
-            kind = getattr(_section(kind), "__annotations__", {}).get(part)
-    return list(getattr(_section(kind), "__dataclass_fields__", {}))
-
-
-def _section(kind: Any) -> Any:
-    """The dataclass `kind`, or the one that it may hold."""
-    held = [kind, *getattr(kind, "__args__", ())]
-    return next((arg for arg in held if hasattr(arg, "__dataclass_fields__")), None)
+    settings = {key: value for key, value in section.items() if key != "name"}
+    method: Any = validated(find_method(section["name"]).Config, settings, where=f"{where}: method", separator=".")
+    recipe = validated(Recipe, {**raw, "method": method}, where=where)
+    _check(recipe, where)
+    return recipe
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -350,6 +268,23 @@ def _read(name: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a recipe is a mapping of sections")
     return raw
+
+
+def _inherited(raw: dict[str, Any], name: str, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`raw` laid over the recipe that it `extends`, key by key in each section; a method takes the other's place."""
+    base = raw.pop("extends", None)
+    if base is None:
+        return raw
+    if base in (*heirs, name):
+        raise UserError(f"{name}: extends: recipes extend each other in a circle: {' -> '.join((*heirs, name, base))}")
+    merged = _inherited(_read(base), base, (*heirs, name))
+    merged.pop("name", None)
+    for key, value in raw.items():
+        own = merged.get(key)
+        merged[key] = (
+            {**own, **value} if isinstance(own, dict) and isinstance(value, dict) and key != "method" else value
+        )
+    return merged
 
 
 def _check(recipe: Recipe, where: str) -> None:

@@ -68,5 +68,9 @@ def is_reconstruction(recipe: str) -> bool:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    paper = content.get("paper") if isinstance(content, dict) else None
-    return isinstance(paper, dict) and bool(paper.get("reconstruction"))
+    if not isinstance(content, dict):
+        return False
+    paper = content.get("paper")
+    if isinstance(paper, dict) and "reconstruction" in paper:
+        return bool(paper["reconstruction"])
+    return is_reconstruction(str(content.get("extends")))

@@ -65,7 +65,7 @@ def load_preset(name: str, dry_run: bool = False) -> Preset:
     Raises:
         UserError: there is none of that name, or a key or value in it is wrong.
     """
-    from pretrain.recipe import validated
+    from pretrain.config import validated
 
     path, raw = read_preset(name)
     if isinstance(raw.get("environment"), dict):

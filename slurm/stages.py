@@ -148,8 +148,8 @@ def _run_evaluation(task: Task) -> Record:
 
 def _evaluation(task: Task, recipe: "Recipe") -> "tuple[Target, EvaluationOptions]":
     """What is evaluated, and how: as the recipe says, where the sweep says nothing else."""
+    from pretrain.config import validated
     from pretrain.evaluate import Options, Target
-    from pretrain.recipe import validated
 
     options = {
         "protocol": getattr(recipe.evaluation, task.stage),
@@ -161,6 +161,14 @@ def _evaluation(task: Task, recipe: "Recipe") -> "tuple[Target, EvaluationOption
     }
     target = Target.of_recipe(recipe, task.parents["pretrain"])
     return target, validated(Options, options, where=f"stages.{task.stage}")
+
+
+def _frozen_options() -> set[str]:
+    return _evaluation_options() - {"list"}
+
+
+def _semi_options() -> set[str]:
+    return _evaluation_options() - {"features"}
 
 
 def _evaluation_options() -> set[str]:
@@ -194,7 +202,7 @@ def _run_detect(task: Task) -> Record:
 
 
 def _detection(task: Task) -> "DetectionOptions":
-    from pretrain.recipe import validated
+    from pretrain.config import validated
     from transfer.coco_det import Options
 
     options = {"seed": task.seed or 0, "device": task.device, **task.options}
@@ -245,8 +253,9 @@ def _own_config(task: Task) -> dict[str, Any]:
 
 STAGES: dict[str, Stage] = {
     "pretrain": Stage((), _plan_pretrain, _run_pretrain),
-    "linear": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _evaluation_options, seeded=True),
-    "knn": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _evaluation_options),
+    "linear": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _frozen_options, seeded=True),
+    "knn": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _frozen_options),
+    "semi": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _semi_options, seeded=True),
     "convert": Stage(("pretrain",), _plan_convert, _run_convert, serves=True),
     "detect": Stage(("convert",), _plan_detect, _run_detect, _detection_options, seeded=True),
     LEADERBOARD: Stage((), None, _run_leaderboard, lambda: {"out"}),

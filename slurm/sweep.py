@@ -88,7 +88,7 @@ def load_sweep(name: str, changes: list[str], overrides: list[str]) -> Sweep:
     Raises:
         UserError: one line for the first fault, with the nearest valid key or name.
     """
-    from pretrain.recipe import parse_override, set_dotted, validated
+    from pretrain.config import parse_override, set_dotted, validated
 
     path = sweep_path(name)
     raw = read_sweep(path)

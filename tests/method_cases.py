@@ -8,15 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.methods import Batch, Method, find_method
+from pretrain.methods.barlow_twins import barlow_twins_loss
 from pretrain.methods.cwrgp import cwrgp_loss
 from pretrain.methods.intl import intl_ema_loss, intl_loss
+from pretrain.methods.shuffled_dbn import shuffled_dbn_loss
 from pretrain.methods.simclr import simclr_loss
+from pretrain.methods.spectral import spectral_loss
+from pretrain.methods.vicreg import vicreg_loss
+from pretrain.methods.wmse import wmse_loss
+from pretrain.methods.zero_cl import zero_cl_loss
 from tests.tiny_encoder import batch_of, tiny_encoder
 
 
 @dataclass(frozen=True)
 class Case:
-    """A method on the tiny encoder (embeddings of 48 channels)."""
+    """A method on the tiny encoder (embeddings of `width` channels)."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -24,13 +30,14 @@ class Case:
     images: int = 16
     views: int = 2
     projector: bool = True
+    width: int = 48
 
     @property
     def id(self) -> str:
         return self.label or self.name
 
     def build(self, dtype: torch.dtype = torch.float64) -> Method[Any]:
-        return build(self.name, self.options, projector=self.projector, dtype=dtype)
+        return build(self.name, self.options, projector=self.projector, embedding_dim=self.width, dtype=dtype)
 
     def batch(self, dtype: torch.dtype = torch.float64) -> Batch:
         return batch_of(self.images, self.views, dtype)
@@ -42,6 +49,13 @@ CASES = [
     Case("intl", {"momentum": 0.99}, "intl-ema"),
     Case("simclr"),
     Case("supervised", {"classes": 4}, projector=False),
+    Case("barlow_twins"),
+    Case("shuffled_dbn", {"groups": 2}, images=32, width=12),
+    Case("spectral", {"trace_loss": True}),
+    Case("spectral", {"transform": "none", "gather": False}, "attraction", views=3),
+    Case("vicreg"),
+    Case("wmse", {"window": 32}, images=64, width=12),
+    Case("zero_cl"),
 ]
 """All methods that train, in their variants."""
 
@@ -51,10 +65,18 @@ LOSSES: dict[str, Callable[[list[Tensor]], Tensor]] = {
     "intl-batch": lambda views: intl_loss(views, axis="batch"),
     "intl-ema": lambda views: intl_ema_loss(views[1:], views[0]),
     "simclr": lambda views: simclr_loss(views, 0.2),
+    "barlow-twins": barlow_twins_loss,
+    "shuffled-dbn": lambda views: shuffled_dbn_loss(narrow(views), 2, permutations=orders(narrow(views))),
+    "spectral": lambda views: spectral_loss(views, "power", exponent=0.5, groups=2),
+    "attraction": lambda views: spectral_loss(views, "none"),
+    "attraction-mse": lambda views: spectral_loss(views, "none", normalize=False),
+    "vicreg": vicreg_loss,
+    "wmse": lambda views: wmse_loss(narrow(views)),
+    "zero-cl": zero_cl_loss,
 }
 """All losses, as functions of V views [16, 96] in float64."""
 
-SCALED: set[str] = set()
+SCALED: set[str] = {"attraction-mse", "barlow-twins", "vicreg"}
 """Those losses that change with the scale of the embeddings."""
 
 REFUSED: list[tuple[str, dict[str, Any], int, int, str]] = [
@@ -71,6 +93,31 @@ REFUSED: list[tuple[str, dict[str, Any], int, int, str]] = [
     ("intl", {"momentum": 1.5}, 16, 2, "momentum"),
     ("simclr", {}, 16, 1, "at least 2 views"),
     ("simclr", {"temperature": 0.0}, 16, 2, "temperature"),
+    ("barlow_twins", {}, 16, 1, "at least 2 views"),
+    ("barlow_twins", {}, 1, 2, "at least 2 images"),
+    ("barlow_twins", {"trade_off": -1.0}, 16, 2, "trade_off"),
+    ("shuffled_dbn", {"groups": 4}, 16, 1, "at least 2 views"),
+    ("shuffled_dbn", {"groups": 5}, 16, 2, "48 channels cannot be cut into 5 groups"),
+    ("shuffled_dbn", {"groups": 3}, 16, 2, r"N > D / groups.*N = 16.*48 / 3 = 16"),
+    ("spectral", {}, 16, 1, "at least 2 views"),
+    ("spectral", {"transform": "zca"}, 48, 2, r"N < D / groups.*N = 48.*48 / 1 = 48"),
+    ("spectral", {"transform": "zca", "axis": "batch"}, 48, 2, r"N > D / groups.*N = 48.*48 / 1 = 48"),
+    ("spectral", {"iterations": 0}, 16, 2, "iterations"),
+    ("spectral", {"trace_loss": True}, 8, 2, r"not positive for n = 8"),
+    ("spectral", {"trace_loss": True, "transform": "none"}, 16, 2, "transform"),
+    ("spectral", {"trace_loss": True, "groups": 2}, 16, 2, "groups"),
+    ("vicreg", {}, 16, 1, "at least 2 views"),
+    ("vicreg", {}, 1, 2, "at least 2 images"),
+    ("vicreg", {"variance_weight": -1.0}, 16, 2, "variance_weight"),
+    ("wmse", {"window": 64}, 64, 1, "at least 2 views"),
+    ("wmse", {"window": 48}, 96, 2, r"N > D / groups.*N = 48.*48 / 1 = 48"),
+    ("wmse", {"window": 64}, 96, 2, "96 images of a process cannot be dealt to windows of 64"),
+    ("wmse", {"window": 64, "repeats": 0}, 64, 2, "repeats"),
+    ("wmse", {"window": 64, "eps": 1.0}, 64, 2, "eps"),
+    ("zero_cl", {}, 16, 1, "at least 2 views"),
+    ("zero_cl", {}, 1, 2, "at least 2 images"),
+    ("zero_cl", {"instance_weight": 0.0, "feature_weight": 0.0}, 16, 2, "weights"),
+    ("zero_cl", {"shrinkage": 0.0, "ridge": 0.0}, 16, 2, "shrinkage"),
     ("supervised", {"classes": 1}, 16, 1, "at least 2 classes"),
     ("supervised", {"classes": 4, "label_smoothing": 1.0}, 16, 1, "label_smoothing"),
 ]
@@ -98,3 +145,8 @@ def orders(views: list[Tensor]) -> list[Tensor]:
     """A fixed permutation of the channels for each view."""
     channels = views[0].shape[1]
     return [torch.randperm(channels, generator=torch.Generator().manual_seed(v)) for v in range(len(views))]
+
+
+def narrow(views: list[Tensor]) -> list[Tensor]:
+    """Fewer channels than images, for the losses that whiten over the batch."""
+    return [view[:, :6] for view in views]

@@ -37,6 +37,11 @@ COUPLED: dict[str, tuple[str, dict[str, Any]]] = {
     "intl-ema": ("intl", {"momentum": 0.9}),
     "simclr": ("simclr", {"temperature": 0.2}),
     "supervised": ("supervised", {"classes": 4}),
+    "barlow-twins": ("barlow_twins", {}),
+    "spectral": ("spectral", {"transform": "zca", "eps": 0.1, "groups": 2}),
+    "spectral-trace-batch-axis": ("spectral", {"trace_loss": True, "axis": "batch"}),
+    "vicreg": ("vicreg", {}),
+    "zero-cl": ("zero_cl", {}),
 }
 CWRGP = {"groups": 2, "window": 6, "repeats": 2}
 

@@ -26,7 +26,7 @@ def test_adding_a_method_is_dropping_a_file(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "attract.py").write_text(
         "from pretrain.methods import Method, Step\n"
         "from pretrain.methods.similarity import cosine_distance\n"
-        "from pretrain.recipe import strict\n\n"
+        "from pretrain.config import strict\n\n"
         "@strict\nclass Config:\n    weight: float = 1.0\n\n"
         "class Attract(Method[Config]):\n"
         "    def forward(self, batch):\n"

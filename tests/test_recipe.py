@@ -1,8 +1,11 @@
 """Recipes are loaded strictly: what is wrong is named, with the nearest right thing."""
 
+from pathlib import Path
+
 import pytest
 
-from pretrain.recipe import Recipe, load, parse_override, recipe_names, set_dotted
+from pretrain.config import parse_override, set_dotted
+from pretrain.recipe import Recipe, load, recipe_names
 from results.command import UserError
 
 
@@ -68,3 +71,19 @@ def test_identity_leaves_out_what_does_not_change_the_weights() -> None:
     assert plain.identity() == same.identity()
     assert plain.identity() != other.identity()
     assert plain.identity()["method"]["name"] == "intl"
+
+
+def test_a_recipe_may_extend_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("extends: sample/cwrgp\nmethod: {name: simclr}\nschedule: {epochs: 5}\n")
+    Path("other.yaml").write_text("extends: mine.yaml\nbatch: 64\n")
+    base, mine, other = load("sample/cwrgp"), load("mine.yaml"), load("other.yaml")
+    assert (mine.name, mine.method_name, mine.schedule.epochs) == ("mine", "simclr", 5)
+    assert (mine.data, mine.optimizer, mine.schedule.warmup_epochs) == (base.data, base.optimizer, 1)
+    assert (other.batch, other.schedule) == (64, mine.schedule)
+    Path("mine.yaml").write_text("extends: other.yaml\n")
+    with pytest.raises(UserError, match=r"circle: mine.yaml -> other.yaml -> mine.yaml"):
+        load("mine.yaml")
+    Path("mine.yaml").write_text("extends: sample/cwrg\n")
+    with pytest.raises(UserError, match=r"unknown recipe 'sample/cwrg'; did you mean 'sample/cwrgp'"):
+        load("mine.yaml")

@@ -1,5 +1,6 @@
 """Pretraining through the user's command: its result, its resumption, its errors."""
 
+import csv
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.listing import recipe_table
 from pretrain.recipe import load
 from results.record import read_metrics, read_record
 from tests.conftest import REPOSITORY
@@ -232,4 +234,23 @@ def test_list_shows_every_recipe(command: Command) -> None:
     done = command("-m", "pretrain", "--list")
     assert done.returncode == 0, done.stderr
     assert "imagenet1k/intl-100ep" in done.stdout
-    assert "linear_top1 73.5" in done.stdout
+    assert "linear 73.5" in done.stdout
+
+
+def test_list_shows_what_was_measured_with_a_recipes_own_settings(tmp_path: Path) -> None:
+    recipe = load("sample/intl")
+    row = {"recipe": recipe.name, "method": "intl", "backbone": "resnet18", "epochs": str(recipe.schedule.epochs)}
+    row |= {"batch": "128", "views": "2x48", "stage": "linear", "protocol": "features", "status": "done"}
+    rows = [
+        {**row, "parent": "a", "top1": "60.0"},
+        {**row, "parent": "a", "top1": "62.0"},
+        {**row, "parent": "b", "top1": "71.0"},
+        {**row, "parent": "c", "top1": "99.0", "epochs": "1"},
+        {**row, "parent": "d", "top1": "", "status": "failed"},
+    ]
+    with open(tmp_path / "runs.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=[*row, "parent", "top1"])
+        writer.writeheader()
+        writer.writerows(rows)
+    (line,) = [line for line in recipe_table(tmp_path / "runs.csv").splitlines() if line.startswith("sample/intl ")]
+    assert line.endswith("linear 66.0 (n=2)")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pretrain.recipe import strict, validated
+from pretrain.config import strict, validated
 from results.command import UserError, nearest
 from results.yaml_file import read_yaml
 

@@ -88,17 +88,22 @@ def training_loader(
     world_size: int = 1,
     workers: int = 1,
     device: str = "cpu",
+    indices: "NDArray[np.int64] | None" = None,
 ) -> ViewLoader:
     """Augmented views of a split in random order; `batch` images over all processes, the last incomplete batch dropped.
 
+    Args:
+        indices: only these images, for a single process; then an incomplete last batch counts, see `ShuffledPart`.
     Raises:
         UserError: the dataset is not there as the loader needs it, or has fewer images than a batch.
     """
-    from pretrain.data.loader import Loader, ShuffledOrder
+    from pretrain.data.loader import Loader, ShuffledOrder, ShuffledPart
     from pretrain.data.plan import TrainingPlan
 
     plan = TrainingPlan(data.views, data.colour, seed, placement_of(data, device.partition(":")[0]))
     source = _source(data.loader, manifest, split, plan, workers, device)
+    if indices is not None:
+        return Loader(source, ShuffledPart(seed, indices, batch), device)
     return Loader(source, ShuffledOrder(seed, len(source.label), batch, rank, world_size), device)
 
 

@@ -39,6 +39,20 @@ class ShuffledOrder:
         return list(order.reshape(self.batches_per_epoch, self.world_size, -1)[:, self.rank])
 
 
+class ShuffledPart:
+    """Given images, in a new order each epoch. An incomplete last batch counts, unless it is of one image alone, whose
+    statistics a batch norm cannot take."""
+
+    def __init__(self, seed: int, index: Integers, batch: int) -> None:
+        self.seed, self.index, self.batch = seed, index, batch
+        self.batches_per_epoch = len(self.batches(0))
+
+    def batches(self, epoch: int) -> list[Integers]:
+        order = self.index[shuffled(self.seed, epoch, len(self.index))]
+        parts = [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
+        return parts[:-1] if len(parts) > 1 and len(parts[-1]) == 1 else parts
+
+
 class PlainOrder:
     """Given images, in their order."""
 
@@ -53,7 +67,7 @@ class PlainOrder:
 class Loader:
     """A `ViewLoader`."""
 
-    def __init__(self, source: Source, order: ShuffledOrder | PlainOrder, device: str) -> None:
+    def __init__(self, source: Source, order: ShuffledOrder | ShuffledPart | PlainOrder, device: str) -> None:
         self.source, self.order, self.device = source, order, device
         self.batches_per_epoch = order.batches_per_epoch
 

@@ -1,24 +1,33 @@
-"""python -m pretrain.evaluate linear|knn --ckpt PATH"""
+"""python -m pretrain.evaluate linear|knn|semi --ckpt PATH"""
 
 import argparse
 import sys
 from pathlib import Path
 
+from pretrain.evaluate import FEATURES
 from pretrain.evaluate.protocols import describe
 from results.command import parse_seeds, run_command
 
+LISTS = """
+labelled images:
+  The papers use the lists of github.com/google-research/simclr, imagenet_subsets/1percent.txt and 10percent.txt: fetch
+  the one that the protocol needs, and name it by --list. Without a list, the share of each class is drawn by the seed,
+  and the record says so.
+"""
+
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m pretrain.evaluate", description="Judge a frozen backbone.")
+    top = argparse.ArgumentParser(prog="python -m pretrain.evaluate", description="Judge a backbone.")
     stages = top.add_subparsers(dest="stage", required=True)
     for stage, default, text in (
         ("linear", "features", "train a linear classifier on frozen features"),
         ("knn", "cosine-20", "let the nearest training images vote"),
+        ("semi", "sample-10", "fine-tune backbone and a linear classifier on 1 % or 10 % of the training labels"),
     ):
         command = stages.add_parser(
             stage,
             help=text,
-            epilog=f"protocols:\n{describe(stage)}",
+            epilog=f"protocols:\n{describe(stage)}\n{LISTS if stage == 'semi' else ''}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument(
@@ -34,6 +43,16 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, default=1, help="intra-op threads (part of the run's identity)")
         command.add_argument("--workers", type=int, default=1, help="threads that decode images")
         command.add_argument("--loader", choices=("ffcv", "folder"), default="ffcv")
+        if stage == "semi":
+            command.add_argument("--list", type=Path, metavar="FILE", help="names of the labelled images, one a line")
+        else:
+            command.add_argument(
+                "--features",
+                choices=FEATURES,
+                default=FEATURES[0],
+                help="what is judged: the backbone's output (default), the projector's, or what the method makes of "
+                "that in batches as large as in its training; the latter two for pretrainings of this suite only",
+            )
         seeds = command.add_mutually_exclusive_group()
         seeds.add_argument("--seed", type=int, default=0)
         seeds.add_argument("--seeds", type=parse_seeds, metavar="0,1,2", help="repeat with each of these seeds")
@@ -49,6 +68,7 @@ def main() -> None:
 
     backbone = read_backbone(arguments.ckpt)
     target = Target.of_backbone(backbone, arguments.dataset, arguments.crop, arguments.resize)
+    own = {name: value for name in ("features", "list") if (value := getattr(arguments, name, None))}
     for seed in arguments.seeds or [arguments.seed]:
         options = Options(
             arguments.protocol,
@@ -57,6 +77,7 @@ def main() -> None:
             arguments.threads,
             arguments.workers,
             arguments.loader,
+            **own,
         )
         record = run(arguments.stage, arguments.ckpt, target, options)
         shown = "  ".join(f"{name} {record.metrics[name]:.2f}" for name in ("top1", "top5"))

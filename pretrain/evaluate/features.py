@@ -1,17 +1,20 @@
-"""Features of a frozen backbone."""
+"""Features of a frozen encoder."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from pretrain.data import RawBatch, evaluation_batches
-from pretrain.data.manifest import read_manifest
+from pretrain.data.manifest import Manifest, read_manifest
+from pretrain.repeatable import derive_seed
+from results.command import UserError
 
 if TYPE_CHECKING:
     from pretrain.checkpoint import Backbone
     from pretrain.evaluate import Options, Target
+    from pretrain.evaluate.encoder import Trained
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -34,32 +37,82 @@ class Normalise(nn.Module):
         return torch.addcmul(self.shift, images.float(), self.scale).contiguous(memory_format=torch.channels_last)
 
 
-class FrozenBackbone:
-    """A backbone in evaluation mode, and the dataset on which it is judged."""
+class FrozenEncoder:
+    """A network in evaluation mode, and the dataset on which it is judged.
 
-    def __init__(self, backbone: "Backbone", target: "Target", options: "Options") -> None:
-        from pretrain.networks import build_backbone
+    By `options.features` its output is the backbone's, the projector's (embedding), or what the method makes of the
+    embeddings (transformed). That hangs on the batch: a split's embeddings are transformed in batches as large as the
+    global batch of the training, see `in_training_batches`.
+    """
 
-        self.target, self.options = target, options
+    def __init__(
+        self, backbone: "Backbone", target: "Target", options: "Options", trained: "Trained | None" = None
+    ) -> None:
+        """`trained` is needed for outputs beyond the backbone's."""
+        self.target, self.options, self.trained = target, options, trained
         self.device = torch.device(options.device)
         self.manifest = read_manifest(target.dataset)
-        network = build_backbone(backbone.arch, backbone.stem)
-        network.load_state_dict(backbone.tensors, strict=False)  # read_backbone has counted the tensors
+        network = trained.method.encoder if trained else load_backbone(backbone)
         self.network = network.requires_grad_(False).eval().to(self.device).to(memory_format=torch.channels_last)
-        mean, std = (backbone.metadata.get(key) for key in ("mean", "std"))
-        self.normalise = Normalise(mean or IMAGENET_MEAN, std or IMAGENET_STD).to(self.device)
+        self.normalise = normalise_for(backbone).to(self.device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, S, S] -> float32 [B, F]."""
-        features: Tensor = self.network(self.normalise(images.to(self.device, non_blocking=True)))
+        """uint8 [B, 3, S, S] -> features float32 [B, F], or embeddings [B, D], not transformed."""
+        output = self.network(self.normalise(images.to(self.device, non_blocking=True)))
+        features: Tensor = output.z if self.trained else output
         return features
 
+    @torch.no_grad()
     def features(self, split: str, batch: int = 256) -> tuple[Tensor, Tensor]:
         """Of the centre crops of a whole split, in its order: float32 [N, F] and labels int64 [N], on the device."""
-        options, target = self.options, self.target
-        where = (target.resize, target.crop, batch, options.workers, options.loader)
-        return collect(self, evaluation_batches(self.manifest, split, *where))
+        features, labels = collect(self, centre_crops(self.manifest, split, self.target, self.options, batch))
+        if self.trained and self.options.features == "transformed":
+            method, size = self.trained.method.to(self.device), self.trained.recipe.batch
+            features = in_training_batches(features, method.transformed, size, self.options.seed)
+        return features, labels
+
+
+def load_backbone(backbone: "Backbone") -> nn.Module:
+    """As a network, [B, 3, S, S] -> [B, F]."""
+    from pretrain.networks import build_backbone
+
+    network = build_backbone(backbone.arch, backbone.stem)
+    network.load_state_dict(backbone.tensors, strict=False)  # read_backbone has counted the tensors
+    return network
+
+
+def normalise_for(backbone: "Backbone") -> Normalise:
+    """As its training normalised images, or as for ImageNet where the file does not say."""
+    mean, std = (backbone.metadata.get(key) for key in ("mean", "std"))
+    return Normalise(mean or IMAGENET_MEAN, std or IMAGENET_STD)
+
+
+def centre_crops(
+    manifest: Manifest, split: str, target: "Target", options: "Options", batch: int = 256
+) -> Iterator[RawBatch]:
+    """A whole split, in its order."""
+    return evaluation_batches(manifest, split, target.resize, target.crop, batch, options.workers, options.loader)
+
+
+def in_training_batches(z: Tensor, transform: Callable[[Tensor], Tensor | None], batch: int, seed: int) -> Tensor:
+    """`transform`, which couples the rows of a batch, of embeddings z [N, D] in batches of `batch` rows: [N, D'].
+
+    Splits stand in the order of their classes, training batches do not: so rows are dealt to batches by a permutation
+    drawn by `seed`. Rows of the first batch fill up the last one, and their outputs there are dropped. Fewer rows than
+    a batch are transformed together.
+
+    Raises:
+        UserError: a batch cannot be transformed, or not all of its rows.
+    """
+    size = min(batch, len(z))
+    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(derive_seed(seed, "batches"))).to(z.device)
+    outputs = [transform(z[rows]) for rows in torch.cat([order, order[: -len(z) % size]]).split(size)]
+    whole = [output for output in outputs if output is not None and len(output) == size]
+    if len(whole) < len(outputs):
+        raise UserError(f"features=transformed: the method transforms not every row of a batch of {size}")
+    dealt = torch.cat(whole)[: len(z)]
+    return torch.empty_like(dealt).index_copy_(0, order, dealt)
 
 
 def collect(encode: Callable[[Tensor], Tensor], batches: Iterable[RawBatch]) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from pretrain.evaluate.protocols import KNN
 
 if TYPE_CHECKING:
-    from pretrain.evaluate.features import FrozenBackbone
+    from pretrain.evaluate.features import FrozenEncoder
 
 CHUNK = 1024
 """Queries compared with all neighbours at once."""
 
 
-def evaluate(frozen: "FrozenBackbone", protocol: KNN) -> dict[str, float]:
+def evaluate(frozen: "FrozenEncoder", protocol: KNN) -> dict[str, float]:
     """Validation images voted on by training images: {"top1", "top5"} in per cent."""
     return accuracy(*frozen.features("train"), *frozen.features("val"), protocol)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,41 +12,45 @@ from pretrain import resume
 from pretrain.data import training_loader
 from pretrain.evaluate.knn import top_accuracy
 from pretrain.evaluate.protocols import Linear
+from pretrain.evaluate.selection import best_epoch
 from pretrain.optim import LARS
 from pretrain.recipe import Data, Views
 from pretrain.repeatable import derive_seed
 from results.record import Run
 
 if TYPE_CHECKING:
-    from pretrain.evaluate.features import FrozenBackbone
+    from pretrain.evaluate.features import FrozenEncoder
 
 CROPS = Views(size=224, scale=(0.08, 1.0), interpolation="bilinear")
 """Random resized crop and flip of every ImageNet probe; its size becomes the target's."""
 
 
-def evaluate(frozen: "FrozenBackbone", protocol: Linear, run: Run) -> dict[str, float]:
-    """Trains the probe by `protocol`; {"top1", "top5"} on the validation split, last epoch, in per cent."""
+def evaluate(frozen: "FrozenEncoder", protocol: Linear, run: Run) -> dict[str, Any]:
+    """Trains the probe by `protocol`; {"top1", "top5"} on the validation split, last epoch, in per cent.
+
+    Where augmented crops are trained on, the probe is judged every epoch, and `best_epoch` joins them.
+    """
     torch.manual_seed(frozen.options.seed)
     test, test_labels = frozen.features("val")
-    probe = _probe(test.shape[1], len(frozen.manifest.classes), protocol).to(frozen.device)
+    probe = linear_head(test.shape[1], len(frozen.manifest.classes), protocol.init_std).to(frozen.device)
     batches = _Augmented(frozen, protocol) if protocol.augment else _Embedded(frozen, protocol)
     optimizer = _optimizer(probe, protocol)
     for epoch in range(_resume(probe, optimizer, run), protocol.epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(protocol, epoch)
-        loss = _train_epoch(probe, optimizer, batches.epoch(epoch))
+        loss = _train_epoch(probe, optimizer, _with_rates(batches, epoch, protocol))
         if protocol.augment or (epoch + 1) % 50 == 0 or epoch + 1 == protocol.epochs:
             top = top_accuracy(probe(test), test_labels)
             run.log(step=epoch + 1, epoch=epoch + 1, epochs=protocol.epochs, loss=loss, **top)
         if protocol.augment:
             resume.save(run.folder, _state(probe, optimizer, epoch + 1))
+    best = best_epoch(run.folder) if protocol.augment else {}
     with torch.no_grad():
-        return top_accuracy(probe(test), test_labels)
+        return {**top_accuracy(probe(test), test_labels), **best}
 
 
-def learning_rate(protocol: Linear, epoch: int) -> float:
-    """Of an epoch (from 0)."""
-    if protocol.schedule == "cosine":
+def learning_rate(protocol: Linear, done: float) -> float:
+    """After so many epochs; but for `cosine-by-step` it changes with whole epochs only."""
+    epoch = done if protocol.schedule == "cosine-by-step" else int(done)
+    if protocol.schedule in ("cosine", "cosine-by-step"):
         return protocol.base_lr * 0.5 * (1 + math.cos(math.pi * epoch / protocol.epochs))
     if protocol.schedule == "step":
         return protocol.base_lr * 0.1 ** sum(epoch >= step for step in protocol.steps)
@@ -56,9 +60,10 @@ def learning_rate(protocol: Linear, epoch: int) -> float:
 class _Embedded:
     """Features of the training split's centre crops, shuffled anew each epoch."""
 
-    def __init__(self, frozen: "FrozenBackbone", protocol: Linear) -> None:
+    def __init__(self, frozen: "FrozenEncoder", protocol: Linear) -> None:
         self.features, self.labels = frozen.features("train")
         self.batch, self.seed = protocol.batch, frozen.options.seed
+        self.batches_per_epoch = -(-len(self.labels) // self.batch)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
@@ -70,7 +75,7 @@ class _Embedded:
 class _Augmented:
     """Features of random resized crops, the backbone run on each."""
 
-    def __init__(self, frozen: "FrozenBackbone", protocol: Linear) -> None:
+    def __init__(self, frozen: "FrozenEncoder", protocol: Linear) -> None:
         crops = Views(size=frozen.target.crop, scale=CROPS.scale, interpolation=CROPS.interpolation)
         options = frozen.options
         data = Data(dataset=frozen.target.dataset, views=(crops,), loader=options.loader)
@@ -78,6 +83,7 @@ class _Augmented:
         self.loader = training_loader(
             data, frozen.manifest, seed=options.seed, batch=protocol.batch, workers=options.workers
         )
+        self.batches_per_epoch = self.loader.batches_per_epoch
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         for raw in self.loader.epoch(epoch):
@@ -85,12 +91,13 @@ class _Augmented:
             yield features, raw.label.to(features.device)
 
 
-def _probe(features: int, classes: int, protocol: Linear) -> nn.Linear:
-    probe = nn.Linear(features, classes)
-    if protocol.init_std is not None:
-        nn.init.normal_(probe.weight, std=protocol.init_std)
-        nn.init.zeros_(probe.bias)
-    return probe
+def linear_head(features: int, classes: int, init_std: float | None) -> nn.Linear:
+    """[N, features] -> [N, classes]; weights from N(0, init_std) and zero bias, or torch's default where None."""
+    head = nn.Linear(features, classes)
+    if init_std is not None:
+        nn.init.normal_(head.weight, std=init_std)
+        nn.init.zeros_(head.bias)
+    return head
 
 
 def _optimizer(probe: nn.Module, protocol: Linear) -> torch.optim.Optimizer:
@@ -102,10 +109,22 @@ def _optimizer(probe: nn.Module, protocol: Linear) -> torch.optim.Optimizer:
     return torch.optim.SGD(probe.parameters(), rate, momentum=0.9, weight_decay=decay)
 
 
-def _train_epoch(probe: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
+def _with_rates(
+    batches: "_Embedded | _Augmented", epoch: int, protocol: Linear
+) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """Learning rate, features and labels of every batch of an epoch (from 0)."""
+    for number, (features, labels) in enumerate(batches.epoch(epoch)):
+        yield learning_rate(protocol, epoch + number / batches.batches_per_epoch), features, labels
+
+
+def _train_epoch(
+    probe: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[tuple[float, Tensor, Tensor]]
+) -> float:
     """Mean loss of the epoch."""
     losses = []
-    for features, labels in batches:
+    for rate, features, labels in batches:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         loss = F.cross_entropy(probe(features), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -5,25 +5,17 @@ As in its official code, every process whitens its own images, and the projector
 """
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from pretrain.config import strict
 from pretrain.methods import Batch, Method, Step
-from pretrain.methods.similarity import mean_pair_distance, spread
+from pretrain.methods.covariance import squared_covariances
+from pretrain.methods.similarity import mean_pair_distance, mean_squared_difference, spread
+from pretrain.methods.windows import check_windows, whiten_neighbours, whiten_windows
 from pretrain.networks import embed_jointly
-from pretrain.recipe import strict
-from pretrain.whitening import (
-    at_least_float32,
-    centred,
-    check_whitenable,
-    float32_region,
-    permute_rows,
-    whiten,
-    whiten_matrices,
-)
+from pretrain.whitening import at_least_float32, centred, float32_region
 from results.command import UserError
 
 
@@ -71,16 +63,14 @@ class CWRGP(Method[Config]):
 
     def transformed(self, z: Tensor) -> Tensor:
         """Whitened in groups of neighbouring channels, in windows of neighbouring images (those that fill one)."""
-        window = min(self.config.window or len(z), len(z))
-        parts = z[: len(z) // window * window].split(window)
-        return torch.cat([whiten(part, groups=self.config.groups, eps=self.config.eps) for part in parts])
+        config = self.config
+        return whiten_neighbours(z, "zca", "channel", config.groups, config.window, config.eps)
 
     def check(self, batch: int, views: int) -> None:
         if views < 2:
             raise UserError(f"cwrgp: needs at least 2 views, not {views} (data.views)")
-        _check_windows(batch, self.encoder.embedding_dim, self.config.groups, self.config.window, self.config.repeats)
-        window = self.config.window or batch
-        check_whitenable(window, self.encoder.embedding_dim, self.config.groups, eps=self.config.eps)
+        channels, config = self.encoder.embedding_dim, self.config
+        check_windows(batch, channels, "zca", "channel", config.groups, config.window, config.repeats, config.eps)
 
 
 def cwrgp_loss(
@@ -108,19 +98,10 @@ def cwrgp_loss(
     Raises:
         UserError: sizes that do not divide, N (or the window) not below D / groups, a singular covariance.
     """
-    images, channels = views[0].shape
-    _check_windows(images, channels, groups, window, repeats)
-    check_whitenable(window or images, channels, groups, eps=eps)
-    if permutations is not None and [len(order) for order in permutations] != [channels] * len(views):
-        raise UserError(f"cwrgp: permutations are {len(views)} orders of {channels} channels, one a view")
-    with float32_region(views[0]):
-        stacked = centred(torch.stack([at_least_float32(view) for view in views]))
-        windows = _deal(stacked, window or images, repeats, generator)
-        orders = _channel_orders(len(windows), channels, permutations, random_groups, windows.device, generator)
-        whitened = _whiten_windows(windows, orders, groups, eps).unflatten(0, (len(views), -1)).mT.unbind()
-        if normalize:
-            return mean_pair_distance(whitened)
-        return torch.stack([F.mse_loss(a, b) for a, b in combinations(whitened, 2)]).mean()
+    whitened = whiten_windows(
+        views, "zca", "channel", groups, permutations, random_groups, window, repeats, eps, generator
+    )
+    return mean_pair_distance(whitened) if normalize else mean_squared_difference(whitened)
 
 
 def covariance_penalty(views: Sequence[Tensor]) -> Tensor:
@@ -131,60 +112,4 @@ def covariance_penalty(views: Sequence[Tensor]) -> Tensor:
 def _covariance_penalty(view: Tensor) -> Tensor:
     with float32_region(view):
         x = centred(at_least_float32(view))
-        covariance = x @ x.mT / (x.shape[1] - 1)
-        return (covariance.square().sum() - covariance.diagonal().square().sum()) / x.shape[0]
-
-
-def _deal(stacked: Tensor, window: int, repeats: int, generator: torch.Generator | None) -> Tensor:
-    """[V, N, D] -> [V * repeats * N / window, D, window]: the images in random windows, alike for all views."""
-    images = stacked.shape[1]
-    if window < images:
-        dealt = torch.cat([_permutations(1, images, stacked.device, generator)[0] for _ in range(repeats)])
-        stacked = stacked.index_select(1, dealt)
-    else:  # the order within a window changes nothing: all images in one need no shuffle
-        stacked = stacked.repeat(1, repeats, 1)
-    return stacked.unflatten(1, (-1, window)).flatten(0, 1).mT.contiguous()
-
-
-def _channel_orders(
-    count: int,
-    channels: int,
-    permutations: Sequence[Tensor] | None,
-    random_groups: bool,
-    device: torch.device,
-    generator: torch.Generator | None,
-) -> Tensor | None:
-    """int64 [count, channels] for the windows of all views, view by view; None where channels keep their order."""
-    if permutations is not None:
-        given = torch.stack(list(permutations)).to(device)
-        return given.repeat_interleave(count // len(given), dim=0)
-    return _permutations(count, channels, device, generator) if random_groups else None
-
-
-def _whiten_windows(windows: Tensor, orders: Tensor | None, groups: int, eps: float) -> Tensor:
-    """ZCA over the channels of each group of each window, all at once: [B, D, window] -> [B, D, window]."""
-    if orders is None:
-        return _whiten_groups(windows, groups, eps)
-    inverse = orders.argsort(dim=-1)
-    return permute_rows(_whiten_groups(permute_rows(windows, orders, inverse), groups, eps), inverse, orders)
-
-
-def _whiten_groups(windows: Tensor, groups: int, eps: float) -> Tensor:
-    grouped = windows.unflatten(1, (groups, -1))
-    return whiten_matrices(grouped.flatten(0, 1).mT, "zca", eps).mT.reshape(windows.shape)
-
-
-def _permutations(count: int, size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """int64 [count, size]: uniform random permutations, drawn where the generator lives."""
-    drawn_on = device if generator is None else generator.device
-    keys = torch.rand(count, size, device=drawn_on, dtype=torch.float64, generator=generator)
-    return keys.argsort(dim=-1).to(device)
-
-
-def _check_windows(images: int, channels: int, groups: int, window: int | None, repeats: int) -> None:
-    if repeats < 1:
-        raise UserError(f"cwrgp: repeats is at least 1, not {repeats}")
-    if window is not None and (window < 1 or images % window):
-        raise UserError(f"cwrgp: {images} images of a process cannot be dealt to windows of {window} (method.window)")
-    if groups < 1 or channels % groups:
-        raise UserError(f"cwrgp: {channels} channels cannot be cut into {groups} groups (method.groups)")
+        return squared_covariances(x) / x.shape[0]

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pretrain.config import strict
 from pretrain.distributed import gather_with_gradient, world_size
 from pretrain.methods import Batch, Encoder, Method, Step
 from pretrain.methods.similarity import cosine_distance, spread
 from pretrain.networks import MomentumCopy
-from pretrain.recipe import strict
 from pretrain.whitening import Axis, at_least_float32, whiten
 from results.command import UserError
 
@@ -52,7 +52,7 @@ class INTL(Method[Config]):
             views = [self._embed(self.encoder, view) for view in batch.views[1:]]
             outputs = [self._whiten(z) for z in views]
             terms = _ema_terms(outputs, target, self.config.axis)
-        loss = terms.distance + _trade_off(self.config.trade_off, views[0], self.config.axis) * terms.trace
+        loss = terms.distance + trade_off_of(self.config.trade_off, views[0], self.config.axis) * terms.trace
         images, channels = views[0].shape
         floor = trace_floor(images, channels, self.config.iterations, self.config.axis)
         scalars = {"whitened_distance": terms.distance.detach(), "trace_excess": terms.mean_trace.detach() - floor}
@@ -95,7 +95,7 @@ def intl_loss(
         UserError: embeddings that are constant or not finite.
     """
     terms = _plain_terms([whiten(z, "iternorm", axis=axis, iterations=iterations) for z in views], axis)
-    return terms.distance + _trade_off(trade_off, views[0], axis) * terms.trace
+    return terms.distance + trade_off_of(trade_off, views[0], axis) * terms.trace
 
 
 def intl_ema_loss(
@@ -104,7 +104,7 @@ def intl_ema_loss(
     """As `intl_loss` on the channel axis, with a target [N, D] that gets neither gradient nor trace loss."""
     whitened_target = whiten(target.detach(), "iternorm", iterations=iterations)
     terms = _ema_terms([whiten(z, "iternorm", iterations=iterations) for z in online], whitened_target, "channel")
-    return terms.distance + _trade_off(trade_off, target, "channel") * terms.trace
+    return terms.distance + trade_off_of(trade_off, target, "channel") * terms.trace
 
 
 def trace_loss(output: Tensor, axis: Axis) -> Tensor:
@@ -131,6 +131,12 @@ def trace_floor(images: int, channels: int, iterations: int, axis: Axis = "chann
     return variables * (root**2 / variables - 1) ** 2
 
 
+def trade_off_of(given: float | None, embedding: Tensor, axis: Axis) -> float:
+    """beta for embeddings [N, D]: what is given, or the paper's 0.01 (log2 n - 3), n = N or D (see `Config`)."""
+    n, d = embedding.shape
+    return 0.01 * (log2(n if axis == "channel" else d) - 3) if given is None else given
+
+
 class _Terms(NamedTuple):
     distance: Tensor
     trace: Tensor
@@ -153,8 +159,3 @@ def _ema_terms(outputs: Sequence[Tensor], target: Tensor, axis: Axis) -> _Terms:
 
 def _mean_distance(outputs: Sequence[Tensor], target: Tensor) -> Tensor:
     return torch.stack([cosine_distance(output, target) for output in outputs]).mean()
-
-
-def _trade_off(given: float | None, embedding: Tensor, axis: Axis) -> float:
-    n, d = embedding.shape
-    return 0.01 * (log2(n if axis == "channel" else d) - 3) if given is None else given

@@ -5,6 +5,7 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pretrain.whitening import at_least_float32, float32_region
 
@@ -27,6 +28,13 @@ def mean_pair_distance(views: Sequence[Tensor]) -> Tensor:
         scaled = [(view, _inverse_norms(view)) for view in map(at_least_float32, views)]
         cosines = [torch.linalg.vecdot(a, b) * p * q for (a, p), (b, q) in combinations(scaled, 2)]
         return 2 - 2 * torch.stack([cosine.mean() for cosine in cosines]).mean()
+
+
+def mean_squared_difference(views: Sequence[Tensor]) -> Tensor:
+    """The mean over all pairs of views, each [..., D], of their mean squared difference; in float32 or wider."""
+    with float32_region(views[0]):
+        pairs = combinations(map(at_least_float32, views), 2)
+        return torch.stack([F.mse_loss(a, b) for a, b in pairs]).mean()
 
 
 @torch.no_grad()

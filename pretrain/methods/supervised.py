@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pretrain.config import strict
 from pretrain.methods import Batch, Encoder, Method, Step
-from pretrain.recipe import strict
 from pretrain.whitening import at_least_float32, float32_region
 from results.command import UserError
 

@@ -1,0 +1,67 @@
+"""What of a pretraining of ours lies beyond its backbone: the projector, and what the method makes of its output."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pretrain import resume
+from pretrain.checkpoint import BACKBONE
+from pretrain.methods import Method, find_method
+from pretrain.networks import build_encoder
+from pretrain.recipe import Recipe, recipe_of
+from results.command import UserError
+from results.record import RECORD, Record, read_record
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A method as its pretraining left it."""
+
+    method: Method[Any]
+    recipe: Recipe
+
+
+def load_trained(ckpt: Path, parent: str, features: str) -> Trained:
+    """The method of the pretraining `parent` that left the backbone at `ckpt`.
+
+    Args:
+        ckpt: its folder, or the backbone in it.
+        features: what of it is wanted: "embedding" or "transformed".
+    Raises:
+        UserError: it is no pretraining of ours, its folder is not whole, or its method has no such output.
+    """
+    folder = ckpt if ckpt.is_dir() else ckpt.parent
+    record = _record(ckpt, folder, parent, features)
+    config = {key: value for key, value in record.config.items() if key != "data_hash"}
+    recipe = recipe_of({**config, "name": record.cell["recipe"]}, where=str(folder / RECORD))
+    method = find_method(recipe.method_name)(build_encoder(recipe.network), recipe.method)
+    state = resume.load(folder)
+    assert state is not None, "its checkpoint is there"
+    method.load_state_dict(state["method"])
+    trained = Trained(method.requires_grad_(False).eval(), recipe)
+    _check_output(trained, features)
+    return trained
+
+
+def _record(ckpt: Path, folder: Path, parent: str, features: str) -> Record:
+    """The pretraining's record."""
+    record = read_record(folder)
+    if record is None or record.id != parent or not (folder / resume.CHECKPOINT).exists():
+        raise UserError(
+            f"{ckpt}: features={features} need the projector, which a backbone alone has not; name the folder of a "
+            f"pretraining of this suite, with its {RECORD}, {resume.CHECKPOINT} and {BACKBONE}"
+        )
+    return record
+
+
+def _check_output(trained: Trained, features: str) -> None:
+    name, width = trained.recipe.method_name, trained.method.encoder.embedding_dim
+    if not trained.recipe.network.projector:
+        raise UserError(f"features={features}: {name} has no projector here: its embedding is the backbone's output")
+    if features == "transformed":
+        generator = torch.Generator().manual_seed(0)
+        trial = trained.method.transformed(torch.randn(trained.recipe.batch, width, generator=generator))
+        if trial is None:
+            raise UserError(f"features=transformed: {name} compares embeddings as they are; use features=embedding")

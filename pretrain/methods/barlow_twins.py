@@ -1,0 +1,77 @@
+"""Barlow Twins: the correlation between the channels of two views is drawn towards the identity.
+
+Zbontar et al., "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", ICML 2021 (arXiv 2103.03230); as in
+its official code the correlation is over the images of all processes. It has two views; for more, the loss is the mean
+over pairs.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pretrain.config import strict
+from pretrain.distributed import gather_with_gradient, world_size
+from pretrain.methods import Batch, Method, Step
+from pretrain.methods.similarity import cosine_distance, spread
+from pretrain.whitening import at_least_float32, float32_region
+from results.command import UserError
+
+
+@strict
+class Config:
+    trade_off: float = 0.0051
+    """lambda, weight of the squared correlations between different channels."""
+
+
+class BarlowTwins(Method[Config]):
+    """Every process computes the loss of the whole batch."""
+
+    def forward(self, batch: Batch) -> Step:
+        views = [gather_with_gradient(at_least_float32(self.encoder(view).z)) for view in batch.views]
+        loss = barlow_twins_loss(views, self.config.trade_off)
+        with torch.no_grad():
+            distance = cosine_distance(views[0], views[1])
+        return Step(loss, {"distance": distance, "spread": spread(views[0])})
+
+    def check(self, batch: int, views: int) -> None:
+        if views < 2:
+            raise UserError(f"barlow_twins: needs at least 2 views, not {views} (data.views)")
+        if batch * world_size() < 2:
+            raise UserError("barlow_twins: a correlation needs at least 2 images (batch)")
+        if self.config.trade_off < 0:
+            raise UserError(f"barlow_twins: trade_off is at least 0, not {self.config.trade_off} (method.trade_off)")
+
+
+def barlow_twins_loss(views: Sequence[Tensor], trade_off: float = 0.0051) -> Tensor:
+    """Mean over pairs of views of  sum_i (1 - C_ii)^2 + lambda sum_(i != j) C_ij^2,  C the correlation of channels.
+
+    Args:
+        views: V >= 2 embeddings of the same N >= 2 images, each [N, D], any floating dtype; in float32 or wider.
+            Channels are standardised by batch norm without affine part: its eps of 1e-5 keeps constant ones finite.
+        trade_off: lambda.
+    Returns:
+        Scalar.
+    """
+    with float32_region(views[0]):
+        standardised = [F.batch_norm(at_least_float32(view), None, None, training=True) for view in views]
+        return torch.stack([_pair_loss(a, b, trade_off) for a, b in combinations(standardised, 2)]).mean()
+
+
+def _pair_loss(a: Tensor, b: Tensor, trade_off: float) -> Tensor:
+    diagonal = (a * b).mean(dim=0)
+    return (1 - diagonal).square().sum() + trade_off * _off_diagonal(a, b, diagonal)
+
+
+def _off_diagonal(a: Tensor, b: Tensor, diagonal: Tensor) -> Tensor:
+    """Sum over i != j of C_ij^2, C = a^T b / N [D, D]; its diagonal is given.
+
+    The sum of all C_ij^2 is trace(a a^T b b^T) / N^2: two Gram matrices [N, N], the cheaper side where 2 N < D.
+    """
+    images, channels = a.shape
+    if 2 * images < channels:
+        return ((a @ a.mT) * (b @ b.mT)).sum() / images**2 - diagonal.square().sum()
+    correlation = a.mT @ b / images
+    return (correlation - correlation.diagonal().diag()).square().sum()
