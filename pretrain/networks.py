@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from results.command import UserError, nearest
 
 FEATURES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
 """Architecture to the width of its pooled features."""
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 STEMS = ("imagenet", "cifar", "cifar-pad2", "small")
 
 
@@ -94,18 +95,35 @@ def embed_jointly(encoder: Encoder, views: Sequence[Tensor]) -> list[Tensor]:
     return list(encoder.projector(torch.cat(features)).split([len(h) for h in features]))
 
 
-class MomentumCopy(nn.Module):
+def embed_by_size(encoder: Encoder, views: Sequence[Tensor]) -> list[Tensor]:
+    """Embeddings [B, D] of each view [B, 3, S_v, S_v]: the backbone sees views of one size at once, the projector all.
+
+    So do the official codes of SwAV and DINO: batch norms take their statistics over all crops of a size.
+    """
+    sizes: dict[torch.Size, list[int]] = {}
+    for place, view in enumerate(views):
+        sizes.setdefault(view.shape[-2:], []).append(place)
+    features: dict[int, Tensor] = {}
+    for places in sizes.values():
+        together = encoder.backbone(torch.cat([views[place] for place in places]))
+        features.update(zip(places, together.chunk(len(places)), strict=True))
+    ordered = [features[place] for place in range(len(views))]
+    return list(encoder.projector(torch.cat(ordered)).chunk(len(views)))
+
+
+class MomentumCopy(nn.Module, Generic[NetworkT]):
     """A network whose parameters follow those of another by an exponential moving average, without gradients.
 
     Only parameters are averaged: its batch norms run in training mode and keep statistics of their own.
     """
 
-    def __init__(self, followed: nn.Module, momentum: float) -> None:
+    def __init__(self, followed: NetworkT, momentum: float) -> None:
         super().__init__()
-        self.network = copy.deepcopy(followed).requires_grad_(False)
+        self.network: NetworkT = copy.deepcopy(followed)
+        self.network.requires_grad_(False)
         self.momentum = momentum
         # In a tuple, it is not registered as a part of this module: it belongs to the method.
-        self._followed: tuple[nn.Module] = (followed,)
+        self._followed: tuple[NetworkT] = (followed,)
 
     def forward(self, x: Tensor) -> Any:
         """What the followed network would return: `Encoded` for an encoder."""

@@ -10,10 +10,16 @@ from torch import Tensor, nn
 from pretrain.methods import Batch, Method, find_method
 from pretrain.methods.barlow_twins import barlow_twins_loss
 from pretrain.methods.cwrgp import cwrgp_loss
+from pretrain.methods.dino import dino_loss
 from pretrain.methods.intl import intl_ema_loss, intl_loss
+from pretrain.methods.momentum_contrast import info_nce
+from pretrain.methods.pauc import prototype_terms
+from pretrain.methods.prediction import prediction_loss
 from pretrain.methods.shuffled_dbn import shuffled_dbn_loss
 from pretrain.methods.simclr import simclr_loss
+from pretrain.methods.similarity import unit_rows
 from pretrain.methods.spectral import spectral_loss
+from pretrain.methods.swav import sinkhorn, swav_loss
 from pretrain.methods.vicreg import vicreg_loss
 from pretrain.methods.wmse import wmse_loss
 from pretrain.methods.zero_cl import zero_cl_loss
@@ -56,8 +62,18 @@ CASES = [
     Case("vicreg"),
     Case("wmse", {"window": 32}, images=64, width=12),
     Case("zero_cl"),
+    Case("moco", {"queue": 40}),
+    Case("byol", {"predictor": 20}),
+    Case("simsiam", {"predictor": 20}),
+    Case("swav", {"prototypes": 10, "frozen_iterations": 0}, views=4),
+    Case("dino", {"outputs": 30}, views=4),
+    Case("pcl", {"queue": 40, "clusters": (3, 4)}),
+    Case("pauc", {"queue": 40, "clusters": (3, 4)}),
 ]
 """All methods that train, in their variants."""
+
+OTHERS = torch.randn(20, 96, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+"""Embeddings of other images."""
 
 LOSSES: dict[str, Callable[[list[Tensor]], Tensor]] = {
     "cwrgp": lambda views: cwrgp_loss(views, 2, permutations=orders(views)),
@@ -73,10 +89,15 @@ LOSSES: dict[str, Callable[[list[Tensor]], Tensor]] = {
     "vicreg": vicreg_loss,
     "wmse": lambda views: wmse_loss(narrow(views)),
     "zero-cl": zero_cl_loss,
+    "moco": lambda views: info_nce(unit_rows(views[0]), unit_rows(views[1]), unit_rows(OTHERS), 0.2),
+    "prediction": lambda views: prediction_loss(views, [view.roll(1, dims=1) for view in views]),
+    "swav": lambda views: swav_loss([unit_rows(view) for view in views], assignments(views)),
+    "dino": lambda views: dino_loss(views, [view / 4 for view in views[:2]], OTHERS[0], 1.0, 1.0),
+    "pauc": lambda views: sum(prototype_terms(*map(unit_rows, views[:2]), torch.zeros(16, dtype=torch.int64))),
 }
 """All losses, as functions of V views [16, 96] in float64."""
 
-SCALED: set[str] = {"attraction-mse", "barlow-twins", "vicreg"}
+SCALED: set[str] = {"attraction-mse", "barlow-twins", "dino", "vicreg"}
 """Those losses that change with the scale of the embeddings."""
 
 REFUSED: list[tuple[str, dict[str, Any], int, int, str]] = [
@@ -118,6 +139,24 @@ REFUSED: list[tuple[str, dict[str, Any], int, int, str]] = [
     ("zero_cl", {}, 1, 2, "at least 2 images"),
     ("zero_cl", {"instance_weight": 0.0, "feature_weight": 0.0}, 16, 2, "weights"),
     ("zero_cl", {"shrinkage": 0.0, "ridge": 0.0}, 16, 2, "shrinkage"),
+    ("moco", {"queue": 8}, 16, 3, "takes 2 views"),
+    ("moco", {"queue": 0}, 16, 2, "queue"),
+    ("moco", {"queue": 8, "momentum": 1.5}, 16, 2, "momentum"),
+    ("moco", {"queue": 8, "temperature": 0.0}, 16, 2, "temperature"),
+    ("byol", {}, 16, 1, "at least 2 views"),
+    ("byol", {"momentum": -0.1}, 16, 2, "momentum"),
+    ("simsiam", {}, 16, 1, "at least 2 views"),
+    ("swav", {}, 16, 1, "at least 2 views"),
+    ("swav", {"iterations": 0}, 16, 2, "iterations"),
+    ("swav", {"epsilon": 0.0}, 16, 2, "epsilon"),
+    ("swav", {"queue": -1}, 16, 2, "queue"),
+    ("dino", {}, 16, 1, "at least 2 views"),
+    ("dino", {"outputs": 9, "teacher_temperature": 0.0}, 16, 2, "teacher_temperature"),
+    ("dino", {"outputs": 9, "centre_momentum": 2.0}, 16, 2, "centre_momentum"),
+    ("pcl", {"queue": 8, "clusters": ()}, 16, 2, "at least 2 clusters"),
+    ("pcl", {"queue": 8, "warmup_epochs": -1}, 16, 2, "warmup_epochs"),
+    ("pauc", {"queue": 8, "uniformity_t": 0.0}, 16, 2, "uniformity_t"),
+    ("pauc", {"queue": 8, "alignment_weight": -1.0}, 16, 2, "alignment_weight"),
     ("supervised", {"classes": 1}, 16, 1, "at least 2 classes"),
     ("supervised", {"classes": 4, "label_smoothing": 1.0}, 16, 1, "label_smoothing"),
 ]
@@ -150,3 +189,8 @@ def orders(views: list[Tensor]) -> list[Tensor]:
 def narrow(views: list[Tensor]) -> list[Tensor]:
     """Fewer channels than images, for the losses that whiten over the batch."""
     return [view[:, :6] for view in views]
+
+
+def assignments(views: list[Tensor]) -> list[Tensor]:
+    """Of the first two views to as many prototypes as they have channels."""
+    return [sinkhorn(unit_rows(view)) for view in views[:2]]

@@ -1,0 +1,41 @@
+"""BYOL: predict, from one view, what a slowly moving encoder makes of another.
+
+Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020 (arXiv 2006.07733). With more than two views the loss is
+the mean over pairs of views, as CW-RGP's official code has it.
+"""
+
+from pretrain.config import strict
+from pretrain.methods import Batch, Encoder, Method, Step
+from pretrain.methods.prediction import check_views, prediction_loss
+from pretrain.methods.similarity import spread
+from pretrain.networks import MomentumCopy, build_predictor
+from results.command import UserError
+
+
+@strict
+class Config:
+    predictor: int = 4096
+    """Width of the predictor's hidden layer."""
+    momentum: float = 0.99
+    """Of the target network at the start, rising to 1 by a cosine."""
+
+
+class BYOL(Method[Config]):
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        super().__init__(encoder, config)
+        self.target = MomentumCopy(encoder, config.momentum)
+        self.predictor = build_predictor(encoder.embedding_dim, config.predictor)
+
+    def forward(self, batch: Batch) -> Step:
+        self.target.update(self.target.momentum_at(self.progress))
+        online = [self.encoder(view).z for view in batch.views]
+        targets = [self.target(view).z for view in batch.views]
+        loss = prediction_loss([self.predictor(z) for z in online], targets)
+        return Step(loss, {"distance": loss.detach() / 2, "spread": spread(online[0])})
+
+    def check(self, batch: int, views: int) -> None:
+        check_views("byol", views)
+        if not 0 <= self.config.momentum <= 1:
+            raise UserError(f"byol: momentum lies between 0 and 1, not {self.config.momentum} (method.momentum)")
+        if self.config.predictor < 1:
+            raise UserError(f"byol: predictor is a width of at least 1, not {self.config.predictor} (method.predictor)")

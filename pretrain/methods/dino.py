@@ -1,0 +1,137 @@
+"""DINO: a student reads from each crop what a slowly moving teacher reads from the global ones.
+
+Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021 (arXiv 2104.14294); constants as
+in its official code. The first two views are global, all views are the student's. The head's layers before the last one
+are the recipe's projector, without batch norm (network.projector_norm), its activation GELU.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretrain.config import strict
+from pretrain.distributed import mean_over_ranks
+from pretrain.methods import Batch, Encoder, Method, Step
+from pretrain.methods.similarity import spread, unit_rows
+from pretrain.networks import MomentumCopy, embed_by_size
+from pretrain.whitening import at_least_float32, float32_region
+from results.command import UserError
+
+GLOBAL = 2
+"""Views that the teacher sees."""
+
+
+@strict
+class Config:
+    outputs: int = 65536
+    """K, width of the last layer."""
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04
+    """At the end of its warm-up."""
+    warmup_temperature: float = 0.04
+    """Of the teacher in the first epoch; rises linearly to `teacher_temperature`."""
+    warmup_epochs: int = 0
+    """Epochs of that rise."""
+    centre_momentum: float = 0.9
+    """Of the mean of the teacher's outputs, which is taken off them."""
+    momentum: float = 0.996
+    """Of the teacher at the start, rising to 1 by a cosine."""
+    frozen_epochs: int = 1
+    """Epochs at the start in which the last layer stays as it is."""
+
+
+class DINO(Method[Config]):
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        super().__init__(encoder, config)
+        self.last = LastLayer(encoder.embedding_dim, config.outputs)
+        self.teacher = MomentumCopy(encoder, config.momentum)
+        self.teacher_last = MomentumCopy(self.last, config.momentum)
+        self.centre: Tensor
+        self.register_buffer("centre", torch.zeros(config.outputs))
+
+    def forward(self, batch: Batch) -> Step:
+        momentum = self.teacher.momentum_at(self.progress)
+        for network in (self.teacher, self.teacher_last):
+            network.update(momentum)
+        student = embed_by_size(self.encoder, batch.views)
+        with torch.no_grad():
+            teacher = embed_by_size(self.teacher.network, batch.views[:GLOBAL])
+            targets = [self.teacher_last(z) for z in teacher]
+        student_temperature = self.config.student_temperature
+        outputs = [self.last(z) for z in student]
+        loss = dino_loss(outputs, targets, self.centre.clone(), student_temperature, self.teacher_temperature)
+        with torch.no_grad():
+            likely = F.softmax((targets[0] - self.centre) / self.teacher_temperature, dim=1)
+            entropy = -(likely * likely.clamp_min(1e-12).log()).sum(dim=1).mean()
+        self._move_centre(torch.cat(targets))
+        return Step(loss, {"teacher_entropy": entropy, "spread": spread(student[0])})
+
+    @property
+    def teacher_temperature(self) -> float:
+        """Of this epoch."""
+        start, end, epochs = self.config.warmup_temperature, self.config.teacher_temperature, self.config.warmup_epochs
+        if self.epoch >= epochs:
+            return end
+        return start + (end - start) * self.epoch / max(1, epochs - 1)
+
+    def before_update(self) -> None:
+        if self.epoch < self.config.frozen_epochs:
+            self.last.weight.grad = None
+
+    def check(self, batch: int, views: int) -> None:
+        if views < GLOBAL:
+            raise UserError(f"dino: needs at least {GLOBAL} views, not {views} (data.views)")
+        for key in ("student_temperature", "teacher_temperature", "warmup_temperature"):
+            if getattr(self.config, key) <= 0:
+                raise UserError(f"dino: {key} is above 0, not {getattr(self.config, key)} (method.{key})")
+        for key in ("momentum", "centre_momentum"):
+            if not 0 <= getattr(self.config, key) <= 1:
+                raise UserError(f"dino: {key} lies between 0 and 1, not {getattr(self.config, key)} (method.{key})")
+        if self.config.outputs < 2:
+            raise UserError(f"dino: outputs are at least 2, not {self.config.outputs} (method.outputs)")
+
+    @torch.no_grad()
+    def _move_centre(self, targets: Tensor) -> None:
+        mean = mean_over_ranks(targets.mean(dim=0)).to(self.centre.dtype)
+        self.centre.lerp_(mean, 1 - self.config.centre_momentum)
+
+
+class LastLayer(nn.Module):
+    """[B, D] -> [B, K]: inner products of rows of length 1, as a weight-normalised layer of gain 1 gives them."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(outputs, width), std=0.02))
+
+    def forward(self, z: Tensor) -> Tensor:
+        with float32_region(z):
+            unit = unit_rows(z)
+            return unit @ unit_rows(self.weight).to(unit.dtype).mT
+
+
+def dino_loss(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    centre: Tensor,
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+) -> Tensor:
+    """Mean over global views g, views v other than g, and images of the cross-entropy of
+    softmax((t_g - centre) / tau_t) and softmax(s_v / tau_s).
+
+    Args:
+        student: V outputs [B, K]; the global views come first.
+        teacher: its outputs [B, K] of the global views; no gradient flows to them.
+        centre: [K].
+    Returns:
+        Scalar, in float32 or wider.
+    """
+    with float32_region(student[0]):
+        teacher, student = (list(map(at_least_float32, outputs)) for outputs in (teacher, student))
+        centre = centre.to(teacher[0].dtype)
+        targets = [F.softmax((t.detach() - centre) / teacher_temperature, dim=1) for t in teacher]
+        logs = [F.log_softmax(s / student_temperature, dim=1) for s in student]
+        pairs = [(q, log) for g, q in enumerate(targets) for v, log in enumerate(logs) if v != g]
+        return torch.stack([-(q * log).sum(dim=1).mean() for q, log in pairs]).mean()

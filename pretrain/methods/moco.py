@@ -1,0 +1,39 @@
+"""MoCo v2: contrast each image with a queue of past keys, which a slowly moving encoder has made.
+
+He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020 (arXiv 1911.05722); Chen et
+al., "Improved Baselines with Momentum Contrastive Learning" (arXiv 2003.04297). As in its official code, the first view
+makes queries and the second keys, not the other way round as well.
+"""
+
+from pretrain.config import strict
+from pretrain.methods import Batch, Encoder, Method, Step
+from pretrain.methods.momentum_contrast import MomentumContrast, check_contrast
+from pretrain.methods.similarity import cosine_distance, spread
+
+
+@strict
+class Config:
+    temperature: float = 0.2
+    """tau: similarities are divided by it before the softmax."""
+    queue: int = 65536
+    """Past keys of all processes that serve as negatives."""
+    momentum: float = 0.999
+    """Of the keys' encoder, constant."""
+    shuffle_bn: bool = True
+    """Deal keys to other processes than their queries, whose batch norms would otherwise let them find each other;
+    makes no difference for one process or for norms over all of them."""
+
+
+class MoCo(Method[Config]):
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        super().__init__(encoder, config)
+        self.contrast = MomentumContrast(encoder, config.momentum, config.queue, config.shuffle_bn)
+
+    def forward(self, batch: Batch) -> Step:
+        pair = self.contrast(self.encoder, *batch.views)
+        loss = self.contrast.loss(pair, self.config.temperature)
+        distance = cosine_distance(pair.query.detach(), pair.key)
+        return Step(loss, {"distance": distance, "spread": spread(pair.query)})
+
+    def check(self, batch: int, views: int) -> None:
+        check_contrast("moco", views, self.config.queue, self.config.momentum, self.config.temperature)

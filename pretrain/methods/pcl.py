@@ -1,0 +1,162 @@
+"""PCL: MoCo, and beside it each image is drawn to the prototype of its cluster.
+
+Li et al., "Prototypical Contrastive Learning of Unsupervised Representations", ICLR 2021 (arXiv 2005.04966); the
+E-step, concentrations and ProtoNCE as in its official code. Its version 2 differs by the recipe: projector,
+augmentation and schedule of MoCo v2.
+
+Positive prototypes are those of the images of all processes, and the drawn negatives are the same on each of them, so
+that several processes train as one; the official code takes each process's alone.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretrain.clustering import Clusters, cluster
+from pretrain.config import strict
+from pretrain.distributed import gather_with_gradient, rank
+from pretrain.methods import Batch, Embed, Encoder, Method, Step
+from pretrain.methods.momentum_contrast import MomentumContrast, Pair, check_contrast
+from pretrain.methods.similarity import cosine_distance, spread, unit_rows
+from pretrain.whitening import float32_region
+from results.command import UserError
+
+
+@strict
+class Config:
+    temperature: float = 0.2
+    """tau of InfoNCE, and the mean temperature of prototypes."""
+    queue: int = 16384
+    """r: past keys that are negatives, and prototypes that are."""
+    momentum: float = 0.999
+    """Of the keys' encoder, which is also the one whose embeddings are clustered."""
+    shuffle_bn: bool = True
+    """As MoCo's."""
+    clusters: tuple[int, ...] = (25000, 50000, 100000)
+    """K of each clustering."""
+    warmup_epochs: int = 20
+    """Epochs of InfoNCE alone."""
+    kmeans_iterations: int = 20
+    kmeans_repeats: int = 5
+    """Runs of k-means, of which the best counts."""
+
+
+class PCL(Method[Config]):
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        super().__init__(encoder, config)
+        self.contrast = PrototypeContrast(encoder, config)
+
+    def prepare_epoch(self, epoch: int, embed: Embed) -> None:
+        self.contrast.prepare_epoch(epoch, embed)
+
+    def forward(self, batch: Batch) -> Step:
+        contrasted = self.contrast(self.encoder, batch, self.step)
+        return Step(contrasted.loss, contrasted.scalars)
+
+    def check(self, batch: int, views: int) -> None:
+        check("pcl", self.config, views)
+
+
+class Contrasted(NamedTuple):
+    loss: Tensor
+    scalars: dict[str, Tensor]
+    pair: Pair
+
+
+class PrototypeContrast(nn.Module):
+    """InfoNCE and ProtoNCE, and the clusters, which are found anew before each epoch after the warm-up."""
+
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.momentum = MomentumContrast(encoder, config.momentum, config.queue, config.shuffle_bn)
+        self.clusters: list[Clusters] = []
+
+    def prepare_epoch(self, epoch: int, embed: Embed) -> None:
+        config = self.config
+        if epoch < config.warmup_epochs:
+            return
+        features = unit_rows(embed(self.momentum.target.network))
+        effort = {"iterations": config.kmeans_iterations, "repeats": config.kmeans_repeats}
+        self.clusters = [
+            cluster(features, k, config.temperature, seed=seed, **effort) for seed, k in enumerate(config.clusters)
+        ]
+
+    def forward(self, encoder: Encoder, batch: Batch, step: int) -> Contrasted:
+        pair = self.momentum(encoder, *batch.views)
+        loss = self.momentum.loss(pair, self.config.temperature)
+        distance = cosine_distance(pair.query.detach(), pair.key)
+        scalars = {"distance": distance, "info_nce": loss.detach(), "spread": spread(pair.query)}
+        if self.clusters:
+            to_prototypes = self._proto_nce(pair, batch.index, step)
+            loss = loss + to_prototypes
+            scalars["proto_nce"] = to_prototypes.detach()
+        return Contrasted(loss, scalars, pair)
+
+    def get_extra_state(self) -> list[dict[str, Tensor]]:
+        return [vars(clusters) for clusters in self.clusters]
+
+    def set_extra_state(self, state: Any) -> None:
+        self.clusters = [Clusters(**tensors) for tensors in state]
+
+    def _proto_nce(self, pair: Pair, index: Tensor, step: int) -> Tensor:
+        """Mean over the clusterings."""
+        indices = gather_with_gradient(index)
+        first = rank() * len(index)
+        draws = torch.Generator().manual_seed(step)  # the same on every process
+        losses = [
+            proto_nce(pair.query, indices, on_device(clusters, index), self.config.queue, draws, first)
+            for clusters in self.clusters
+        ]
+        return torch.stack(losses).mean()
+
+
+def proto_nce(
+    query: Tensor,
+    index: Tensor,
+    clusters: Clusters,
+    negatives: int,
+    draws: torch.Generator | None = None,
+    first: int = 0,
+) -> Tensor:
+    """Cross-entropy of finding each query's own prototype among the batch's and other ones.
+
+    Logits are inner products over the prototype's concentration. The positives are those of all images in `index`, one
+    for each, so that a prototype of several images is there as often; the negatives are `negatives` prototypes of none
+    of these images, or all of them where there are fewer.
+
+    Args:
+        query: [B, D], rows of length 1.
+        index: int64 [N], N >= B: places in the dataset of the images of all processes.
+        draws: CPU generator of the negatives' draw.
+        first: place in `index` of the first query.
+    Returns:
+        Scalar, the mean over queries, in float32 or wider.
+    """
+    with float32_region(query):
+        positive = clusters.assignment[index]
+        others = torch.ones(len(clusters.centroids), dtype=torch.bool, device=query.device)
+        others[positive] = False
+        rest = others.nonzero().squeeze(1)
+        drawn = rest[torch.randperm(len(rest), generator=draws)[:negatives].to(rest.device)]
+        chosen = torch.cat([positive, drawn])
+        logits = query @ clusters.centroids[chosen].to(query.dtype).mT / clusters.concentration[chosen].to(query.dtype)
+        return F.cross_entropy(logits, torch.arange(first, first + len(query), device=query.device))
+
+
+def on_device(clusters: Clusters, like: Tensor) -> Clusters:
+    """`clusters` where `like` is: a resumed run has loaded them to the CPU."""
+    return Clusters(*(tensor.to(like.device) for tensor in vars(clusters).values()))
+
+
+def check(name: str, config: Config, views: int) -> None:
+    """Raises `UserError` where a method `name` with these settings cannot work."""
+    check_contrast(name, views, config.queue, config.momentum, config.temperature)
+    if not config.clusters or min(config.clusters) < 2:
+        raise UserError(
+            f"{name}: each clustering has at least 2 clusters, not {list(config.clusters)} (method.clusters)"
+        )
+    if config.warmup_epochs < 0:
+        raise UserError(f"{name}: warmup_epochs are at least 0, not {config.warmup_epochs} (method.warmup_epochs)")

@@ -1,0 +1,46 @@
+"""SimSiam: predict one view's embedding from another's, without negatives and without a target network.
+
+Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021 (arXiv 2011.10566). With more than two views
+the loss is the mean over pairs of views.
+"""
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from pretrain.config import strict
+from pretrain.methods import Batch, Encoder, Method, Step
+from pretrain.methods.prediction import check_views, prediction_loss
+from pretrain.methods.similarity import spread
+from pretrain.networks import build_predictor
+from results.command import UserError
+
+
+@strict
+class Config:
+    predictor: int = 512
+    """Width of the predictor's hidden layer."""
+    constant_predictor_rate: bool = True
+    """Whether the predictor learns at the base rate throughout, as in the official code."""
+
+
+class SimSiam(Method[Config]):
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        super().__init__(encoder, config)
+        self.predictor = build_predictor(encoder.embedding_dim, config.predictor)
+
+    def forward(self, batch: Batch) -> Step:
+        views = [self.encoder(view).z for view in batch.views]
+        # 2 - 2 cos summed over both directions, brought to the paper's -(cos + cos) / 2
+        loss = prediction_loss([self.predictor(z) for z in views], views) / 4 - 1
+        return Step(loss, {"distance": 2 * (loss.detach() + 1), "spread": spread(views[0])})
+
+    def constant_rate(self) -> Iterable[nn.Module]:
+        return (self.predictor,) if self.config.constant_predictor_rate else ()
+
+    def check(self, batch: int, views: int) -> None:
+        check_views("simsiam", views)
+        if self.config.predictor < 1:
+            raise UserError(
+                f"simsiam: predictor is a width of at least 1, not {self.config.predictor} (method.predictor)"
+            )
