@@ -17,7 +17,8 @@ def build_optimizer(
     """The recipe's optimizer over all trainable parameters of `module`, at its base rate for this global batch.
 
     Parameters of one dimension (biases, norms) have a group of their own, which decays only with `decay_1d`. Groups of
-    the parts in `constant` bear the mark "constant": their rate is not to follow the schedule.
+    the parts in `constant` bear the mark "constant": their rate is not to follow the schedule. A group's rate is
+    its "share" of the base rate.
     """
     held = {id(parameter) for part in constant for parameter in part.parameters()}
     groups = []
@@ -26,15 +27,17 @@ def build_optimizer(
         for flat in (False, True):
             decay = optimizer.weight_decay if optimizer.decay_1d or not flat else 0.0
             members = [p for p in trainable if (p.ndim <= 1) is flat]
+            share = optimizer.lr_1d / optimizer.lr if flat and optimizer.lr_1d is not None else 1.0
             if members:
-                groups.append({"params": members, "weight_decay": decay, "constant": fixed})
+                own = {"lr": base_rate(optimizer, batch) * share, "share": share}
+                groups.append({"params": members, "weight_decay": decay, "constant": fixed, **own})
     if not groups:
         raise UserError("nothing to optimize: the method has no trainable parameters")
     rate = base_rate(optimizer, batch)
     if optimizer.name == "adam":
         return torch.optim.Adam(groups, lr=rate, betas=(optimizer.momentum, 0.999))
-    if optimizer.name == "lars":
-        return LARS(groups, lr=rate, momentum=optimizer.momentum)
+    if optimizer.name in ("lars", "larc"):
+        return LARS(groups, lr=rate, momentum=optimizer.momentum, adapt_1d=optimizer.name == "larc")
     return torch.optim.SGD(groups, lr=rate, momentum=optimizer.momentum)
 
 

@@ -101,7 +101,8 @@ class Network:
 
 @strict
 class Optimizer:
-    name: Literal["sgd", "adam", "lars"] = "sgd"
+    name: Literal["sgd", "adam", "lars", "larc"] = "sgd"
+    """larc is lars that also scales the updates of parameters of one dimension."""
     lr: float = 0.05
     """Per `lr_batch` images of the global batch; not scaled where that is None."""
     lr_batch: int | None = 256
@@ -109,6 +110,8 @@ class Optimizer:
     weight_decay: float = 1e-4
     decay_1d: bool = True
     """Whether biases and norms (parameters of one dimension) decay, too."""
+    lr_1d: float | None = added(None)
+    """Rate of these, like `lr`; None is the same rate."""
 
 
 @strict

@@ -138,7 +138,7 @@ class Trainer:
         self.method.progress = step / total
         for group in self.optimizer.param_groups:
             if not group["constant"]:
-                group["lr"] = self.learning_rate(step)
+                group["lr"] = self.learning_rate(step) * group["share"]
         with self._autocast():
             outcome: Step = self.model(self._on_device(raw))
         self.optimizer.zero_grad(set_to_none=True)

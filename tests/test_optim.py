@@ -53,6 +53,18 @@ def test_parts_of_constant_rate_have_marked_groups_of_their_own() -> None:
     assert sum(len(group["params"]) for group in groups) == 4
 
 
+def test_biases_and_norms_have_a_rate_of_their_own_where_one_is_given() -> None:
+    groups = build_optimizer(nn.Linear(3, 2), Optimizer(name="lars", lr=0.2, lr_1d=0.0048), 2048).param_groups
+    assert [group["lr"] for group in groups] == pytest.approx([0.2 * 8, 0.0048 * 8])
+    assert [group["share"] for group in groups] == pytest.approx([1, 0.024])
+
+
+@pytest.mark.parametrize(("name", "scaled"), [("lars", False), ("larc", True)])
+def test_larc_scales_biases_too(name: Any, scaled: bool) -> None:
+    optimizer = build_optimizer(nn.Linear(3, 2), Optimizer(name=name), 256)
+    assert all(group["adapt_1d"] is scaled for group in optimizer.param_groups)
+
+
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("lars", LARS)])
 def test_the_named_optimizer_is_built_at_its_base_rate(name: Any, kind: type) -> None:
     optimizer = build_optimizer(nn.Linear(3, 2), Optimizer(name=name, lr=0.3, momentum=0.8), 512)
