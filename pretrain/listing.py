@@ -1,22 +1,29 @@
 """python -m pretrain --list: the recipes, what their papers report, and what this suite has measured so far."""
 
-import csv
+import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.recipe import Recipe, load, recipe_names
-from results.rows import views_text
+from results.collect import Collection, collect
+from results.record import runs_root
+from results.rows import flat, setting, views_text
 
-RUNS = Path(__file__).parents[1] / "results" / "runs.csv"
-"""Written by results/aggregate.py: a row an evaluation."""
+PUBLISHED = Path(__file__).parents[1] / "results" / "records"
+HERE = ("device", "data_hash", "data.placement")
+"""Settings that a recipe leaves to the machine and its data."""
 
 
-def recipe_table(runs: Path = RUNS) -> str:
-    """A line a recipe. Measured values are those of runs with the recipe's own settings and evaluation protocols."""
+def recipe_table(roots: Sequence[Path] | None = None) -> str:
+    """A line a recipe. Measured values are those of runs with all of the recipe's settings and its protocols.
+
+    Args:
+        roots: folders of runs; by default the user's, and the published records.
+    """
     from tabulate import tabulate
 
-    rows = _read(runs)
+    runs = collect([root for root in roots or (runs_root(), PUBLISHED) if root.is_dir()])
     heads = ("recipe", "method", "backbone", "epochs", "batch", "views", "paper reports", "measured here")
     table = [
         (
@@ -27,18 +34,11 @@ def recipe_table(runs: Path = RUNS) -> str:
             recipe.batch,
             _views(recipe),
             _reported(recipe) + (" (reconstruction)" if recipe.paper.reconstruction else ""),
-            _measured(recipe, rows),
+            _measured(recipe, runs),
         )
         for name, recipe in ((name, load(name)) for name in recipe_names())
     ]
     return tabulate(table, heads, tablefmt="plain", disable_numparse=True)
-
-
-def _read(runs: Path) -> list[dict[str, str]]:
-    if not runs.exists():
-        return []
-    with open(runs, newline="") as file:
-        return [row for row in csv.DictReader(file) if row["status"] == "done"]
 
 
 def _views(recipe: Recipe) -> str:
@@ -49,25 +49,24 @@ def _reported(recipe: Recipe) -> str:
     return ", ".join(f"{metric.removesuffix('_top1')} {value:g}" for metric, value in recipe.paper.reported.items())
 
 
-def _measured(recipe: Recipe, rows: Iterable[dict[str, str]]) -> str:
+def _measured(recipe: Recipe, runs: Collection) -> str:
     """Mean top-1, and the number of pretrainings, of each evaluation that the recipe names."""
-    epochs = recipe.schedule.epochs
-    own = {
-        "recipe": recipe.name,
-        "method": recipe.method_name,
-        "backbone": recipe.network.backbone,
-        "epochs": str(epochs),
-        "batch": str(recipe.batch),
-        "views": _views(recipe),
-    }
-    found = []
+    wanted = {key: value for key, value in flat(setting(recipe.identity())).items() if key not in HERE}
+    same = {digest for digest, settings in runs.settings.items() if _comparable(settings) == wanted}
+    parents = {id for (stage, id), found in runs.found.items() if stage == "pretrain" and found.facts["config"] in same}
+    shown = []
     for stage, protocol in (("linear", recipe.evaluation.linear), ("knn", recipe.evaluation.knn)):
-        wanted = {**own, "stage": stage, "protocol": protocol}
-        of_parent: dict[str, list[float]] = {}
-        for row in rows:
-            if row["top1"] and all(row[key] == value for key, value in wanted.items()):
-                of_parent.setdefault(row["parent"], []).append(float(row["top1"]))
-        if of_parent:
-            means = [statistics.mean(values) for values in of_parent.values()]
-            found.append(f"{stage} {statistics.mean(means):.1f} (n={len(means)})")
-    return ", ".join(found)
+        values: dict[str, list[float]] = {}
+        for found in runs.evaluations:
+            facts = found.facts
+            fits = found.stage == stage and facts["protocol"] == protocol and facts["parent"] in parents
+            if fits and found.status == "done" and facts["top1"] is not None and not facts["deviations"]:
+                values.setdefault(facts["parent"], []).append(facts["top1"])
+        if values:
+            means = [statistics.mean(of_parent) for of_parent in values.values()]
+            shown.append(f"{stage} {statistics.mean(means):.1f} (n={len(means)})")
+    return ", ".join(shown)
+
+
+def _comparable(settings: str) -> dict[str, str]:
+    return {key: value for key, value in json.loads(settings).items() if key not in HERE}

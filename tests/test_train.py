@@ -1,6 +1,5 @@
 """Pretraining through the user's command: its result, its resumption, its errors."""
 
-import csv
 import json
 import os
 import signal
@@ -9,11 +8,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pretrain.listing import recipe_table
 from pretrain.recipe import load
+from results.content import run_id
 from results.record import read_metrics, read_record
 from tests.conftest import REPOSITORY
 
@@ -238,19 +239,19 @@ def test_list_shows_every_recipe(command: Command) -> None:
 
 
 def test_list_shows_what_was_measured_with_a_recipes_own_settings(tmp_path: Path) -> None:
-    recipe = load("sample/intl")
-    row = {"recipe": recipe.name, "method": "intl", "backbone": "resnet18", "epochs": str(recipe.schedule.epochs)}
-    row |= {"batch": "128", "views": "2x48", "stage": "linear", "protocol": "features", "status": "done"}
-    rows = [
-        {**row, "parent": "a", "top1": "60.0"},
-        {**row, "parent": "a", "top1": "62.0"},
-        {**row, "parent": "b", "top1": "71.0"},
-        {**row, "parent": "c", "top1": "99.0", "epochs": "1"},
-        {**row, "parent": "d", "top1": "", "status": "failed"},
-    ]
-    with open(tmp_path / "runs.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=[*row, "parent", "top1"])
-        writer.writeheader()
-        writer.writerows(rows)
-    (line,) = [line for line in recipe_table(tmp_path / "runs.csv").splitlines() if line.startswith("sample/intl ")]
+    def put(stage: str, label: str, config: dict[str, Any], **metrics: float) -> str:
+        record = {"schema": 1, "id": run_id(label, config), "stage": stage, "config": config, "status": "done"}
+        record |= {"metrics": metrics, "cell": {}, "hashes": {}, "parents": [], "cost": {}, "environment": {}}
+        folder = tmp_path / stage / str(record["id"])
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({**record, "started": "", "ended": ""}))
+        return str(record["id"])
+
+    protocol = {"name": load("sample/intl").evaluation.linear}
+    for overrides, tops in (([], (60, 62)), (["seed=1"], (71,)), (["data.views.0.scale=[0.1,1.0]"], (99,))):
+        recipe = load("sample/intl", overrides)
+        parent = put("pretrain", recipe.label, {**recipe.identity(), "device": "cpu", "data_hash": "1" * 64})
+        for seed, top1 in enumerate(tops):
+            put("linear", recipe.label, {"parent": parent, "protocol": protocol, "seed": seed}, top1=float(top1))
+    (line,) = [line for line in recipe_table([tmp_path]).splitlines() if line.startswith("sample/intl ")]
     assert line.endswith("linear 66.0 (n=2)")
