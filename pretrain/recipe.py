@@ -137,6 +137,9 @@ class Monitor:
     """Epochs between online k-NN evaluations (20 neighbours, cosine); 0 means none."""
     knn_images: int = 5000
     """At most so many training images serve as neighbours."""
+    spectra_every: int | None = None
+    """Epochs between looks at the spectra of the outputs (`pretrain.diagnostics`); None is about ten looks in all, 0
+    none."""
 
 
 @strict

@@ -17,6 +17,7 @@ from pretrain import resume
 from pretrain.checkpoint import write_backbone
 from pretrain.data import RawBatch, make_loader, placement_of
 from pretrain.data.manifest import Manifest, read_manifest
+from pretrain.diagnostics.probe import Probe, keep
 from pretrain.distributed import World, convert_sync_bn
 from pretrain.evaluate.features import Normalise
 from pretrain.evaluate.online import embed_training_set, online_knn
@@ -32,7 +33,8 @@ from results.record import Record, Run
 
 BACKBONE = "backbone.safetensors"
 COLLAPSED = 0.1
-"""Below this `similarity.spread` (1: uniform on the sphere, 0: all embeddings the same) a run is called collapsed."""
+"""Below this `similarity.spread` (1: uniform on the sphere, 0: all embeddings the same) a run is called collapsed;
+so it is where the embedding's effective rank is below 2: all images lie close to a line."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -92,6 +94,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.normalise = Normalise(manifest.mean, manifest.std).to(self.device)
         self.meter = EpochMeter()
+        self.probe: Probe | None = None
 
     def _build(self) -> Method[Any]:
         recipe = self.recipe
@@ -174,8 +177,23 @@ class Trainer:
         lr = self.learning_rate(step - 1)
         run.log(step=step, epoch=epoch + 1, epochs=epochs, lr=lr, eta_s=round(remaining, 1), **values)
         run.metrics.update({key: value for key, value in values.items() if key != "seconds"})
+        if self._looks_after(epoch, epochs):
+            self._look(run, step, epoch + 1)
         if "spread" in values:
-            run.metrics["collapsed"] = values["spread"] < COLLAPSED
+            run.metrics["collapsed"] = values["spread"] < COLLAPSED or run.metrics.get("effective_rank", 2.0) < 2
+
+    def _looks_after(self, epoch: int, epochs: int) -> bool:
+        every = self.recipe.monitor.spectra_every
+        every = -(-epochs // 10) if every is None else every
+        return bool(every) and ((epoch + 1) % every == 0 or epoch in (0, epochs - 1))
+
+    def _look(self, run: Run, step: int, epoch: int) -> None:
+        """At the spectra of the outputs; the effective rank of the embedding goes to the record, too."""
+        if self.probe is None:
+            self.probe = Probe(self.recipe, self.manifest, self.normalise, self.device)
+        found = self.probe.look(self.method)
+        keep(run.folder, step, epoch, found)
+        run.metrics["effective_rank"] = found["embedding"]["effective_rank"]
 
     def _resume(self, run: Run | None) -> int:
         """Loads what a stopped run left (every rank the same file); the number of steps that are done."""

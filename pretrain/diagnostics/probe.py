@@ -1,0 +1,111 @@
+"""Looks at fixed training images through the encoder, a few times in a training, and keeps what it sees.
+
+`spectra.jsonl` of a run has a line for each look: {"step", "epoch", "backbone": {...}, "embedding": {...},
+"transformed": {...} or null}. Each part has its eigenvalues and the numbers of `pretrain.diagnostics`. The encoder is in
+evaluation mode; looking changes neither weights, nor statistics, nor random draws of the training.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pretrain.data import training_loader
+from pretrain.data.manifest import Manifest
+from pretrain.diagnostics import alignment, change, condition_number, effective_rank, spectrum, stable_rank, uniformity
+from pretrain.evaluate.online import evaluating
+from pretrain.methods import Method
+from pretrain.recipe import Recipe
+from results.command import UserError
+from results.content import write_atomically
+
+SPECTRA = "spectra.jsonl"
+DIGITS = 6
+"""Significant digits of what is kept."""
+
+
+class Probe:
+    """Two augmented views of as many images as a process sees in a step and half as many again, always the same."""
+
+    def __init__(self, recipe: Recipe, manifest: Manifest, normalise: nn.Module, device: torch.device) -> None:
+        self.recipe, self.normalise, self.device = recipe, normalise, device
+        self.half = max(1, recipe.batch // recipe.world_size // 2)
+        count = manifest.split("train").count
+        wanted = min(3 * self.half, count)
+        chosen = np.linspace(0, count - 1, wanted).astype(np.int64)
+        self.views: list[Tensor] = []
+        loader = training_loader(
+            recipe.data,
+            manifest,
+            seed=recipe.seed,
+            batch=wanted,
+            workers=recipe.machine.workers,
+            device=str(device),
+            indices=chosen,
+        )
+        for raw in loader.epoch(0):
+            self.views = [view.cpu() for view in raw.views[:2]]
+
+    def look(self, method: Method[Any]) -> dict[str, Any]:
+        """What is kept of a look, but for its place in the training."""
+        encoder = method.encoder
+        with torch.no_grad(), evaluating(encoder):
+            seen = [self._encode(encoder, view) for view in self.views]
+        h, z = seen[0]
+        found: dict[str, Any] = {"backbone": numbers(h), "embedding": numbers(z)}
+        if len(seen) > 1:
+            found["backbone"]["alignment"] = _rounded(alignment(h, seen[1][0]))
+            found["embedding"]["alignment"] = _rounded(alignment(z, seen[1][1]))
+        found["transformed"] = self._transformed(method, z)
+        return found
+
+    def _encode(self, encoder: nn.Module, view: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [encoder(self.normalise(part.to(self.device))) for part in view.split(256)]
+        return torch.cat([part.h.float() for part in parts]), torch.cat([part.z.float() for part in parts])
+
+    def _transformed(self, method: Method[Any], z: Tensor) -> dict[str, Any] | None:
+        """Of the same images in two batches that are otherwise different; images alternate, to share every window."""
+        if len(z) < 3 * self.half:
+            return None
+        own, first, second = (z[k * self.half : (k + 1) * self.half] for k in range(3))
+        try:
+            with torch.no_grad():
+                outputs = [method.transformed(torch.stack([own, other], 1).flatten(0, 1)) for other in (first, second)]
+        except UserError as error:  # a collapsed embedding cannot be whitened, and that is worth knowing
+            return {"error": str(error)}
+        a, b = outputs
+        if a is None or b is None:
+            return None
+        return {**numbers(a), "change": _rounded(change(a[::2], b[::2]))}
+
+
+def numbers(x: Tensor) -> dict[str, Any]:
+    """The spectrum of outputs [N, D] and what it says, rounded."""
+    eigenvalues = spectrum(x)
+    return {
+        "effective_rank": _rounded(effective_rank(eigenvalues)),
+        "stable_rank": _rounded(stable_rank(eigenvalues)),
+        "condition_number": _rounded(condition_number(eigenvalues)),
+        "uniformity": _rounded(uniformity(x)),
+        "eigenvalues": [_rounded(value) for value in eigenvalues.tolist()],
+    }
+
+
+def keep(folder: Path, step: int, epoch: int, found: dict[str, Any]) -> None:
+    """Adds a look to the run's file, in the place of those at this step or later (of a run that was resumed)."""
+    earlier = [line for line in read_spectra(folder) if line["step"] < step]
+    lines = [*earlier, {"step": step, "epoch": epoch, **found}]
+    write_atomically(folder / SPECTRA, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def read_spectra(folder: Path) -> list[dict[str, Any]]:
+    """The looks of a run, in order; none where it has no such file."""
+    path = folder / SPECTRA
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{DIGITS}g}")
