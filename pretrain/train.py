@@ -17,7 +17,7 @@ from pretrain import resume
 from pretrain.checkpoint import write_backbone
 from pretrain.data import RawBatch, make_loader, placement_of
 from pretrain.data.manifest import Manifest, read_manifest
-from pretrain.diagnostics.probe import Probe, keep
+from pretrain.diagnostics.probe import Probe, headline, keep
 from pretrain.distributed import World, convert_sync_bn
 from pretrain.evaluate.features import Normalise
 from pretrain.evaluate.online import embed_training_set, online_knn
@@ -188,12 +188,12 @@ class Trainer:
         return bool(every) and ((epoch + 1) % every == 0 or epoch in (0, epochs - 1))
 
     def _look(self, run: Run, step: int, epoch: int) -> None:
-        """At the spectra of the outputs; the effective rank of the embedding goes to the record, too."""
+        """At the spectra of the outputs; what they say of the embedding goes to the record, too."""
         if self.probe is None:
             self.probe = Probe(self.recipe, self.manifest, self.normalise, self.device)
         found = self.probe.look(self.method)
         keep(run.folder, step, epoch, found)
-        run.metrics["effective_rank"] = found["embedding"]["effective_rank"]
+        run.metrics.update(headline(found))
 
     def _resume(self, run: Run | None) -> int:
         """Loads what a stopped run left (every rank the same file); the number of steps that are done."""

@@ -1,8 +1,8 @@
 """Looks at fixed training images through the encoder, a few times in a training, and keeps what it sees.
 
 `spectra.jsonl` of a run has a line for each look: {"step", "epoch", "backbone": {...}, "embedding": {...},
-"transformed": {...} or null}. Each part has its eigenvalues and the numbers of `pretrain.diagnostics`. The encoder is in
-evaluation mode; looking changes neither weights, nor statistics, nor random draws of the training.
+"transformed": {...} or null}. Each part has its eigenvalues and the numbers of `pretrain.diagnostics`. The encoder is
+in evaluation mode; looking changes neither weights, nor statistics, nor random draws of the training.
 """
 
 import json
@@ -92,6 +92,23 @@ def numbers(x: Tensor) -> dict[str, Any]:
         "uniformity": _rounded(uniformity(x)),
         "eigenvalues": [_rounded(value) for value in eigenvalues.tolist()],
     }
+
+
+def headline(found: dict[str, Any]) -> dict[str, float]:
+    """What of a look the record keeps.
+
+    Of the embedding the effective and the stable rank, and `rank`, the share of its eigenvalues that are not 0; the
+    backbone's effective rank; how far transformed outputs change with the rest of the batch.
+    """
+    embedding, transformed = found["embedding"], found["transformed"] or {}
+    eigenvalues = embedding["eigenvalues"]
+    kept = {
+        "effective_rank": embedding["effective_rank"],
+        "stable_rank": embedding["stable_rank"],
+        "rank": sum(value > 0 for value in eigenvalues) / len(eigenvalues),
+        "backbone_effective_rank": found["backbone"]["effective_rank"],
+    }
+    return {**kept, "target_change": transformed["change"]} if "change" in transformed else kept
 
 
 def keep(folder: Path, step: int, epoch: int, found: dict[str, Any]) -> None:

@@ -93,6 +93,7 @@ class PrototypeContrast(nn.Module):
             to_prototypes = self._proto_nce(pair, batch.index, step)
             loss = loss + to_prototypes
             scalars["proto_nce"] = to_prototypes.detach()
+            scalars["within_prototypes"] = self._within(pair.query.detach(), batch.index)
         return Contrasted(loss, scalars, pair)
 
     def get_extra_state(self) -> list[dict[str, Tensor]]:
@@ -111,6 +112,12 @@ class PrototypeContrast(nn.Module):
             for clusters in self.clusters
         ]
         return torch.stack(losses).mean()
+
+    def _within(self, query: Tensor, index: Tensor) -> Tensor:
+        """Mean 2 - 2 cos of queries and their own prototypes: how diverse the images of a prototype are."""
+        found = [on_device(clusters, index) for clusters in self.clusters]
+        own = [clusters.centroids[clusters.assignment[index]].to(query.dtype) for clusters in found]
+        return torch.stack([cosine_distance(query, prototypes) for prototypes in own]).mean()
 
 
 def proto_nce(

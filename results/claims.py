@@ -1,0 +1,202 @@
+"""python results/claims.py [RUNS ...]: the papers' claims, what was measured for each, and the verdict.
+
+`claims.yaml` names the claims and their tests, `slurm/sweeps/claims.yaml` runs their arms, and this judges the records:
+a row of `claims.csv` is one test. n counts pretrainings; a difference has a 95 % interval by Welch's t.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from results.collect import PRETRAIN, collect, read_proven
+from results.command import UserError, run_command
+from results.content import write_atomically
+from results.record import runs_root
+from results.yaml_file import read_yaml
+
+HERE = Path(__file__).parent
+CLAIMS = HERE / "claims.yaml"
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold here", "undecided"
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """measure of arm  >  (or <)  that of the other arm, or a number, by at least a margin."""
+
+    measure: str
+    arm: str
+    above: bool
+    other: str | float
+    by: float = 0.0
+
+    def __str__(self) -> str:
+        margin = f" by {self.by:g}" if self.by else ""
+        return f"{self.measure} of {self.arm} {'above' if self.above else 'below'} {self.other}{margin}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    claim: str
+    paper: str
+    tests: tuple[Comparison, ...]
+
+
+Values = dict[tuple[str, str], list[float]]
+"""(arm, measure) -> a value each pretraining."""
+
+
+def read_claims(path: Path = CLAIMS) -> list[Claim]:
+    """The claims of a file.
+
+    Raises:
+        UserError: an entry that is no claim or no test, naming it.
+    """
+    claims = []
+    for entry in read_yaml(path):
+        try:
+            claims.append(Claim(entry["claim"], entry["paper"], tuple(map(_test, entry["tests"]))))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not a claim with its paper and tests: {entry} ({error})") from error
+    return claims
+
+
+def measure(roots: Sequence[Path]) -> Values:
+    """What the records below `roots` say of each arm, in the order of pretraining seeds."""
+    found = collect([root for root in roots if root.is_dir()]).found.values()
+    records = [read_proven(item.path) for item in found]
+    pretrained = sorted((r for r in records if r.stage == PRETRAIN), key=lambda r: (r.config.get("seed", 0), r.id))
+    values: Values = {}
+    for parent in pretrained:
+        arm = str(parent.cell.get("recipe"))
+        if parent.status in ("done", "failed"):
+            values.setdefault((arm, "trained"), []).append(float(parent.status == "done"))
+        if parent.status == "done":
+            for name, value in parent.metrics.items():
+                if isinstance(value, int | float) and math.isfinite(value):
+                    values.setdefault((arm, name), []).append(float(value))
+        for name, tops in _evaluations(parent.id, records).items():
+            values.setdefault((arm, name), []).append(float(np.mean(tops)))
+    return values
+
+
+def judge(claims: Sequence[Claim], values: Values) -> pd.DataFrame:
+    """A row a test: what was measured (mean, sd, n of both sides), the difference with its interval, the verdicts."""
+    rows = []
+    for claim in claims:
+        tested = [_row(test, values) for test in claim.tests]
+        verdicts = [row["verdict"] for row in tested]
+        whole = FAILS if FAILS in verdicts else UNDECIDED if UNDECIDED in verdicts else HOLDS
+        rows += [{"claim": claim.claim, "paper": claim.paper, "claim_verdict": whole, **row} for row in tested]
+    return pd.DataFrame(rows)
+
+
+def difference(a: Sequence[float], b: Sequence[float] | float) -> tuple[float, float, float]:
+    """Mean of a minus that of b (or the number b), and its 95 % interval: by Student's t, or Welch's for two samples.
+
+    The interval is infinite where a side has fewer than two values.
+    """
+    from scipy import stats
+
+    constant = isinstance(b, int | float)
+    several = len(a) > 1 and (isinstance(b, int | float) or len(b) > 1)
+    middle = float(np.mean(a) - np.mean(b))
+    if not several:
+        return middle, -math.inf, math.inf
+    spread = np.var(a, ddof=1) + (0 if constant else np.var(b, ddof=1))
+    if spread == 0:
+        return middle, middle, middle
+    outcome = stats.ttest_1samp(a, b) if constant else stats.ttest_ind(a, b, equal_var=False)
+    interval = outcome.confidence_interval(LEVEL)
+    shift = b if isinstance(b, int | float) else 0.0
+    return middle, float(interval.low) - shift, float(interval.high) - shift
+
+
+def _test(entry: dict[str, Any]) -> Comparison:
+    known = {"measure", "arm", "above", "below", "by"}
+    if set(entry) - known or ("above" in entry) is ("below" in entry):
+        raise ValueError(f"a test has measure, arm, one of above and below, and by: {entry}")
+    other = entry["above"] if "above" in entry else entry["below"]
+    return Comparison(entry["measure"], entry["arm"], "above" in entry, other, float(entry.get("by", 0.0)))
+
+
+def _row(test: Comparison, values: Values) -> dict[str, Any]:
+    """Of a test whose other side is `measure@...`, the other side is the same arm by that measure."""
+    own = values.get((test.arm, test.measure), [])
+    other: Sequence[float] | float
+    if isinstance(test.other, str):
+        same_arm = "@" in test.other
+        other = values.get((test.arm, test.other) if same_arm else (test.other, test.measure), [])
+    else:
+        other = float(test.other)
+    row: dict[str, Any] = {"test": str(test), **_summary("arm", own)}
+    row |= _summary("other", [other] if isinstance(other, float) else other)
+    if not own or (not isinstance(other, float) and not other):
+        return {**row, "verdict": UNDECIDED, "why": "not measured"}
+    middle, low, high = difference(own, other)
+    row |= {"difference": middle, "ci95_low": low, "ci95_high": high}
+    if test.above:
+        holds, fails = low > test.by, high < test.by
+    else:
+        holds, fails = high < -test.by, low > -test.by
+    return {**row, "verdict": HOLDS if holds else FAILS if fails else UNDECIDED, "why": ""}
+
+
+def _summary(side: str, values: Sequence[float]) -> dict[str, float | int | None]:
+    return {
+        f"{side}_mean": float(np.mean(values)) if values else None,
+        f"{side}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        f"{side}_n": len(values),
+    }
+
+
+def _evaluations(parent: str, records: Sequence[Any]) -> dict[str, list[float]]:
+    """Top-1 of a pretraining's evaluations, by stage and, other than the backbone's, features: knn, knn@transformed."""
+    tops: dict[str, list[float]] = {}
+    for record in records:
+        if record.config.get("parent") == parent and record.status == "done" and "top1" in record.metrics:
+            features = record.config.get("features")
+            name = f"{record.stage}@{features}" if features else record.stage
+            tops.setdefault(name, []).append(record.metrics["top1"])
+    return tops
+
+
+def show(table: pd.DataFrame) -> str:
+    """The claims with their verdicts and, indented, their tests."""
+    lines = []
+    for (claim, paper, verdict), tests in table.groupby(["claim", "paper", "claim_verdict"], sort=False):
+        lines.append(f"{verdict:20}{claim} ({paper})")
+        for row in tests.to_dict("records"):
+            found = row["why"] or (
+                f"{row['arm_mean']:.3g} (n={row['arm_n']}) and {row['other_mean']:.3g} (n={row['other_n']}), "
+                f"difference {row['difference']:.3g} [{row['ci95_low']:.3g}, {row['ci95_high']:.3g}]"
+            )
+            lines.append(f"    {row['verdict']:18}{row['test']}: {found}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python results/claims.py",
+        description="Judges the papers' claims by the runs of slurm/sweeps/claims.yaml and claims-whitened.yaml.",
+    )
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs (default: $WHITEBENCH_RUNS, or ./runs)")
+    parser.add_argument("--out", type=Path, default=HERE, help="where claims.csv goes (default: results)")
+    options = parser.parse_args(arguments)
+    missing = [path for path in options.runs if not path.is_dir()]
+    if missing:
+        raise UserError(f"{missing[0]}: no such folder of runs")
+    table = judge(read_claims(), measure([*(options.runs or [runs_root()]), HERE / "records"]))
+    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    write_atomically(options.out / "claims.csv", text.encode())
+    print(show(table))
+
+
+if __name__ == "__main__":
+    run_command(main)
