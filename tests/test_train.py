@@ -27,6 +27,9 @@ METHODS = {
     "intl": ["network.projector=[256,256]"],
     "intl-ema": ["network.projector=[256,256]", "method.momentum=0.99"],
     "simclr": [],
+    "moco": ["method.queue=256"],
+    "swav": ["method.queue=64", "method.queue_epoch=0"],
+    "pcl": ["method.clusters=[5,10]", "method.warmup_epochs=1"],
     "supervised": ["method.classes=3"],
 }
 
@@ -85,7 +88,7 @@ LONG = pytest.mark.long
 KILLS = [
     pytest.param("cwrgp", signal.SIGKILL),
     pytest.param("intl-ema", signal.SIGTERM),
-    *(pytest.param(name, signal.SIGKILL, marks=LONG) for name in ("intl-ema", "intl", "simclr", "supervised")),
+    *(pytest.param(name, signal.SIGKILL, marks=LONG) for name in METHODS if name != "cwrgp"),
 ]
 
 
