@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,22 @@ def test_a_subset_keeps_bytes_and_numbers_its_classes_anew(source: Path, root: P
     assert samples.label.tolist() == [label - 1 for label in old.label if label > 0]
     main(["subset", str(source), "direct", "--classes", str(listed)])
     assert read_manifest("direct").content_hash == part.content_hash
+
+
+def test_a_subset_may_hold_some_images_of_each_class(source: Path, root: Path) -> None:
+    whole = write_image_folder(source, root / "whole")
+    main(["subset", "whole", "few", "--per-class", "3"])
+    few = read_manifest("few")
+    assert few.classes == whole.classes
+    for split in ("train", "val"):
+        there = Counter(name.partition("/")[0] for name in whole.file_names(split))
+        kept = Counter(name.partition("/")[0] for name in few.file_names(split))
+        assert kept == {name: min(3, count) for name, count in there.items()}
+        assert set(few.file_names(split)) <= set(whole.file_names(split))
+    main(["subset", str(source), "direct", "--per-class", "3"])
+    assert read_manifest("direct").content_hash == few.content_hash
+    with pytest.raises(UserError, match="name the classes"):
+        main(["subset", "whole", "none"])
 
 
 def test_a_subset_of_a_reduced_dataset_is_reduced_alike(source: Path, root: Path) -> None:

@@ -1,17 +1,24 @@
 """Evaluators, held against scikit-learn and against features whose accuracy is known."""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
+from statistics import NormalDist
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from pretrain.evaluate import knn, linear
 from pretrain.evaluate.protocols import KNN, PROTOCOLS, Linear, find_protocol
 from results.command import UserError
+from results.record import Run
 
 
 def clusters(n: int, classes: int, spread: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,6 +74,55 @@ def test_learning_rates_follow_their_protocols() -> None:
     assert linear.learning_rate(cosine, 0) == pytest.approx(0.1 * 1024 / 256)
     assert linear.learning_rate(cosine, 50) == pytest.approx(0.2)
     assert math.isclose(linear.learning_rate(cosine, 25), 0.4 * 0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def gaussians(n: int, distance: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two classes, n images, features [n, 16] of unit variance, means `distance` apart: a perfect classifier is right
+    in a share of Phi(distance / 2)."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 2
+    features = torch.randn(n, 16, generator=generator)
+    features[:, 3] += distance * (labels - 0.5)
+    return features, labels
+
+
+@pytest.fixture
+def probed(tmp_path: Path) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], Callable[[str], float]]:
+    """Features by split, and what the linear probe of a protocol makes of them (top-1, per cent)."""
+    splits: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def top1(protocol: str) -> float:
+        classes = [str(c) for c in range(int(splits["train"][1].max()) + 1)]
+        frozen: Any = SimpleNamespace(
+            features=splits.__getitem__,
+            manifest=SimpleNamespace(classes=classes),
+            options=SimpleNamespace(seed=0),
+            device="cpu",
+        )
+        chosen = find_protocol("linear", protocol)
+        assert isinstance(chosen, Linear)
+        with Run("linear", protocol, {"protocol": protocol}, cell={}, folder=tmp_path / protocol) as run:
+            return float(linear.evaluate(frozen, chosen, run)["top1"])
+
+    return splits, top1
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.5, 3.0])
+def test_the_linear_probe_reaches_the_known_accuracy(probed: Any, distance: float) -> None:
+    splits, top1 = probed
+    splits.update(train=gaussians(1000, distance, 1), val=gaussians(4000, distance, 2))
+    known = 100 * NormalDist().cdf(distance / 2)
+    assert top1("features") == pytest.approx(known, abs=2.5)  # 4000 images: standard error at most 0.8
+
+
+def test_the_linear_probe_is_as_good_as_logistic_regression(probed: Any) -> None:
+    splits, top1 = probed
+    splits.update(train=clusters(1400, 7, 1.5, 1), val=clusters(1400, 7, 1.5, 2))
+    (x, y), (test, labels) = splits["train"], splits["val"]
+    judge = LogisticRegression(C=100, max_iter=2000).fit(x.numpy(), y.numpy())
+    expected = 100 * judge.score(test.numpy(), labels.numpy())
+    assert 60 < expected < 98
+    assert top1("features") == pytest.approx(expected, abs=1.0)
 
 
 def test_an_unknown_protocol_names_the_nearest() -> None:

@@ -15,6 +15,7 @@ EPILOG = """examples:
   python -m pretrain.data write /data/imagenet imagenet1k          original JPEG bytes
   python -m pretrain.data write /data/imagenet in1k-500 --max-side 500 --quality 90
   python -m pretrain.data subset imagenet1k imagenet100 --classes imagenet100.txt
+  python -m pretrain.data subset cifar10 cifar10-400 --per-class 400
   python -m pretrain.data show sample/intl --out views.png
 Datasets lie in $WHITEBENCH_DATA (./data where that is not set), one folder each."""
 
@@ -33,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_write(commands.add_parser("write", help="an ImageFolder as a dataset"))
-    _add_subset(commands.add_parser("subset", help="some classes of a dataset or ImageFolder as another dataset"))
+    _add_subset(commands.add_parser("subset", help="some classes, or some images of each, as another dataset"))
     verify = commands.add_parser("verify", help="read every image of a dataset and compare with its manifest")
     verify.add_argument("dataset")
     _add_workers(verify)
@@ -79,12 +80,16 @@ def _add_write(parser: argparse.ArgumentParser) -> None:
 
 def _add_subset(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Splits some classes off as a dataset of their own. ImageNet-100 is such a subset: its usual class list (of "
-        "CMC) is published as imagenet100.txt in github.com/HobbitLong/CMC. Image bytes stay as they are."
+        "Splits some classes, or some images of each, off as a dataset of their own. ImageNet-100 is such a subset: "
+        "its usual class list (of CMC) is published as imagenet100.txt in github.com/HobbitLong/CMC. Image bytes stay "
+        "as they are."
     )
     parser.add_argument("source", metavar="SOURCE", help="a dataset's name, or an ImageFolder's path")
     parser.add_argument("dataset", metavar="NEW", help="name of the new dataset")
-    parser.add_argument("--classes", type=Path, required=True, metavar="FILE", help="class names, one a line")
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="class names, one a line; default: all classes")
+    parser.add_argument(
+        "--per-class", type=_positive, metavar="N", help="at most N images of each class in every split, for trials"
+    )
     _add_writing(parser)
     parser.set_defaults(run=_subset)
 
@@ -148,8 +153,13 @@ def _subset(options: argparse.Namespace) -> None:
     from pretrain.data.manifest import dataset_names, read_manifest
     from pretrain.data.progress import shown_progress
 
-    classes, folder = _class_list(options.classes), _folder(options.dataset)
-    how = {"force": options.force, "workers": options.workers}
+    if options.classes is None and options.per_class is None:
+        raise UserError(
+            "subset: of what? name the classes (--classes FILE), or how many images of each (--per-class N)"
+        )
+    folder = _folder(options.dataset)
+    classes = _class_list(options.classes) if options.classes else None
+    how = {"per_class": options.per_class, "force": options.force, "workers": options.workers}
     with shown_progress() as progress:
         if options.source not in dataset_names() and Path(options.source).is_dir():
             manifest = write_image_folder(Path(options.source), folder, classes=classes, progress=progress, **how)

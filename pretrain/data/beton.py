@@ -14,7 +14,7 @@ from pathlib import Path
 from pretrain.data.beton_format import read_samples
 from pretrain.data.images import WriteSettings
 from pretrain.data.manifest import MANIFEST, Manifest, Three, read_manifest, statistics_for
-from pretrain.data.sources import Source, image_folder, subset, with_validation
+from pretrain.data.sources import Source, image_folder, reduced, subset, with_validation
 from pretrain.data.split_writer import Progress, SplitWriter, content_digest, quiet, read_digests
 from results.command import UserError
 
@@ -29,6 +29,7 @@ def write_image_folder(
     splits: Mapping[str, str] | None = None,
     classes: Sequence[str] | None = None,
     val_fraction: float = 0.0,
+    per_class: int | None = None,
     settings: WriteSettings = ORIGINAL,
     statistics: tuple[Three, Three] | None = None,
     workers: int = 1,
@@ -41,6 +42,7 @@ def write_image_folder(
     Args:
         splits, classes: see `sources.image_folder`.
         val_fraction: share of the training images (of each class) that become the split val.
+        per_class: at most so many images of each class in every split, see `sources.reduced`.
         statistics: mean and standard deviation of the channels, in 0..1; by default those usual for the dataset's name.
         skip_bad: images that do not decode are counted and left out; otherwise they are an error.
     Raises:
@@ -49,22 +51,31 @@ def write_image_folder(
     images = image_folder(source, splits, classes)
     if val_fraction:
         images = with_validation(images, val_fraction)
+    if per_class:
+        images = reduced(images, per_class)
     return _write(images, folder, settings, statistics, workers, skip_bad, force, progress)
 
 
 def write_subset(
     source: Manifest,
     folder: Path,
-    classes: Sequence[str],
+    classes: Sequence[str] | None,
     *,
+    per_class: int | None = None,
     workers: int = 1,
     force: bool = False,
     progress: Progress = quiet,
 ) -> Manifest:
-    """Writes some `classes` of a dataset as another one, numbered in sorted order; images keep their bytes."""
+    """Writes some `classes` of a dataset (None: all), or some images of each, as another one; images keep their bytes.
+
+    Classes are numbered in sorted order. `per_class`: see `sources.reduced`.
+    """
     settings = WriteSettings(source.max_side, source.quality)  # nothing is left to reduce, but the manifest says it
     statistics = (source.mean, source.std)
-    return _write(subset(source, classes), folder, settings, statistics, workers, False, force, progress)
+    images = subset(source, source.classes if classes is None else classes)
+    if per_class:
+        images = reduced(images, per_class)
+    return _write(images, folder, settings, statistics, workers, False, force, progress)
 
 
 def verify_dataset(dataset: str | Path, *, workers: int = 1, progress: Progress = quiet) -> Manifest:

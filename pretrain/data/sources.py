@@ -4,7 +4,7 @@ import hashlib
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -66,9 +66,7 @@ def with_validation(source: Source, share: float) -> Source:
     if "val" in source.splits:
         raise UserError(f"{source.path}: has a validation split; --val-fraction is for sources without one")
     val: set[str] = set()
-    for label in range(len(source.classes)):
-        names = [item.name for item in source.splits["train"] if item.label == label]
-        names.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
+    for names in _shuffled_names(source, "train"):
         val.update(names[: round(share * len(names))])
     parts: dict[str, list[Item]] = {"train": [], "val": []}
     for item in source.splits["train"]:
@@ -95,6 +93,22 @@ def subset(manifest: Manifest, classes: Sequence[str]) -> Source:
             if label in label_of
         ]
     return Source(manifest.source, chosen, splits, dict(manifest.source_splits))
+
+
+def reduced(source: Source, per_class: int) -> Source:
+    """At most `per_class` images of each class in every split: those whose names have the smallest hashes."""
+    splits = {}
+    for split, items in source.splits.items():
+        kept = {name for names in _shuffled_names(source, split) for name in names[:per_class]}
+        splits[split] = [item for item in items if item.name in kept]
+    return replace(source, splits=splits)
+
+
+def _shuffled_names(source: Source, split: str) -> Iterator[list[str]]:
+    """The names of each class's images in a split, by their hashes: an order as good as drawn, always the same."""
+    for label in range(len(source.classes)):
+        names = [item.name for item in source.splits[split] if item.label == label]
+        yield sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
 def _part(file: mmap.mmap, place: int, size: int) -> bytes:
