@@ -301,6 +301,7 @@ def _check(recipe: Recipe, where: str) -> None:
         raise UserError(f"{where}: batch: {recipe.batch} is not divisible by world_size={recipe.world_size}")
     if recipe.schedule.warmup_epochs and recipe.schedule.warmup_iterations:
         raise UserError(f"{where}: schedule: warm up by epochs or by iterations, not both")
+    _check_steps(recipe.schedule, where)
     for key in ("batch", "world_size", "threads"):
         if getattr(recipe, key) < 1:
             raise UserError(f"{where}: {key}: must be at least 1, not {getattr(recipe, key)}")
@@ -314,6 +315,16 @@ def _check(recipe: Recipe, where: str) -> None:
     for i, group in enumerate(recipe.data.views):
         if group.size < 1 or group.count < 1 or not 0 < group.scale[0] <= group.scale[1] <= 1:
             raise UserError(f"{where}: data.views.{i}: size and count are at least 1, 0 < scale[0] <= scale[1] <= 1")
+
+
+def _check_steps(schedule: Schedule, where: str) -> None:
+    """Steps counted from the end of a training that was shortened can lie before its start."""
+    early = [step for step in schedule.steps if step < 0 and step + schedule.epochs <= 0]
+    if schedule.kind == "step" and early and schedule.epochs:
+        raise UserError(
+            f"{where}: schedule.steps: {early[0]} from the end of {schedule.epochs} epochs is before their start, so "
+            "that the rate would be reduced throughout; set schedule.steps for these epochs, e.g. [-2,-1]"
+        )
 
 
 def dataset_folder(dataset: str) -> Path:

@@ -47,6 +47,12 @@ def test_a_fault_is_named_with_its_place(overrides: list[str], message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_steps_before_the_start_of_a_shortened_training_are_refused() -> None:
+    with pytest.raises(UserError, match=r"schedule.steps: -50 from the end of 20 epochs is before their start"):
+        load("cifar10/cwrgp-2view", ["schedule.epochs=20"])
+    assert load("cifar10/cwrgp-2view", ["schedule.epochs=20", "schedule.steps=[-2,-1]"]).schedule.epochs == 20
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'sample/simclr'"):
         load("sample/simclrr")
