@@ -30,6 +30,7 @@ from pretrain.repeatable import derive_seed, make_repeatable, resolve_device
 from results.command import UserError
 from results.content import file_hash, run_id
 from results.record import Record, Run
+from results.sources import augmentation_hash
 
 BACKBONE = "backbone.safetensors"
 COLLAPSED = 0.1
@@ -269,6 +270,7 @@ def _open_run(recipe: Recipe, manifest: Manifest, cell: dict[str, Any]) -> Run:
         },
         hashes={
             "method": file_hash(Path(__file__).parent.parent / method_file),
+            "augmentation": augmentation_hash(),
             "data": manifest.content_hash,
         },
         gpus=recipe.world_size if recipe.device == "cuda" else 0,

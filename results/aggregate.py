@@ -66,11 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check(out: Path) -> int:
     from results.files import first_difference
 
-    difference = first_difference(tables_of([out / RECORDS]), out)
+    tables = tables_of([out / RECORDS])
+    difference = first_difference(tables, out)
     if difference:
         print(f"error: {difference}", file=sys.stderr)
         return 1
     print(f"{os.path.relpath(out)}: the tables are what {RECORDS}/ gives")
+    for line in tables.stale:
+        print(f"stale: {line}")
     return 0
 
 
@@ -79,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python results/aggregate.py",
         description="Reads the records of runs and writes runs.csv (one row per evaluation of one seed) and "
         "leaderboard_<dataset>_<stage>-<protocol>.csv (n, mean, sd, 95 % confidence interval, cost, published value). "
-        "n counts independent pretrainings; records that cannot be used are named and left out.",
+        "n counts independent pretrainings; comparisons.csv says which differences are significant. Records that "
+        "cannot be used are named and left out.",
     )
     parser.add_argument("runs", nargs="*", type=Path, help="folders of runs (default: $WHITEBENCH_RUNS, or ./runs)")
     parser.add_argument(

@@ -14,7 +14,7 @@ from pathlib import Path
 from results.command import UserError
 from results.content import plain_hash
 from results.record import RECORD, Record, parse_record
-from results.rows import HEADLINES, Facts, evaluation_facts, flat, pretrain_facts, setting
+from results.rows import HEADLINES, METRICS, Facts, evaluation_facts, flat, pretrain_facts, setting
 
 PRETRAIN = "pretrain"
 STAGES = (PRETRAIN, "convert", *HEADLINES)
@@ -34,6 +34,8 @@ class Found:
     rank: tuple[bool, int, str, str]
     """Which of two records of one run counts: a done one, then the earlier root's, then the later."""
     facts: Facts
+    outcome: str
+    """Hash of what came out: an evaluation's values, a pretraining's weights; "" where it is not known."""
 
 
 @dataclass
@@ -44,6 +46,8 @@ class Collection:
     """The settings (JSON of flat keys) behind a `config` or `eval_config` hash."""
     faults: list[str] = field(default_factory=list)
     duplicates: int = 0
+    conflicts: list[str] = field(default_factory=list)
+    """A line for each run of which two ended records give different results."""
 
     @property
     def evaluations(self) -> list[Found]:
@@ -82,8 +86,9 @@ def read_proven(path: Path) -> Record:
             raise UserError(f"{path}: not a whole record ({name} is no mapping)")
     if not all(isinstance(value, str) for value in (record.id, record.stage)) or record.status not in STATUSES:
         raise UserError(f"{path}: not a whole record (id, stage or status)")
-    if not isinstance(record.parents, list):
-        raise UserError(f"{path}: not a whole record (parents is no list)")
+    for name in ("parents", "earlier"):
+        if not isinstance(getattr(record, name), list):
+            raise UserError(f"{path}: not a whole record ({name} is no list)")
     if not record.id.endswith(f"-{plain_hash(record.config)[:12]}"):
         raise UserError(f"{path}: its id is not that of its config: changed after it was written")
     return record
@@ -98,12 +103,24 @@ def _add(collection: Collection, record: Record, path: Path, order: int) -> None
         facts = evaluation_facts(record)
         _remember(collection, facts["eval_config"], record)
     rank = (record.status == "done", -order, str(record.ended or ""), str(path))
-    found = Found(path, record.stage, record.id, record.status, rank, facts)
+    found = Found(path, record.stage, record.id, record.status, rank, facts, _outcome(record))
     key = record.stage, record.id
     before = collection.found.get(key)
     collection.duplicates += before is not None
     if before is None or before.rank < rank:
         collection.found[key] = found
+    if before is not None and before.outcome and found.outcome and before.outcome != found.outcome:
+        counts = collection.found[key].path
+        collection.conflicts.append(f"{record.stage}/{record.id}: {path} and {before.path} differ; {counts} counts")
+
+
+def _outcome(record: Record) -> str:
+    if record.status != "done":
+        return ""
+    if record.stage in HEADLINES:
+        return plain_hash({metric: record.metrics.get(metric) for metric in METRICS[record.stage]})
+    backbone = record.artifacts.get("backbone") if isinstance(record.artifacts, dict) else None
+    return str(backbone.get("sha256") or "") if isinstance(backbone, dict) else ""
 
 
 def _remember(collection: Collection, digest: str, record: Record) -> None:

@@ -8,17 +8,21 @@ from typing import Any
 
 import pandas as pd
 
+from results.comparisons import STANDING, standing
 from results.flags import UNTRAINED, doubtful, flags
-from results.published import Published, describe
+from results.published import Published, describe, verdict
+from results.recipes import tolerance
 from results.rows import HEADLINES, METRICS, Facts
 from results.significance import summarise
+from results.stale import stale
 
 GROUP = ["method", "recipe", "config", "eval_config"]
 """What the seeds of one experiment have in common."""
 
-SETTING = ["epochs", "batch", "views", "backbone", "stem", "precision", "pretrain_dataset"]
-COST = ["pretrain_wall_s", "pretrain_gpu_h", "pretrain_cpu_h", "pretrain_energy_kwh", "eval_wall_s"]
-"""Means per run: of one pretraining, and of one evaluation."""
+SETTING = ["epochs", "batch", "views", "backbone", "stem", "precision", "pretrain_dataset", "selection"]
+PRETRAIN_COST = ["pretrain_wall_s", "pretrain_gpu_h", "pretrain_cpu_h", "pretrain_energy_kwh"]
+EVAL_COST = ["eval_wall_s", "eval_gpu_h", "eval_energy_kwh"]
+"""Means per run: of one pretraining, and of one evaluation. To reach a result takes one of both."""
 
 Row = dict[str, Any]
 
@@ -27,12 +31,13 @@ def columns(stage: str) -> list[str]:
     """Of a leaderboard, in order."""
     return [
         *("method", "recipe", "variant", "eval_variant", *SETTING, "deviations"),
-        *("n_pretrain", "n_eval", "n_failed", "spread_of"),
+        *("n_pretrain", "n_eval", "n_failed", "spread_of", *STANDING),
         *(f"{metric}_{what}" for metric in METRICS[stage] for what in ("mean", "sd", "ci95")),
-        *COST,
-        *(f"{metric}_{what}" for metric in HEADLINES[stage] for what in ("published", "delta")),
+        *PRETRAIN_COST,
+        *EVAL_COST,
+        *(f"{metric}_{what}" for metric in HEADLINES[stage] for what in ("published", "delta", "verdict")),
         *("comparable", "published_fields", "published_method", "published_source"),
-        *("flags", "config", "eval_config"),
+        *("flags", "stale", "config", "eval_config"),
     ]
 
 
@@ -60,9 +65,13 @@ def ranked(
     table["flags"] = [
         "; ".join([*flags(row, bound, headline), *found]) for row, found in zip(rows_of(table), doubts, strict=True)
     ]
+    changed = stale(done, GROUP, settings)
+    table["stale"] = list(changed.reindex(pd.MultiIndex.from_frame(table[GROUP])))
     order = [headline, *GROUP]
     best_first = [name != headline for name in order]
-    return table[columns(stage)].sort_values(order, ascending=best_first, kind="stable", ignore_index=True)
+    table = table.sort_values(order, ascending=best_first, kind="stable", ignore_index=True)
+    table = table.join(standing(done, table, GROUP, HEADLINES[stage][0]))
+    return table[columns(stage)]
 
 
 def rows_of(table: pd.DataFrame) -> list[Row]:
@@ -79,9 +88,10 @@ def _common(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _costs(runs: pd.DataFrame) -> pd.DataFrame:
-    hours = runs.assign(pretrain_gpu_h=runs.pretrain_gpu_s / 3600, pretrain_cpu_h=runs.pretrain_cpu_s / 3600)
-    once = hours.drop_duplicates([*GROUP, "parent"]).groupby(GROUP)[COST[:-1]].mean()
-    return once.join(hours.groupby(GROUP)[COST[-1:]].mean())
+    seconds = ("pretrain_gpu", "pretrain_cpu", "eval_gpu")
+    hours = runs.assign(**{f"{name}_h": runs[f"{name}_s"] / 3600 for name in seconds})
+    once = hours.drop_duplicates([*GROUP, "parent"]).groupby(GROUP)[PRETRAIN_COST].mean()
+    return once.join(hours.groupby(GROUP)[EVAL_COST].mean())
 
 
 def _variants(settings: list[dict[str, str]], families: Sequence[Hashable]) -> list[str]:
@@ -122,5 +132,7 @@ def _published(row: Row, settings: Mapping[str, str], published: Published, stag
     for metric in HEADLINES[stage]:
         value = match.values.get(metric, math.nan) if match else math.nan
         cells[f"{metric}_published"] = value
-        cells[f"{metric}_delta"] = row[f"{metric}_mean"] - value if cells["comparable"] == "yes" else math.nan
+        delta = row[f"{metric}_mean"] - value if cells["comparable"] == "yes" else math.nan
+        cells[f"{metric}_delta"] = delta
+        cells[f"{metric}_verdict"] = verdict(delta, tolerance(row["recipe"], stage, metric))
     return cells

@@ -1,5 +1,7 @@
 """The tables' files: the same records always give the same bytes, and a reader always sees a whole file."""
 
+import csv
+import io
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +11,9 @@ from results.content import write_atomically
 from results.leaderboard import Tables
 from results.record import parse_record
 
-RUNS, PATTERN = "runs.csv", "leaderboard_*.csv"
+RUNS, PAIRS, PATTERN = "runs.csv", "comparisons.csv", "leaderboard_*.csv"
+STALE = "stale"
+"""The column that says what has changed in this checkout since: no other hangs on anything but the records."""
 
 
 def write_tables(tables: Tables, out: Path) -> None:
@@ -38,19 +42,31 @@ def publish(tables: Tables, records: Path) -> int:
 
 
 def first_difference(tables: Tables, out: Path) -> str | None:
-    """Where the tables in `out` first differ from `tables`; None where they do not."""
+    """Where the tables in `out` first differ from `tables` in what records say (not in `stale`); None where nowhere."""
     if tables.faults:
         return tables.faults[0]
     wanted = {} if tables.runs.empty else _contents(tables)
-    present = {path.name: path.read_bytes() for path in [out / RUNS, *out.glob(PATTERN)] if path.exists()}
+    files = [out / RUNS, out / PAIRS, *out.glob(PATTERN)]
+    present = {path.name: path.read_bytes() for path in files if path.exists()}
     for name in sorted(wanted.keys() | present.keys()):
         if name not in present:
             return f"{out / name}: is missing"
         if name not in wanted:
             return f"{out / name}: no published record stands behind it"
-        if wanted[name] != present[name]:
-            return f"{out / name}: {_first_line(present[name].decode(errors='replace'), wanted[name].decode())}"
+        theirs, ours = (_without_stale(content.decode(errors="replace")) for content in (present[name], wanted[name]))
+        if theirs != ours:
+            return f"{out / name}: {_first_line(theirs, ours)}"
     return None
+
+
+def _without_stale(text: str) -> str:
+    """A table without what hangs on this checkout instead of the records."""
+    rows = list(csv.reader(io.StringIO(text)))
+    if not rows or STALE not in rows[0]:
+        return text
+    place, stream = rows[0].index(STALE), io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(row[:place] + row[place + 1 :] for row in rows)
+    return stream.getvalue()
 
 
 def _first_line(present: str, wanted: str) -> str:
@@ -63,7 +79,8 @@ def _first_line(present: str, wanted: str) -> str:
 
 def _contents(tables: Tables) -> dict[str, bytes]:
     boards = {f"leaderboard_{board.name}.csv": board.table for board in tables.leaderboards}
-    return {name: csv_bytes(table) for name, table in {RUNS: tables.runs, **boards}.items()}
+    own = {RUNS: tables.runs, PAIRS: tables.comparisons}
+    return {name: csv_bytes(table) for name, table in {**own, **boards}.items()}
 
 
 def csv_bytes(table: pd.DataFrame) -> bytes:

@@ -1,19 +1,17 @@
 """What makes one doubt a row of a leaderboard, or read it in another way. Flagged rows stay in the table."""
 
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from results.command import UserError
+from results import recipes
 
-RECIPES = Path(__file__).parents[1] / "pretrain" / "recipes"
 FOREIGN, MISSING = "foreign", "missing"
 """`pretrain_status` of an evaluation whose pretraining has no record, because it is not ours, or was not found."""
 
 UNTRAINED = "random"
+FEW_SEEDS = 3
+"""With fewer pretrainings an interval is so wide that it says little: for two, 9 standard deviations to either side."""
 
 
 def flags(row: dict[str, Any], bound: dict[Any, float], headline: str) -> list[str]:
@@ -24,10 +22,12 @@ def flags(row: dict[str, Any], bound: dict[Any, float], headline: str) -> list[s
     floor = bound.get((row["backbone"], row["stem"]))
     candidates = {
         "untrained": row["method"] == UNTRAINED,
-        "reconstruction": is_reconstruction(row["recipe"]),
+        "reconstruction": recipes.is_reconstruction(row["recipe"]),
         "not above random": floor is not None and row["method"] != UNTRAINED and row[headline] <= floor,
         f"{row['n_failed']} failed": row["n_failed"] > 0,
         "without a value": row["n_pretrain"] == 0,
+        "one pretraining": row["n_pretrain"] == 1,
+        f"only {row['n_pretrain']} pretrainings": 1 < row["n_pretrain"] < FEW_SEEDS,
         "deviates from the protocol": row["deviations"] != "",
     }
     return [name for name, holds in candidates.items() if holds]
@@ -35,6 +35,7 @@ def flags(row: dict[str, Any], bound: dict[Any, float], headline: str) -> list[s
 
 def doubtful(runs: pd.DataFrame, by: list[str]) -> pd.Series:
     """Of each experiment (group of `by`), by the evaluations behind it: a list of flags."""
+    resumed = runs.resumed_under_other_code.fillna(False) | runs.eval_resumed_under_other_code.fillna(False)
     dirty = runs.dirty.fillna(False) | runs.pretrain_dirty.fillna(False)
     status = runs.pretrain_status
     single = pd.DataFrame(
@@ -44,6 +45,7 @@ def doubtful(runs: pd.DataFrame, by: list[str]) -> pd.Series:
             "pretraining's record is missing": status == MISSING,
             "pretraining not done": ~status.isin(["done", FOREIGN, MISSING]),
             "uncommitted code": dirty,
+            "resumed under other code": resumed,
         }
     )
     any_run = single.astype(bool).groupby([runs[key] for key in by]).any()
@@ -52,25 +54,3 @@ def doubtful(runs: pd.DataFrame, by: list[str]) -> pd.Series:
     any_run["several versions of the method"] = versions.method_hash
     found = [[str(name) for name, holds in zip(any_run.columns, row) if holds] for row in any_run.to_numpy()]
     return pd.Series(found, index=any_run.index)
-
-
-@cache
-def is_reconstruction(recipe: str) -> bool:
-    """Whether the suite's recipe of that name says that its paper's exact method or settings are not known.
-
-    Raises:
-        UserError: the recipe's file is not readable as YAML.
-    """
-    path = RECIPES / f"{recipe}.yaml"
-    if path not in set(RECIPES.rglob("*.yaml")):
-        return False
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        return False
-    paper = content.get("paper")
-    if isinstance(paper, dict) and "reconstruction" in paper:
-        return bool(paper["reconstruction"])
-    return is_reconstruction(str(content.get("extends")))

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from results import comparisons
 from results.collect import PRETRAIN, Collection, Found
+from results.comparisons import pairwise
 from results.content import content_hash
-from results.experiments import ranked
+from results.experiments import GROUP, ranked, rows_of
 from results.flags import FOREIGN, MISSING
 from results.published import Published
 from results.rows import COLUMNS, FROM_CELL, HEADLINES, Facts
@@ -30,6 +32,8 @@ class Leaderboard:
     name: str
     """Of its file: `leaderboard_<name>.csv`."""
     table: pd.DataFrame
+    pairs: pd.DataFrame
+    """How the best of them compare, pair by pair: rows of `comparisons.csv`."""
 
     @property
     def headlines(self) -> tuple[str, ...]:
@@ -45,8 +49,22 @@ class Tables:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Records by stage and status."""
     duplicates: int = 0
+    conflicts: list[str] = field(default_factory=list)
+    """A line for each run of which two records say different things."""
     sources: list[Path] = field(default_factory=list)
     """The `run.json` files behind the tables."""
+
+    @property
+    def stale(self) -> list[str]:
+        """A line for each experiment of which this checkout has another method, augmentation or protocol now."""
+        rows = ((board, row) for board in self.leaderboards for row in rows_of(board.table) if row["stale"])
+        return [f"{board.name}: {comparisons.label(row)}: {row['stale']} changed since" for board, row in rows]
+
+    @property
+    def comparisons(self) -> pd.DataFrame:
+        """The pairs of all leaderboards."""
+        parts = [board.pairs for board in self.leaderboards if len(board.pairs)]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(comparisons.COLUMNS))
 
 
 def tabulate(collection: Collection, published: Published | None = None) -> Tables:
@@ -54,7 +72,8 @@ def tabulate(collection: Collection, published: Published | None = None) -> Tabl
     runs = _runs(collection)
     boards = _leaderboards(runs, collection, published or Published())
     sources = sorted(found.path for found in _behind(collection))
-    return Tables(runs, boards, sorted(collection.faults), collection.counts, collection.duplicates, sources)
+    faults, conflicts = sorted(collection.faults), sorted(collection.conflicts)
+    return Tables(runs, boards, faults, collection.counts, collection.duplicates, conflicts, sources)
 
 
 def _runs(collection: Collection) -> pd.DataFrame:
@@ -92,7 +111,8 @@ def _leaderboards(runs: pd.DataFrame, collection: Collection, published: Publish
         if (part.status == "done").any():
             name = _file_name(dataset, f"{stage}-{protocol}", taken)
             table = ranked(part, collection.settings, failed, published)
-            boards.append(Leaderboard(dataset, stage, protocol, name, table))
+            pairs = pairwise(part[part.status == "done"], table, GROUP)
+            boards.append(Leaderboard(dataset, stage, protocol, name, table, pairs))
     return boards
 
 

@@ -1,9 +1,11 @@
 """Published values beside ours: which row of `published.csv` is the nearest, and whether the two may be compared.
 
-Each field is equal, different or not stated (most papers leave some out). Only where all are equal is there a delta.
+Each field is equal, different or not stated (most papers leave some out). Only where all are equal is there a delta,
+and by the tolerance of our recipe a verdict.
 """
 
 import csv
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from results import recipes
 from results.rows import Facts
 
 CSV, MAP = Path(__file__).with_name("published.csv"), Path(__file__).with_name("published_map.yaml")
 EQUAL, DIFFERENT, UNSTATED = "equal", "different", "not stated"
+REPRODUCED, SHORT, NOT_RUN = "reproduced", "short by", "not run"
 COMMON = (
     "method",
     "paper",
@@ -85,8 +89,8 @@ class Published:
     def nearest(self, ours: Facts, method_config: Mapping[str, str], metric: str) -> Match | None:
         """The nearest published experiment of the same method, dataset and protocol that has `metric`, or None.
 
-        `ours` holds dataset, stage, protocol, method, backbone, epochs, batch, views and deviations from the protocol;
-        `method_config` the method section of the recipe, flat.
+        `ours` holds dataset, stage, protocol, method, recipe, backbone, epochs, batch, views, selection and deviations
+        from the protocol; `method_config` the method section of the recipe, flat.
         """
         matches = (
             Match(published["method"], published["source"], values, fields)
@@ -99,26 +103,33 @@ class Published:
         """How each field agrees; None where the published row is of another method, dataset or protocol."""
         if theirs["dataset"] != self.map["datasets"].get(ours["dataset"]):
             return None
-        protocol = self._protocol(f"{ours['stage']}-{ours['protocol']}", theirs)
-        if protocol is None or not self._is_method(theirs["method"], ours["method"], method_config):
+        entry = self._protocol(f"{ours['stage']}-{ours['protocol']}", theirs)
+        if entry is None or not self._is_method(theirs["method"], ours["method"], method_config):
             return None
+        protocol = f"{entry['protocol']}: {entry['why']}" if "why" in entry else str(entry["protocol"])
+        selection = entry.get("selection", "")
         backbones = self.map["backbones"].get(ours["backbone"], [])
         if ours.get("deviations"):
             protocol = f"{DIFFERENT}: {ours['deviations']}"
+        rebuilt = recipes.is_reconstruction(ours.get("recipe") or "")
         return {
+            **({"settings": f"{UNSTATED}: a reconstruction"} if rebuilt else {}),
             "protocol": protocol,
+            "dataset": EQUAL,
             "backbone": _state(theirs["backbone"], ours["backbone"], theirs["backbone"] in backbones),
             "epochs": _state(theirs["epochs"], ours["epochs"], theirs["epochs"] == str(ours["epochs"])),
             "batch": _state(theirs["batch_size"], ours["batch"], theirs["batch_size"] == str(ours["batch"])),
             "views": _state(theirs["views"], ours["views"], _same_views(theirs["views"], ours["views"])),
+            "selection": _state(selection, ours["selection"], selection == ours["selection"]),
         }
 
-    def _protocol(self, ours: str, theirs: dict[str, str]) -> str | None:
+    def _protocol(self, ours: str, theirs: dict[str, str]) -> dict[str, str] | None:
+        """The first entry of the map by which the published row is of our protocol `ours` ("<stage>-<name>")."""
         for entry in self.map["protocols"].get(ours, []):
             fits = entry["text"] == theirs["protocol"] and entry.get("paper", theirs["paper"]) == theirs["paper"]
             if fits and theirs["dataset"] in entry.get("dataset", [theirs["dataset"]]):
-                state: str = entry["protocol"]
-                return f"{state}: {entry['why']}" if "why" in entry else state
+                found: dict[str, str] = entry
+                return found
         return None
 
     def _is_method(self, theirs: str, ours: Any, config: Mapping[str, str]) -> bool:
@@ -127,6 +138,13 @@ class Published:
             return False
         wanted: dict[str, str] = entry.get("config", {})
         return all((config.get(key, "null") == "null") == (value == "null") for key, value in wanted.items())
+
+
+def verdict(delta: float, tolerance: float | None) -> str:
+    """Of our value minus the published one, in points; "" where that is NaN (not comparable) or without tolerance."""
+    if tolerance is None or math.isnan(delta):
+        return ""
+    return REPRODUCED if delta >= -tolerance else f"{SHORT} {-delta:.2f}"
 
 
 def describe(fields: Mapping[str, str]) -> str:

@@ -66,9 +66,19 @@ class Record:
     started: str = ""
     ended: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
+    """Of the last start; see `environment()`."""
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+    """Of starts before it that did not end the run: {"git", "dirty", "host", "hashes"}."""
     command: str = ""
     error: str | None = None
     schema: int = SCHEMA
+
+    @property
+    def resumed_under_other_code(self) -> bool:
+        """Whether an earlier start of this run had uncommitted code, another commit, method, augmentation or data."""
+        now = self.environment.get("git"), False, self.hashes
+        starts = [start for start in self.earlier if isinstance(start, dict)]
+        return any((start.get("git"), bool(start.get("dirty")), start.get("hashes")) != now for start in starts)
 
 
 def read_record(folder: Path) -> Record | None:
@@ -176,6 +186,7 @@ class Run:
         if before is not None:
             self.record.cost = {**before.cost, "restarts": before.cost.get("restarts", 0) + 1}
             self.record.started = before.started
+            self.record.earlier = [*before.earlier, _start_of(before)]
         self.record.started = self.record.started or _now()
         self.record.environment = environment()
         self._began = time.monotonic()
@@ -242,6 +253,11 @@ def environment() -> dict[str, Any]:
         "host": socket.gethostname(),
         "device": device,
     }
+
+
+def _start_of(record: Record) -> dict[str, Any]:
+    """What tells the code of a start apart from that of a later one."""
+    return {**{key: record.environment.get(key) for key in ("git", "dirty", "host")}, "hashes": record.hashes}
 
 
 def _git_state() -> dict[str, Any]:

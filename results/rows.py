@@ -41,6 +41,7 @@ COLUMNS = {
     "world_size": "Int64",
     "threads": "Int64",
     "loader": "string",
+    "selection": "string",
     "deviations": "string",
     "config": "string",
     "eval_config": "string",
@@ -58,6 +59,7 @@ COLUMNS = {
     "pretrain_status": "string",
     "collapsed": "boolean",
     "restarts": "Int64",
+    "resumed_under_other_code": "boolean",
     "pretrain_device": "string",
     "pretrain_wall_s": "float64",
     "pretrain_gpu_s": "float64",
@@ -66,6 +68,8 @@ COLUMNS = {
     "device": "string",
     "eval_wall_s": "float64",
     "eval_gpu_s": "float64",
+    "eval_energy_kwh": "float64",
+    "eval_resumed_under_other_code": "boolean",
     # where it all is
     "sweep": "string",
     "started": "string",
@@ -74,6 +78,9 @@ COLUMNS = {
     "parent": "string",
 }
 """Columns of `runs.csv`, in order, with their pandas types. Seconds, kWh and per cent."""
+
+LAST = "last"
+"""What every stage of ours reports where its protocol does not choose: the state after the last epoch or step."""
 
 FROM_CELL = ("method", "recipe", "seed", "sweep")
 Facts = dict[str, Any]
@@ -107,6 +114,7 @@ def pretrain_facts(record: Record) -> Facts:
         "pretrain_status": record.status,
         "collapsed": flag(record.metrics.get("collapsed")),
         "restarts": whole(cost.get("restarts")),
+        "resumed_under_other_code": record.resumed_under_other_code,
         "pretrain_device": text(record.environment.get("device")),
         "pretrain_wall_s": wall,
         "pretrain_gpu_s": gpu,
@@ -126,6 +134,7 @@ def evaluation_facts(record: Record) -> Facts:
         "eval_seed": whole(config.get("seed")),
         "status": record.status,
         **{metric: real(record.metrics.get(metric)) for metric in METRICS[record.stage]},
+        "selection": text(at(config, "protocol", "selection")) or LAST,
         "deviations": _deviations(record),
         "eval_config": setting_hash(config),
         "eval_data_hash": _short(record.hashes.get("data") or config.get("data_hash")),
@@ -135,6 +144,8 @@ def evaluation_facts(record: Record) -> Facts:
         "device": text(record.environment.get("device")),
         "eval_wall_s": real(record.cost.get("wall_s")),
         "eval_gpu_s": real(record.cost.get("gpu_s")),
+        "eval_energy_kwh": real(record.cost.get("energy_kwh")),
+        "eval_resumed_under_other_code": record.resumed_under_other_code,
         "started": text(record.started),
         "ended": text(record.ended),
         "id": record.id,

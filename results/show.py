@@ -68,13 +68,13 @@ def _leaderboard(board: Leaderboard) -> Table:
     for metric in board.headlines:
         for title in (f"{TITLES[metric]} % ± sd (n)", "95 % CI", "published"):
             table.add_column(title, justify="right")
+        if metric == board.headlines[0]:
+            table.add_column("rank", justify="right")
     table.add_column("cost", justify="right")
     table.add_column("notes")
     for row in rows_of(board.table.head(ROWS_SHOWN)):
         values = [
-            cell
-            for metric in board.headlines
-            for cell in (_value(row, metric), _interval(row, metric), _published(row, metric))
+            cell for metric in board.headlines for cell in _cells(row, metric, with_rank=metric == board.headlines[0])
         ]
         table.add_row(*_named(row), _count(row["epochs"]), *values, _cost(row), _setting(row))
     return table
@@ -93,7 +93,8 @@ def _named(row: Row) -> tuple[str, str]:
 
 def _setting(row: Row) -> str:
     """How it was evaluated, where others were in another way, and what is doubtful about it."""
-    return escape("; ".join(part for part in (row["eval_variant"], row["flags"]) if part))
+    stale = f"{row['stale']} changed since" if row["stale"] else ""
+    return escape("; ".join(part for part in (row["eval_variant"], row["flags"], stale) if part))
 
 
 def _value(row: Row, metric: str) -> str:
@@ -102,6 +103,16 @@ def _value(row: Row, metric: str) -> str:
         return "-"
     spread = "" if pd.isna(sd) else f" ± {sd:.2f}{MARK if row['spread_of'] == FINE_TUNING else ''}"
     return f"{mean:.2f}{spread} ({row['n_pretrain']})"
+
+
+def _cells(row: Row, metric: str, with_rank: bool) -> list[str]:
+    return [_value(row, metric), _interval(row, metric), _published(row, metric), *([rank(row)] if with_rank else [])]
+
+
+def rank(row: Row) -> str:
+    """The ranks that an experiment may have: "2", or "1-3" where differences are not significant."""
+    low, high = row["rank_low"], row["rank_high"]
+    return "" if pd.isna(low) else f"{low}" if low == high else f"{low}-{high}"
 
 
 def _interval(row: Row, metric: str) -> str:
@@ -114,7 +125,8 @@ def _published(row: Row, metric: str) -> str:
     value, delta = row[f"{metric}_published"], row[f"{metric}_delta"]
     if pd.isna(value) or row["comparable"] == "no":
         return ""
-    return f"{value:.2f} (undecided)" if pd.isna(delta) else f"{value:.2f} ({delta:+.2f})"
+    verdict = f", {row[f'{metric}_verdict']}" if row[f"{metric}_verdict"] else ""
+    return f"{value:.2f} (undecided)" if pd.isna(delta) else f"{value:.2f} ({delta:+.2f}{verdict})"
 
 
 def _cost(row: Row) -> str:
@@ -138,6 +150,9 @@ def _footer(tables: Tables) -> Iterable[str]:
             yield f"{status}: {', '.join(found)}"
     if tables.duplicates:
         yield f"{tables.duplicates} records were found twice and count once"
+    if tables.conflicts:
+        yield f"{len(tables.conflicts)} records of one run differ from each other"
+        yield from (f"  {line}" for line in tables.conflicts[:FAULTS_SHOWN])
     if tables.faults:
         yield f"left out: {len(tables.faults)} that are no usable records"
         yield from (f"  {line}" for line in tables.faults[:FAULTS_SHOWN])

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results import flags
+from results import recipes, sources, stale
 from results.aggregate import aggregate, main, render, tables_of
 from results.command import UserError
-from results.content import run_id
+from results.content import canonical, file_hash, run_id
 from results.files import csv_bytes
 from results.published import CSV, Published, parse_views
 from results.record import Run
@@ -374,7 +374,7 @@ def test_runs_at_work_and_failed_ones_are_counted_and_failures_marked(
     records.pretrain("intl", 2, status="running")
     records.evaluate(records.pretrain("intl", 3), {}, status="failed")
     [row] = table()
-    assert (row["n_pretrain"], row["n_failed"], row["flags"]) == ("1", "2", "2 failed")
+    assert (row["n_pretrain"], row["n_failed"], row["flags"]) == ("1", "2", "2 failed; one pretraining")
     shown = render(tables_of([records.root]))
     assert "running: 1 pretrain" in shown
     assert "failed: 1 linear, 1 pretrain" in shown
@@ -388,9 +388,9 @@ def test_evaluations_without_a_pretraining_of_ours_stand_alone(records: Records,
     records.evaluate("lost-s0-0123456789ab", {"top1": 50.0}, cell={"recipe": "sample/intl", "method": "intl"})
     rows = table()
     assert [(r["recipe"], r["n_pretrain"], r["flags"]) for r in rows] == [
-        ("moco.pth", "1", "foreign checkpoint"),
-        ("moco.pth", "1", "foreign checkpoint"),
-        ("sample/intl", "1", "pretraining's record is missing"),
+        ("moco.pth", "1", "one pretraining; foreign checkpoint"),
+        ("moco.pth", "1", "one pretraining; foreign checkpoint"),
+        ("sample/intl", "1", "one pretraining; pretraining's record is missing"),
     ]
 
 
@@ -399,8 +399,8 @@ def test_doubtful_rows_are_flagged(
 ) -> None:
     (tmp_path / "recipes" / "sample").mkdir(parents=True)
     (tmp_path / "recipes" / "sample" / "pauc.yaml").write_text("paper: {reconstruction: true}")
-    monkeypatch.setattr(flags, "RECIPES", tmp_path / "recipes")
-    flags.is_reconstruction.cache_clear()
+    monkeypatch.setattr(recipes, "RECIPES", tmp_path / "recipes")
+    recipes.forget()
     records.cell("random", 0, 30.0)
     records.cell("pauc", 0, 60.0)
     records.cell("simclr", 0, 29.0)
@@ -409,13 +409,83 @@ def test_doubtful_rows_are_flagged(
     records.evaluate(records.pretrain("cwrgp", 0, status="interrupted"), {"top1": 65.0, "deviations": ["batch: 2"]})  # type: ignore[dict-item]
     found = {row["method"]: row["flags"] for row in table()}
     assert found == {
-        "intl": "collapsed; uncommitted code; several versions of the code",
-        "cwrgp": "deviates from the protocol; pretraining not done",
-        "pauc": "reconstruction",
-        "random": "untrained",
-        "simclr": "not above random",
+        "intl": "only 2 pretrainings; collapsed; uncommitted code; several versions of the code",
+        "cwrgp": "one pretraining; deviates from the protocol; pretraining not done",
+        "pauc": "reconstruction; one pretraining",
+        "random": "untrained; one pretraining",
+        "simclr": "not above random; one pretraining",
     }
-    flags.is_reconstruction.cache_clear()
+    recipes.forget()
+
+
+def test_what_has_changed_since_a_run_makes_its_rows_stale(records: Records, tmp_path: Path) -> None:
+    from pretrain.evaluate.protocols import find_protocol
+
+    now = {"method": sources.method_hash("intl"), "augmentation": sources.augmentation_hash()}
+    same = canonical(find_protocol("linear", "features"))
+    for recipe, hashes, protocol in (
+        ("as-now", now, same),
+        ("method", {**now, "method": "1" * 64}, same),
+        ("augmentation", {**now, "augmentation": "1" * 64}, same),
+        ("protocol", now, {**same, "epochs": 7}),
+        ("words", now, {**same, "source": "elsewhere"}),
+        ("unrecorded", {}, same),
+    ):
+        parent = records.pretrain("intl", recipe=recipe, hashes=hashes, config={"lr": recipe})
+        records.evaluate(parent, {"top1": 70.0}, config={"protocol": protocol})
+    out = tmp_path / "out"
+    main([str(records.root), "--out", str(out), "--publish", "--quiet"])
+    found = {row["recipe"]: row["stale"] for row in read_csv(out / "leaderboard_sample_linear-features.csv")}
+    assert {recipe for recipe, stale in found.items() if not stale} == {"as-now", "words", "unrecorded"}
+    assert all(found[recipe] == recipe for recipe in ("method", "augmentation", "protocol"))
+    assert "method changed since" in render(tables_of([records.root]))
+
+
+def test_staleness_is_reported_by_a_check_but_does_not_fail_it(
+    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records.cell("intl", 0, 70.0, hashes={"method": sources.method_hash("intl")})
+    main([str(records.root), "--out", str(tmp_path / "out"), "--publish", "--quiet"])
+    monkeypatch.setattr(stale, "method_hash", lambda name: "f" * 64)
+    assert main(["--out", str(tmp_path / "out"), "--check"]) == 0
+    assert "stale: sample_linear-features: sample/intl: method" in capsys.readouterr().out
+
+
+def test_hashed_source_files_exist() -> None:
+    assert sources.method_hash("intl") == file_hash(ROOT / "pretrain" / "methods" / "intl.py")
+    assert sources.method_hash("../train") is None
+    assert sources.augmentation_hash()
+
+
+@pytest.mark.parametrize(
+    ("start", "flagged"),
+    [
+        ({"git": "3" * 40, "dirty": False, "hashes": {"method": "1" * 64}}, False),
+        ({"git": "4" * 40, "dirty": False, "hashes": {"method": "1" * 64}}, True),
+        ({"git": "3" * 40, "dirty": True, "hashes": {"method": "1" * 64}}, True),
+        ({"git": "3" * 40, "dirty": False, "hashes": {"method": "2" * 64}}, True),
+    ],
+)
+def test_a_run_that_was_resumed_under_other_code_is_flagged(
+    records: Records, table: Callable[..., Rows], start: dict[str, Any], flagged: bool
+) -> None:
+    records.cell("intl", 0, 70.0, hashes={"method": "1" * 64}, earlier=[start])
+    [row] = table()
+    assert ("resumed under other code" in row["flags"]) is flagged
+
+
+def test_two_records_of_one_run_that_differ_are_named(tmp_path: Path) -> None:
+    for name, top1 in (("a", 70.0), ("b", 70.0), ("c", 71.0)):
+        records = Records(tmp_path / name)
+        parent = records.pretrain("intl", artifacts={"backbone": {"sha256": name}})
+        records.evaluate(parent, {"top1": top1}, cost={"wall_s": 1.0})
+    tables = tables_of([tmp_path / name for name in "abc"])
+    value, *weights = sorted(tables.conflicts)
+    assert value.startswith("linear/intl-s0")
+    assert f"{tmp_path}/a/linear" in value.rpartition(";")[2]
+    assert [line.startswith("pretrain/intl-s0") for line in weights] == [True, True]
+    assert (tables.duplicates, len(tables.runs)) == (4, 1)
+    assert "3 records of one run differ from each other" in render(tables)
 
 
 def test_hostile_names_stay_in_their_cells_and_files_in_their_folder(records: Records, tmp_path: Path) -> None:
@@ -426,7 +496,7 @@ def test_hostile_names_stay_in_their_cells_and_files_in_their_folder(records: Re
     tables = aggregate([records.root], tmp_path / "deep" / "out")
     written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.csv")]
     assert {str(path.parent) for path in written} == {"deep/out"}
-    assert len(written) == len(names) + 1
+    assert len(written) == len(names) + 2
     assert {row["recipe"] for row in read_csv(tmp_path / "deep" / "out" / "runs.csv")} == {"[link=x]y, [/]"}
     assert "[bold red]x[/bold]" in render(tables)
     assert "[link=x]y" in render(tables, colour=True)
@@ -439,7 +509,8 @@ def test_leaderboards_that_no_record_gives_any_more_are_removed(records: Records
     assert (tmp_path / "out" / "leaderboard_sample_knn-cosine-20.csv").exists()
     shutil.rmtree(records.root / "knn" / other)
     aggregate([records.root], tmp_path / "out")
-    assert sorted(contents(tmp_path / "out")) == ["leaderboard_sample_linear-features.csv", "runs.csv"]
+    left = sorted(contents(tmp_path / "out"))
+    assert left == ["comparisons.csv", "leaderboard_sample_linear-features.csv", "runs.csv"]
 
 
 def test_without_any_evaluation_nothing_is_changed(records: Records, tmp_path: Path) -> None:
@@ -473,15 +544,15 @@ def test_the_overview_puts_all_evaluations_of_an_experiment_in_one_row(records: 
 # --- published values -----------------------------------------------------------------------------------------------
 
 
-def _published(records: Records, method: str, **config: Any) -> str:
+def _published(records: Records, method: str, top1: float = 92.0, recipe: str | None = None, **config: Any) -> str:
     base = {
         "data": {"dataset": "cifar10", "views": [{"size": 32, "count": 2}]},
         "schedule": {"epochs": 1000},
         "batch": 256,
         "method": {"name": method},
     }
-    parent = records.pretrain(method, config={**base, **config})
-    return records.evaluate(parent, {"top1": 92.0, "top5": 99.0}, config={"dataset": "cifar10"})
+    parent = records.pretrain(method, recipe=recipe, config={**base, **config})
+    return records.evaluate(parent, {"top1": top1, "top5": 99.0}, config={"dataset": "cifar10"})
 
 
 CIFAR = "leaderboard_cifar10_linear-features.csv"
@@ -552,10 +623,12 @@ def test_a_run_that_deviates_from_its_protocol_is_not_comparable(records: Record
 def test_ema_and_multi_crop_are_told_from_the_plain_method() -> None:
     views = "2x224+1x192+1x160+1x128+1x96"
     ours = {"dataset": "imagenet1k", "stage": "linear", "protocol": "intl-imagenet", "method": "intl"}
-    ours |= {"backbone": "resnet50", "epochs": 100, "batch": 256, "views": views}
+    ours |= {"backbone": "resnet50", "epochs": 100, "batch": 256, "views": views, "selection": "last"}
     with_ema = Published().nearest(ours, {"name": "intl", "momentum": "0.996"}, "top1")
     assert with_ema is not None
-    assert (with_ema.method, with_ema.values["top1"], with_ema.comparable) == ("INTL (EMA + multi-crop)", 73.5, "yes")
+    assert (with_ema.method, with_ema.values["top1"]) == ("INTL (EMA + multi-crop)", 73.5)
+    assert with_ema.comparable == "undecided"
+    assert [name for name, state in with_ema.fields.items() if state != "equal"] == ["selection"]
     plain = Published().nearest(ours, {"name": "intl", "momentum": "null"}, "top1")
     assert plain is not None
     assert (plain.method, plain.comparable) == ("INTL", "no")
@@ -564,11 +637,41 @@ def test_ema_and_multi_crop_are_told_from_the_plain_method() -> None:
 def test_of_equally_near_values_the_one_read_at_its_source_is_taken() -> None:
     ours = {"dataset": "imagenet100", "stage": "linear", "protocol": "intl-2view", "method": "intl"}
     match = Published().nearest(
-        {**ours, "backbone": "resnet18", "epochs": 400, "batch": 128, "views": "2x224"}, {}, "top1"
+        {**ours, "backbone": "resnet18", "epochs": 400, "batch": 128, "views": "2x224", "selection": "last"}, {}, "top1"
     )
     assert match is not None
     assert match.values["top1"] == 81.68
     assert not match.source.startswith("SECONDARY")
+
+
+@pytest.mark.parametrize(("top1", "said"), [(91.43, "reproduced"), (93.0, "reproduced"), (91.4, "short by 0.52")])
+def test_a_verdict_is_by_the_recipes_tolerance(
+    records: Records, table: Callable[..., Rows], top1: float, said: str
+) -> None:
+    """CW-RGP's 91.92, within half a point."""
+    _published(records, "cwrgp", top1=top1, recipe="cifar10/cwrgp-2view")
+    [row] = table(CIFAR)
+    assert (row["comparable"], row["top1_verdict"]) == ("yes", said)
+    assert said in render(tables_of([records.root]))
+
+
+def test_a_reconstruction_has_no_verdict(records: Records, table: Callable[..., Rows]) -> None:
+    _published(records, "simclr", recipe="cifar10/simclr")
+    [row] = table(CIFAR)
+    assert (row["comparable"], row["top1_verdict"], row["top1_delta"]) == ("undecided", "", "")
+    assert "settings not stated: a reconstruction" in row["published_fields"]
+    assert "reconstruction" in row["flags"]
+
+
+def test_another_selection_than_the_papers_is_no_comparison(records: Records, table: Callable[..., Rows]) -> None:
+    config = {"data": {"dataset": "imagenet1k", "views": [{"size": 224, "count": 4}]}, "batch": 512}
+    network = {"network": {"backbone": "resnet50"}, "schedule": {"epochs": 100}}
+    parent = records.pretrain("cwrgp", config={**config, **network})
+    protocol = {"dataset": "imagenet1k", "protocol": {"name": "cwrgp-imagenet", "selection": "last"}}
+    records.evaluate(parent, {"top1": 69.7}, config=protocol)
+    [row] = table("leaderboard_imagenet1k_linear-cwrgp-imagenet.csv")
+    assert (row["selection"], row["comparable"], row["top1_verdict"]) == ("last", "no", "")
+    assert "selection different: last, published best" in row["published_fields"]
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,17 @@ def test_cost_is_summed_over_restarts() -> None:
     assert last.cost["restarts"] == 1
 
 
+def test_a_resumed_run_keeps_the_code_of_its_earlier_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for git in ("1" * 40, "1" * 40, "2" * 40):
+        monkeypatch.setattr("results.record._git_state", lambda git=git: {"git": git, "dirty": False})
+        with pytest.raises(Interrupted), open_run() as run:
+            raise Interrupted
+    record = read_record(run.folder)
+    assert record is not None
+    assert [start["git"][0] for start in record.earlier] == ["1", "1"]
+    assert record.resumed_under_other_code
+
+
 def test_a_second_process_is_refused_while_the_first_is_at_work() -> None:
     script = """
         import sys
