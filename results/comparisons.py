@@ -1,11 +1,14 @@
 """Which differences on a leaderboard are real: every experiment against every other, and the ranks that follow."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from results import grid
+from results.flags import BOUNDS, FEW_SEEDS
 from results.rows import HEADLINES
 from results.significance import LEVEL, Pairs, compare
 
@@ -60,6 +63,23 @@ def pairwise(runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str]) -> pd.D
         if len(valued) > 1:
             rows += [{**board, "metric": metric, **row} for row in _pair_rows(runs, valued, by, metric)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"n": "Int64", "more_seeds": "Int64"})
+
+
+def marks(runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], metric: str, columns: int = 1) -> list[str]:
+    """How papers would mark the rows of a column: the best and the second best, each only if it is significantly better
+    than the next one, also when all `columns` of the table are looked at, and both have FEW_SEEDS pretrainings or more.
+    Bounds (supervised, random) do not compete.
+    """
+    found = [""] * len(table)
+    rivals = [i for i, row in enumerate(table.to_dict("records")) if row["method"] not in BOUNDS]
+    rivals = [i for i in rivals if pd.notna(table[f"{metric}_mean"].iloc[i])]
+    if len(rivals) > 1:
+        pairs = compare(_values(runs, table.iloc[rivals], by, metric))
+        better = pairs.better(columns) & (pairs.n >= FEW_SEEDS)
+        order = sorted(range(len(rivals)), key=lambda k: -table[f"{metric}_mean"].iloc[rivals[k]])
+        for mark, (one, next_) in zip((grid.BEST, grid.SECOND), itertools.pairwise(order)):
+            found[rivals[one]] = mark if better[one, next_] else ""
+    return found
 
 
 def _pair_rows(runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], metric: str) -> list[dict[str, Any]]:

@@ -8,10 +8,17 @@ import pandas as pd
 
 from results.command import UserError
 from results.content import write_atomically
+from results.grid import FORMATS
+from results.layouts import layouts
 from results.leaderboard import Tables
+from results.papers import paper_tables
+from results.published import Published
 from results.record import parse_record
 
-RUNS, PAIRS, PATTERN = "runs.csv", "comparisons.csv", "leaderboard_*.csv"
+RUNS, PAIRS, LAYOUTS = "runs.csv", "comparisons.csv", "tables"
+OURS = (RUNS, PAIRS, "leaderboard_*.csv", *(f"{LAYOUTS}/*.{end}" for end in FORMATS))
+"""Patterns of the files that are written, and removed where the records do not give them."""
+
 STALE = "stale"
 """The column that says what has changed in this checkout since: no other hangs on anything but the records."""
 
@@ -28,8 +35,8 @@ def write_tables(tables: Tables, out: Path) -> None:
     for name, content in contents.items():
         if not (out / name).exists() or (out / name).read_bytes() != content:
             write_atomically(out / name, content)
-    for stale in set(out.glob(PATTERN)) - {out / name for name in contents}:
-        stale.unlink(missing_ok=True)
+    for name in _present(out) - contents.keys():
+        (out / name).unlink(missing_ok=True)
 
 
 def publish(tables: Tables, records: Path) -> int:
@@ -46,8 +53,7 @@ def first_difference(tables: Tables, out: Path) -> str | None:
     if tables.faults:
         return tables.faults[0]
     wanted = {} if tables.runs.empty else _contents(tables)
-    files = [out / RUNS, out / PAIRS, *out.glob(PATTERN)]
-    present = {path.name: path.read_bytes() for path in files if path.exists()}
+    present = {name: (out / name).read_bytes() for name in _present(out)}
     for name in sorted(wanted.keys() | present.keys()):
         if name not in present:
             return f"{out / name}: is missing"
@@ -57,6 +63,11 @@ def first_difference(tables: Tables, out: Path) -> str | None:
         if theirs != ours:
             return f"{out / name}: {_first_line(theirs, ours)}"
     return None
+
+
+def _present(out: Path) -> set[str]:
+    """The files of ours in `out`, relative to it."""
+    return {path.relative_to(out).as_posix() for pattern in OURS for path in out.glob(pattern)}
 
 
 def _without_stale(text: str) -> str:
@@ -80,7 +91,14 @@ def _first_line(present: str, wanted: str) -> str:
 def _contents(tables: Tables) -> dict[str, bytes]:
     boards = {f"leaderboard_{board.name}.csv": board.table for board in tables.leaderboards}
     own = {RUNS: tables.runs, PAIRS: tables.comparisons}
-    return {name: csv_bytes(table) for name, table in {**own, **boards}.items()}
+    plain = {name: csv_bytes(table) for name, table in {**own, **boards}.items()}
+    return plain | _renderings(tables, Published())
+
+
+def _renderings(tables: Tables, published: Published) -> dict[str, bytes]:
+    """The tables in the papers' layouts, and the whitening papers' own tables, in every format."""
+    grids = [*layouts(tables, published), *paper_tables(published)]
+    return {f"{LAYOUTS}/{grid.name}.{end}": form(grid).encode() for grid in grids for end, form in FORMATS.items()}
 
 
 def csv_bytes(table: pd.DataFrame) -> bytes:

@@ -10,6 +10,8 @@ FOREIGN, MISSING = "foreign", "missing"
 """`pretrain_status` of an evaluation whose pretraining has no record, because it is not ours, or was not found."""
 
 UNTRAINED = "random"
+BOUNDS = ("supervised", UNTRAINED)
+"""Methods that compete with none."""
 FEW_SEEDS = 3
 """With fewer pretrainings an interval is so wide that it says little: for two, 9 standard deviations to either side."""
 

@@ -75,6 +75,26 @@ class Published:
         return loaded
 
     @cached_property
+    def rows(self) -> list[tuple[dict[str, str], dict[str, tuple[str, str]]]]:
+        """Each published experiment, in the file's order: its setting, and (value, standard deviation or "") of each of
+        its metrics, with the file's digits, by our metrics' names.
+        """
+        merged: dict[tuple[str, ...], dict[str, str]] = {}
+        with open(self.table, newline="") as file:
+            for row in csv.DictReader(file):
+                merged.setdefault(tuple(row[key] for key in COMMON), {})[row["metric"]] = row["value"]
+        return [(dict(zip(COMMON, setting)), self._named(values)) for setting, values in merged.items()]
+
+    def _named(self, values: dict[str, str]) -> dict[str, tuple[str, str]]:
+        names = {theirs: ours for ours, theirs in self.map["metrics"].items()} | self.map["other_metrics"]
+        spreads = self.map["spreads"]
+        return {
+            ours: (values[name], values.get(spreads.get(name, ""), ""))
+            for name, ours in names.items()
+            if name in values
+        }
+
+    @cached_property
     def experiments(self) -> list[tuple[dict[str, str], dict[str, float]]]:
         """Each published experiment: its setting, and its values by our metrics' names."""
         ours = {theirs: name for name, theirs in self.map["metrics"].items()}

@@ -115,17 +115,18 @@ class Pairs:
 
         return np.where(np.isfinite(self.p), stdtrit(self.freedom, (1 + LEVEL) / 2) * self.error, np.nan)
 
-    @property
-    def better(self) -> npt.NDArray[np.bool_]:
-        """Where i is significantly better than j (a larger value is better)."""
-        return (self.adjusted < 1 - LEVEL) & (self.difference > 0)
+    def better(self, families: int = 1) -> npt.NDArray[np.bool_]:
+        """Where i is significantly better than j (a larger value is better); of so many such families of pairs, one is
+        wrong in something at most once in 20.
+        """
+        return (self.adjusted < (1 - LEVEL) / families) & (self.difference > 0)
 
     def ranks(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The best and the worst rank (1 is best) that each experiment may have, by what is significant.
 
         Together they hold for all experiments with 95 % confidence, because the corrected comparisons do.
         """
-        better = self.better
+        better = self.better()
         return 1 + better.sum(axis=0), len(better) - better.sum(axis=1)
 
     def seeds_needed(self, rows: Sequence[int], columns: Sequence[int], power: float = POWER) -> Floats:

@@ -89,7 +89,7 @@ def test_planted_nulls_are_called_real_at_most_once_in_twenty_leaderboards() -> 
     draw, wrong = np.random.default_rng(1), 0
     for _ in range(1000):
         luck = draw.normal(0, 1, 5)
-        wrong += compare(70 + luck + draw.normal(0, 1, (5, 5))).better.any()
+        wrong += compare(70 + luck + draw.normal(0, 1, (5, 5))).better().any()
     assert 0.01 < wrong / 1000 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1000)
 
 
@@ -100,7 +100,7 @@ def test_a_planted_difference_is_found_as_often_as_planned() -> None:
     expected = float(power_of([effect], [n], [1], 1 - LEVEL)[0])
     draw = np.random.default_rng(2)
     found = sum(
-        compare([draw.normal(effect, 1, n), np.zeros(n)]).better[0, 1]  # differences of standard deviation 1
+        compare([draw.normal(effect, 1, n), np.zeros(n)]).better()[0, 1]  # differences of standard deviation 1
         for _ in range(1000)
     )
     assert expected >= 0.8
