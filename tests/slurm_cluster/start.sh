@@ -21,8 +21,13 @@ chmod 755 "$state"
 conf=$(<"$here/slurm.conf.in")
 conf=${conf//@STATE@/$state} conf=${conf//@USER@/$(id -un)} conf=${conf//@HOST@/$host} conf=${conf//@PORT@/$CLUSTER_PORT}
 conf=${conf//@NODE_PORT_1@/$((CLUSTER_PORT + 1))} conf=${conf//@NODE_PORT_2@/$((CLUSTER_PORT + 2))}
+conf=${conf//@CPUS@/$CLUSTER_CPUS}
 conf=${conf//@FIRST_JOB@/$(($(date +%s) % 600000 * 100 + 1))}
 printf '%s\n' "$conf" >"$SLURM_CONF"
+# slurmd wants a character device for each GPU, with a number at the end of its name
+mkdir "$state/dev"
+for i in 0 1 2 3; do ln -s /dev/null "$state/dev/gpu$i"; done
+printf 'NodeName=wb[1-2] Name=gpu File=%s/dev/gpu[0-3]\n' "$state" >"$state/gres.conf"
 printf 'CgroupPlugin=autodetect\n' >"$state/cgroup.conf"
 
 (umask 077; head -c 128 /dev/urandom >"$state/munge.key")

@@ -1,0 +1,67 @@
+"""A SLURM cluster on loopback, of our own: two nodes with pretend GPUs, brought up by `tests/slurm_cluster`."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.launching import ROOT
+
+SCRIPTS = Path(__file__).parent / "slurm_cluster"
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
+
+
+class NoCluster(Exception):
+    """Why there can be none on this machine."""
+
+
+@contextmanager
+def own_cluster(cpus: int = 4) -> Iterator[None]:
+    """Brings it up, each node with so many cores, and stops it in the end; the environment finds it meanwhile.
+
+    Raises:
+        NoCluster: SLURM is not installed and we are not root on Debian, or it does not start for one who is not root.
+    """
+    if missing() and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run([ROOT / "install.sh", "slurm"], check=False)
+    if missing():
+        raise NoCluster(f"needs {', '.join(missing())}: as root on Debian, ./install.sh slurm")
+    # a short path: SLURM's sockets lie in it, whose names have at most 108 characters
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="wb-", dir="/tmp") as folder:
+        state = Path(folder) / "slurm"
+        patch.setenv("CLUSTER_STATE", str(state))
+        patch.setenv("CLUSTER_PORT", str(_free_ports(3)))
+        patch.setenv("CLUSTER_CPUS", str(cpus))
+        patch.setenv("SLURM_CONF", str(state / "slurm.conf"))
+        patch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
+        try:
+            started = subprocess.run([SCRIPTS / "start.sh"], capture_output=True, text=True)
+            if started.returncode and os.geteuid() != 0:
+                raise NoCluster(f"the cluster does not start without root: {started.stderr}")
+            assert started.returncode == 0, started.stderr
+            yield
+        finally:
+            subprocess.run([SCRIPTS / "stop.sh"], check=False)
+
+
+def missing() -> list[str]:
+    return [name for name in NEEDED if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
+
+
+def _free_ports(count: int) -> int:
+    """The first of so many neighbouring free ports."""
+    for first in range(21000, 60000, 97):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise RuntimeError("no free ports")
