@@ -27,6 +27,8 @@ from results.content import canonical, file_hash, run_id, write_atomically, writ
 
 SCHEMA = 1
 RECORD, METRICS = "run.json", "metrics.jsonl"
+SNAPSHOT = "snapshot.json"
+"""Beside code that was copied from a checkout for jobs in a queue: its hash, commit and dirtiness."""
 Status = Literal["running", "done", "failed", "interrupted"]
 VERSIONED = ("torch", "torchvision", "numpy", "ffcv", "sal-detectron2", "detectron2", "submitit", "pandas")
 
@@ -263,6 +265,9 @@ def _start_of(record: Record) -> dict[str, Any]:
 def _git_state() -> dict[str, Any]:
     """Commit, and whether source files differ from it (tables that a run writes do not count)."""
     here = Path(__file__).parent.parent
+    if (here / SNAPSHOT).exists():
+        taken: dict[str, Any] = json.loads((here / SNAPSHOT).read_bytes())
+        return taken
 
     def git(*arguments: str) -> str | None:
         try:

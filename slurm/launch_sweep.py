@@ -135,19 +135,23 @@ def on_slurm(graph: "Graph", preset: "Preset", retry_failed: bool, wait: bool) -
     """Submits what is left, whole, and returns; or stays to watch."""
     from slurm.facts import max_array_size
     from slurm.ledger import launch_lock, sweeps_folder
-    from slurm.states import problems
-    from slurm.status import current_states, summary
+    from slurm.settle import settled_queue
+    from slurm.snapshot import take_snapshot
+    from slurm.states import problems, read_states
+    from slurm.status import summary
     from slurm.submit import plan_submissions, submit
 
     with launch_lock(sweeps_folder() / ".lock", wait=True, what="another launcher is submitting"):
-        states = current_states(graph)
+        states = read_states(graph, settled_queue(graph))
         todo = jobs_to_run(graph, states, retry_failed)
         graph.save(cluster="slurm", launched=_now())
         print(f"sweep {graph.name}: {summary(states)}")
         if todo:
             planned = plan_submissions(graph, todo, states, max_array_size())
-            ids = submit(graph, planned, preset, _launch_folder(graph))
+            code = take_snapshot(sweeps_folder() / "code")
+            ids = submit(graph, planned, preset, _launch_folder(graph), code)
             print(f"submitted {len(todo)} jobs and the leaderboard by {len(ids)} calls of sbatch: {', '.join(ids)}")
+            print(f"they run this code as it is now: snapshot {code.name}")
     for line in problems(graph, states):
         print(line)
     if not todo and not any(found.active for found in states.values()):

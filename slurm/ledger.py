@@ -46,6 +46,13 @@ class Queued(NamedTuple):
     """PENDING, RUNNING, COMPLETING, ..."""
     reason: str
     """Why it does not run yet: Dependency, Resources, PartitionTimeLimit, ..."""
+    dependency: str = ""
+    """What it still waits for, e.g. `afterok:12_3(unfulfilled)`."""
+
+    @property
+    def can_run(self) -> bool:
+        """False where it waits for what has failed or was cancelled."""
+        return "(failed)" not in self.dependency and self.reason != "DependencyNeverSatisfied"
 
 
 def queued_jobs() -> dict[str, Queued]:
@@ -78,7 +85,7 @@ def _lines() -> Iterator[dict[str, Any]]:
 
 def _queue() -> Iterator[tuple[Queued, str]]:
     """Every job of this user with its comment, array tasks one by one."""
-    command = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%r|%k"]
+    command = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%r|%E|%k"]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -86,8 +93,8 @@ def _queue() -> Iterator[tuple[Queued, str]]:
     if asked.returncode:
         raise UserError(f"SLURM's queue does not answer: {asked.stderr.strip()}")
     for line in asked.stdout.splitlines():
-        job, state, reason, comment = line.strip().split("|", 3)
-        yield Queued(job, state, reason), comment
+        job, state, reason, dependency, comment = line.strip().split("|", 4)
+        yield Queued(job, state, reason, dependency), comment
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from pretrain.recipe import Recipe
+from results.aggregate import RESULTS
 from results.command import UserError
 from results.content import content_hash
 from slurm.clusters import Preset
@@ -100,7 +101,8 @@ class Planner:
 
     def leaderboard(self, needs: tuple[str, ...]) -> Job:
         spec = self.sweep.stages.get(LEADERBOARD) or StageSpec()
-        task = Task(LEADERBOARD, recipe="", id=self.sweep.name, options=spec.options)
+        options = {"out": str(RESULTS), **spec.options}  # of this checkout, not of the snapshot that a job runs
+        task = Task(LEADERBOARD, recipe="", id=self.sweep.name, options=options)
         resources = self._resources(LEADERBOARD, spec, processes=1, threads=1, where=self.sweep.name)
         return Job(f"{LEADERBOARD}/{self.sweep.name}", LEADERBOARD, "", needs, resources, task)
 

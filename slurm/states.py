@@ -1,6 +1,5 @@
 """How far each job of a graph is, read from its run folder, its lock and the queue. Light: `--status` lives on it."""
 
-import fcntl
 import json
 import os
 import socket
@@ -13,7 +12,7 @@ from results.record import METRICS, Record, read_record
 from slurm.graph import Graph, Job
 from slurm.ledger import Queued
 from slurm.stages import LEADERBOARD
-from slurm.worker import ATTEMPTS
+from slurm.worker import ATTEMPTS, is_locked
 
 State = Literal["done", "running", "queued", "failed", "interrupted", "blocked", "new"]
 TAIL = 65536
@@ -78,12 +77,7 @@ def is_held(lock: Path, host: str | None = None, locks: set[int] | None = None) 
     here = host in (None, socket.gethostname())
     if here and inode not in (_held_locks() if locks is None else locks):
         return False
-    with open(lock) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    return is_locked(lock)
 
 
 def _held_locks() -> set[int]:

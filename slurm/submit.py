@@ -5,7 +5,9 @@ arrays are cut alike: cells that have the same jobs left go together, in chunks 
 Nothing of ours stays alive on the login node.
 """
 
+import os
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from slurm.clusters import Preset
 from slurm.facts import time_limits
 from slurm.graph import Graph, Job
 from slurm.ledger import announce
+from slurm.snapshot import job_path
 from slurm.states import JobState
 from slurm.worker import Worker, job_environment
 
@@ -85,9 +88,12 @@ def _queued(job: Job, states: Mapping[str, JobState], todo: set[str]) -> tuple[s
     return tuple(queue_id for queue_id in found if queue_id)
 
 
-def submit(graph: Graph, planned: list[Submission], preset: Preset, folder: Path) -> list[str]:
+def submit(graph: Graph, planned: list[Submission], preset: Preset, folder: Path, code: Path) -> list[str]:
     """Calls sbatch for each; SLURM's ids.
 
+    Args:
+        folder: of this launch alone, for submitit's files and the logs.
+        code: the snapshot that the jobs run.
     Raises:
         UserError: sbatch refused, in its own words. What was submitted before stays, and launching again adds the rest.
     """
@@ -100,10 +106,9 @@ def submit(graph: Graph, planned: list[Submission], preset: Preset, folder: Path
         column = submission.jobs[0].column
         executor = SlurmExecutor(folder / f"{i:03d}-{column.replace(':', '-')}", max_num_timeout=MAX_REQUEUES)
         comment = announce(graph.name, [job.key for job in submission.jobs])
-        executor.update_parameters(
-            **parameters(submission, preset, graph.name, submission.dependency(ids), comment, limits)
-        )
-        environment = worker_environment(submission.jobs[0], preset)
+        told = parameters(submission, preset, graph.name, submission.dependency(ids), comment, limits, code)
+        executor.update_parameters(**told, teardown=_teardown(executor.folder))
+        environment = worker_environment(submission.jobs[0], preset, code)
         try:
             handles = executor.submit_array([Worker(job.task, environment) for job in submission.jobs])
         except FailedJobError as error:
@@ -119,6 +124,7 @@ def parameters(
     dependency: str | None,
     comment: str,
     limits: Mapping[str | None, int],
+    code: Path,
 ) -> dict[str, Any]:
     """What submitit's SlurmExecutor is told.
 
@@ -127,7 +133,7 @@ def parameters(
     """
     job = submission.jobs[0]
     wanted, share = job.resources, preset.share(job.stage)
-    environment = worker_environment(job, preset)
+    environment = worker_environment(job, preset, code)
     chosen = {
         "job_name": f"{sweep}:{job.column}",
         "time": min(max(1, round(60 * (wanted.hours or DEFAULT_HOURS))), limits.get(share.partition, NO_LIMIT)),
@@ -152,8 +158,15 @@ def parameters(
     return {key: value for key, value in chosen.items() if value is not None}
 
 
-def worker_environment(job: Job, preset: Preset) -> dict[str, str]:
-    return {**preset.environment, **job_environment(job.resources.threads)}
+def _teardown(folder: Path) -> list[str]:
+    """Lines of the batch script after its processes have ended."""
+    after = f"{shlex.quote(sys.executable)} -m slurm.aftermath {shlex.quote(str(folder.absolute()))}"
+    return ["code=$?", f'[ "$code" -eq 0 ] || exec {after} "$code"']
+
+
+def worker_environment(job: Job, preset: Preset, code: Path) -> dict[str, str]:
+    own = preset.environment.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
+    return {**preset.environment, **job_environment(job.resources.threads), **job_path(code, own)}
 
 
 def batch_script(submission: Submission, preset: Preset, sweep: str, limits: Mapping[str | None, int]) -> str:
@@ -161,11 +174,11 @@ def batch_script(submission: Submission, preset: Preset, sweep: str, limits: Map
     from submitit.slurm.slurm import _make_sbatch_string
 
     dependency = submission.dependency([f"<submission {i}>" for i in range(1000)])
-    told = parameters(submission, preset, sweep, dependency, "<its id in the ledger>", limits)
+    told = parameters(submission, preset, sweep, dependency, "<its id in the ledger>", limits, Path("<snapshot>"))
     if len(submission.jobs) > 1:
         told["map_count"] = len(submission.jobs)
     command = "python -u -m submitit.core._submit <folder>"
-    return _make_sbatch_string(command=command, folder=Path("<folder>"), **told)
+    return _make_sbatch_string(command=command, folder=Path("<folder>"), teardown=_teardown(Path("<folder>")), **told)
 
 
 def _last_words(text: str) -> str:

@@ -27,6 +27,8 @@ from slurm.stages import Task, run_task
 
 ATTEMPTS = "attempts.jsonl"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+PREDECESSOR_S = 90.0
+"""More than SLURM's usual KillWait (30 s) and the lease by which a network file system keeps a dead holder's lock."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -41,6 +43,7 @@ class Worker:
         os.environ.update(self.environment)
         _note_attempt(self.task.folder)
         _join_ranks()
+        _let_predecessor_end(self.task.folder)
         try:
             with interruptible():
                 run_task(self.task)
@@ -48,7 +51,7 @@ class Worker:
             print(f"interrupted: {stop}", flush=True)
             _give_way()
         except Exception as error:
-            leave_failure(self.task, error)
+            leave_failure(self.task, f"{type(error).__name__}: {error}")
             raise
 
     def checkpoint(self) -> Any:
@@ -95,15 +98,34 @@ def interruptible() -> Iterator[None]:
 
 def _give_way() -> None:
     """Ends this process after its state is saved; on SLURM the job is queued again, unless it was cancelled."""
-    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and _runs_on(os.environ["SLURM_JOB_ID"]):
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and runs_on(os.environ["SLURM_JOB_ID"]):
         signal.raise_signal(signal.SIGUSR2)  # submitit's handler: queues the job again and exits
     sys.exit(INTERRUPTED)
 
 
-def _runs_on(job: str) -> bool:
+def runs_on(job: str) -> bool:
     """False where SLURM has ended the job already (scancel): it must not come back."""
     asked = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, timeout=60)
     return asked.returncode != 0 or asked.stdout.strip() == "RUNNING"
+
+
+def _let_predecessor_end(folder: Path) -> None:
+    """A job that was queued again may start while the process it had before still dies, on another node perhaps."""
+    end = time.monotonic() + PREDECESSOR_S
+    while not _rank() and is_locked(folder / ".lock") and time.monotonic() < end:
+        time.sleep(0.5)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock; it is not touched."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _rank() -> int:
@@ -146,7 +168,7 @@ def _note_attempt(folder: Path) -> None:
         file.write(json.dumps(attempt) + "\n")
 
 
-def leave_failure(task: Task, error: BaseException) -> None:
+def leave_failure(task: Task, error: str) -> None:
     """A stage that failed before it opened its record (a missing package, say) still leaves one that says so."""
     folder = task.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,5 +181,5 @@ def leave_failure(task: Task, error: BaseException) -> None:
         if before is not None and before.status == "done":
             return
         record = before or Record(task.id, task.stage, config={}, cell={"recipe": task.recipe, **task.cell})
-        record.status, record.error = "failed", f"{type(error).__name__}: {error}"
+        record.status, record.error = "failed", error
         write_json(folder / "run.json", asdict(record))

@@ -4,9 +4,6 @@ The cluster allows arrays of 4 tasks, cancels nothing by itself whose dependency
 """
 
 import json
-import os
-import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,51 +12,19 @@ from typing import Any
 import pytest
 
 from results.command import UserError
-from tests.launching import ROOT, log, prepare, wait_until, write_sweep
+from tests.launching import log, prepare, wait_until, write_sweep
+from tests.own_cluster import NoCluster, own_cluster
 
-CLUSTER = Path(__file__).parent / "slurm_cluster"
-NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
 pytestmark = pytest.mark.slurm
 
 
-def missing() -> list[str]:
-    return [name for name in NEEDED if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
-
-
-def free_ports(count: int) -> int:
-    """The first of so many neighbouring free ports."""
-    for first in range(21000, 60000, 97):
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
-    raise RuntimeError("no free ports")
-
-
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cluster of our own, found by the environment; stopped afterwards."""
-    if missing() and os.geteuid() == 0 and shutil.which("apt-get"):
-        subprocess.run([ROOT / "install.sh", "slurm"], check=False)
-    if missing():
-        pytest.skip(f"needs {', '.join(missing())}: as root on Debian, ./install.sh slurm")
-    state = tmp_path_factory.mktemp("cluster")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLUSTER_STATE", str(state))
-        patch.setenv("CLUSTER_PORT", str(free_ports(3)))
-        patch.setenv("SLURM_CONF", str(state / "slurm.conf"))
-        patch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
-        try:
-            started = subprocess.run([CLUSTER / "start.sh"], capture_output=True, text=True)
-            if started.returncode and os.geteuid() != 0:
-                pytest.skip(f"the cluster does not start without root: {started.stderr}")
-            assert started.returncode == 0, started.stderr
+def cluster() -> Iterator[None]:
+    try:
+        with own_cluster():
             yield
-        finally:
-            subprocess.run([CLUSTER / "stop.sh"], check=False)
+    except NoCluster as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture
@@ -158,6 +123,34 @@ def test_a_preempted_job_goes_on_when_there_is_room_again(place: Path, launch: A
     assert first == 0
     assert 3 < second < 30
     assert running_count(place) == 30
+
+
+def test_a_killed_job_comes_back_by_itself_and_what_needs_it_goes_on_waiting(place: Path, launch: Any) -> None:
+    sweep = write_sweep(place, {"pretrain": {"function": "die"}, "linear": {"function": "count"}}, seeds=1)
+    launch(sweep, "--cluster", "lab")
+    wait_for_empty_queue()
+    assert starts(place, "pretrain") == [0]
+    assert starts(place, "linear") == [0]
+    record = json.loads(next((place / "runs" / "pretrain").glob("*/run.json")).read_text())
+    assert record["cost"]["restarts"] == 1
+    assert record["environment"]["code"] == next((place / "runs" / "sweeps" / "code").iterdir()).name
+    assert len(submissions(place)) == 3
+
+
+def test_a_launch_right_after_a_cancellation_loses_nothing(place: Path, launch: Any) -> None:
+    stages = {
+        "pretrain": {"function": "count", "options": {"to": 20, "every": 0.1}},
+        "linear": {"function": "count"},
+        "after": {"function": "count", "needs": ["linear"]},
+    }
+    sweep = write_sweep(place, stages, seeds=1)
+    launch(sweep, "--cluster", "lab")
+    wait_until(lambda: running_count(place) > 3)
+    subprocess.run(["scancel", *queue("-t", "running", "-o", "%i")], check=True)
+    assert "submitted 3 jobs" in launch(sweep, "--cluster", "lab")[1]  # the cancelled one may still be ending
+    wait_for_empty_queue()
+    assert [len(starts(place, stage)) for stage in stages] == [2, 1, 1]
+    assert (place / "tables" / "runs.csv").exists()
 
 
 def test_a_cancelled_job_stays_away_until_the_next_launch_which_goes_on(place: Path, launch: Any) -> None:

@@ -1,0 +1,82 @@
+"""What becomes of a job whose processes were killed or failed without a word; no cluster is needed for this."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from submitit.core.utils import DelayedSubmission, JobPaths, cloudpickle_dump
+
+from results.content import write_json
+from results.record import Record, read_record
+from slurm import aftermath
+from slurm.aftermath import FORGIVEN, main, must_return
+from slurm.stages import Task
+from slurm.worker import ATTEMPTS, Worker
+
+TASK = Task("linear", "sample/intl", id="intl-s0-0123456789ab", cell={"recipe": "sample/intl", "seed": 0})
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WHITEBENCH_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(aftermath, "runs_on", lambda job: True)
+    return tmp_path / "runs"
+
+
+def leave(status: str, **more: Any) -> None:
+    write_json(TASK.folder / "run.json", asdict(Record(TASK.id, "linear", config={}, status=status, **more)))  # type: ignore[arg-type]
+
+
+def killed() -> bool:
+    return must_return(TASK, 137, None, "12", "the-log")
+
+
+def test_a_killed_job_returns_until_it_gets_no_further() -> None:
+    leave("running")
+    assert [killed() for _ in range(FORGIVEN)] == [True] * FORGIVEN
+    (TASK.folder / "metrics.jsonl").write_text('{"step": 7}\n')
+    assert [killed() for _ in range(FORGIVEN + 1)] == [True] * FORGIVEN + [False]
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert record.status == "failed"
+    assert "killed 4 times in a row" in (record.error or "")
+    assert all(json.loads(line)["log"] == "the-log" for line in (TASK.folder / ATTEMPTS).read_text().splitlines())
+
+
+def test_a_cancelled_job_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave("running")
+    monkeypatch.setattr(aftermath, "runs_on", lambda job: False)
+    assert not killed()
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert record.status == "running"  # so that the next launch goes on with it
+
+
+def test_the_error_of_whatever_rank_failed_is_kept_though_the_others_were_killed() -> None:
+    leave("running")
+    assert not must_return(TASK, 137, "rank 3: ValueError: deliberate", "12", "the-log")
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert (record.status, record.error) == ("failed", "rank 3: ValueError: deliberate")
+
+
+def test_processes_that_end_before_they_can_say_why_leave_a_failure_that_names_the_log() -> None:
+    assert not must_return(TASK, 1, None, "12", "the-log")
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert record.status == "failed"
+    assert record.error == "ended with exit code 1, and did not say why; see the-log"
+
+
+@pytest.mark.parametrize(("status", "code"), [("done", 0), ("failed", 137)])
+def test_the_batch_script_succeeds_where_the_run_was_done_before_the_kill(
+    status: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    DelayedSubmission(Worker(TASK)).dump(JobPaths(tmp_path, "12").submitted_pickle)
+    cloudpickle_dump(("success", None), JobPaths(tmp_path, "12").result_pickle)
+    leave(status)
+    assert main(tmp_path, 137) == code
