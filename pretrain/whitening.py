@@ -70,26 +70,27 @@ def whiten_matrices(
     matrices: Tensor, transform: Transform, eps: float = 0.0, iterations: int = 4, exponent: float = 0.5
 ) -> Tensor:
     """[B, P, Q], centred along Q by the caller, float32 or wider -> whitened, same shape. See the module's head."""
-    if transform != "iternorm" and matrices.dtype == torch.float32:
-        # A covariance squares the condition number of its embeddings: float32 would lose its small eigenvalues.
-        return whiten_matrices(matrices.double(), transform, eps, iterations, exponent).float()
     variables, observations = matrices.shape[1:]
+    dtype = matrices.dtype
+    # A covariance squares the condition number of its embeddings: float32 would lose its small eigenvalues. Its root
+    # has that of the embeddings again: the products with it, which are the larger ones, can be as narrow as they are.
+    wide = dtype if transform == "iternorm" else torch.float64
     # f(A A^T) A = A f(A^T A): a function of the covariance can be taken on the side of the smaller Gram matrix.
     small_side = transform in ("zca", "power", "iternorm") and observations < variables
-    covariance = _Gram.apply(matrices.mT if small_side else matrices, (1 - eps) / (observations - 1))
+    covariance = _Gram.apply(matrices.mT if small_side else matrices, (1 - eps) / (observations - 1), wide)
     trace = _diagonal(covariance).sum(-1) + eps * variables
     if eps:
         covariance = covariance + eps * torch.eye(
             covariance.shape[-1], dtype=covariance.dtype, device=covariance.device
         )
     if transform == "cholesky":
-        return torch.linalg.solve_triangular(_cholesky(covariance), matrices, upper=False)
+        return torch.linalg.solve_triangular(_cholesky(covariance).to(dtype), matrices, upper=False)
     if transform == "pca":
-        return torch.bmm(_pca(covariance), matrices)
+        return torch.bmm(_pca(covariance).to(dtype), matrices)
     if transform == "iternorm":
         weight = _iternorm(covariance, trace, iterations)
     else:
-        weight = _InversePower.apply(covariance, exponent if transform == "power" else 0.5)
+        weight = _InversePower.apply(covariance, exponent if transform == "power" else 0.5).to(dtype)
     if small_side:
         return torch.bmm(matrices, weight)
     # The weight is symmetric: the output keeps the layout of the input, so that what follows walks along its memory.
@@ -157,20 +158,21 @@ class _PermutedRows(torch.autograd.Function):
 
 
 class _Gram(torch.autograd.Function):
-    """scale * A A^T, with one matrix product in its backward where autograd would take two."""
+    """scale * A A^T in the dtype `wide`, with one matrix product in its backward where autograd would take two."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, a: Tensor, scale: float, wide: torch.dtype) -> Tensor:
         ctx.save_for_backward(a)
         ctx.scale = scale
+        a = a.to(wide)
         return torch.bmm(a, a.mT).mul_(scale)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (a,) = ctx.saved_tensors
         with float32_region(a):
-            return torch.bmm((gradient + gradient.mT).mul_(ctx.scale), a), None
+            return torch.bmm((gradient + gradient.mT).mul_(ctx.scale).to(a.dtype), a), None, None
 
 
 class _InversePower(torch.autograd.Function):
