@@ -51,6 +51,11 @@ class Grid:
     """Rows before which a rule is drawn."""
 
     @property
+    def has_own(self) -> bool:
+        """Whether any value is of runs of ours."""
+        return any(cell.n is not None for row in self.rows for cell in row)
+
+    @property
     def groups(self) -> list[tuple[str, int]]:
         """(heading, number of columns) of neighbouring columns of one group, in order."""
         spans: list[tuple[str, int]] = []
