@@ -24,6 +24,8 @@ from typing import IO, Any, Literal, Self
 
 from results.command import Interrupted, UserError
 from results.content import canonical, file_hash, run_id, write_atomically, write_json
+from results.energy import EnergyMeter
+from results.sinks import Sinks, wanted
 
 SCHEMA = 1
 RECORD, METRICS = "run.json", "metrics.jsonl"
@@ -164,12 +166,14 @@ class Run:
         self.already_done = False
         self._lock: IO[str] | None = None
         self._began = 0.0
+        self._sinks: Sinks | None = None
 
     @property
     def metrics(self) -> dict[str, Any]:
         return self.record.metrics
 
     def __enter__(self) -> Self:
+        wanted()  # a sink that cannot be opened is better known before the work than after the first epoch
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / ".lock", "a")
         try:
@@ -191,7 +195,7 @@ class Run:
             self.record.earlier = [*before.earlier, _start_of(before)]
         self.record.started = self.record.started or _now()
         self.record.environment = environment()
-        self._began = time.monotonic()
+        self._began, self._energy = time.monotonic(), EnergyMeter(self.gpus)
         self._cost_before = dict(self.record.cost)
         self.save()
         return self
@@ -210,6 +214,8 @@ class Run:
                 self.record.status, self.record.error = "failed", f"{type(error).__name__}: {error}"
                 (self.folder / "error.txt").write_text("".join(traceback.format_exception(kind, error, trace)))
             self.save()
+        if self._sinks is not None:
+            self._sinks.close()
         self._lock.close()
 
     def save(self) -> None:
@@ -217,15 +223,29 @@ class Run:
         wall = time.monotonic() - self._began
         self.record.cost["wall_s"] = self._cost_before["wall_s"] + wall
         self.record.cost["gpu_s"] = self._cost_before["gpu_s"] + wall * self.gpus
+        self.record.cost["energy_kwh"] = self._energy_so_far()
         write_json(self.folder / RECORD, asdict(self.record))
 
-    def log(self, **values: Any) -> None:
-        """Appends a line to `metrics.jsonl`. It also is the run's heartbeat; give `step` so that `rewind` can work.
+    def _energy_so_far(self) -> float | None:
+        """Over all starts; None where that of this one, or of those before, is not known."""
+        before, now = self._cost_before.get("energy_kwh"), self._energy.kwh()
+        first = self.record.cost.get("restarts", 0) == 0
+        return None if now is None or (before is None and not first) else (before or 0.0) + now
 
+    def log(self, **values: Any) -> None:
+        """Appends a line to `metrics.jsonl`, and gives it to the sinks of $WHITEBENCH_SINKS.
+
+        It also is the run's heartbeat; give `step` so that `rewind` can work and sinks can place it.
         Status reads these keys of the last line, where there are any: epoch, epochs, images_per_s, eta_s, loss.
         """
+        line = canonical({"time": round(time.time(), 3), **values})
+        if self._sinks is None:
+            before = read_metrics(self.folder)[-1:]
+            step = before[0].get("step") if before else None
+            self._sinks = Sinks(self.folder, self.id, self.record.config, step)
         with open(self.folder / METRICS, "a") as file:
-            file.write(json.dumps(canonical({"time": round(time.time(), 3), **values})) + "\n")
+            file.write(json.dumps(line) + "\n")
+        self._sinks.log(line)
 
     def rewind(self, step: int) -> None:
         """Drops the lines after `step`, which a resumed run is about to write again."""

@@ -14,7 +14,7 @@ from results.command import UserError, run_command
 from results.content import write_atomically
 from results.record import runs_root
 
-OUT = "report.html"
+OUT = RESULTS / "report.html"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes all results as one HTML file that fetches nothing: send it, or open it from disk.",
     )
     parser.add_argument("runs", nargs="*", type=Path, help="folders of runs (default: $WHITEBENCH_RUNS, or ./runs)")
-    parser.add_argument("--out", type=Path, default=Path(OUT), metavar="FILE", help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, default=OUT, metavar="FILE", help="default: report.html in the suite's results"
+    )
     parser.add_argument(
         "--most", type=int, default=100, metavar="N", help="pretrainings shown in full (default: %(default)s)"
     )

@@ -1,0 +1,95 @@
+"""python results/export.py RUN: a pretraining as a bundle that others can use: weights, model card, numbers, records.
+
+<out>/<id>/backbone.safetensors   torchvision's names, no head; metadata under the key `whitebench`
+           README.md              the model card: how to load it, its numbers, how it was made, what to doubt
+           record.json            the pretraining's record
+           evaluations/*.json     the records of its evaluations
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from results.collect import PRETRAIN, Collection, collect, read_proven
+from results.command import UserError, nearest, run_command
+from results.content import file_hash, write_atomically
+from results.model_card import model_card
+from results.record import RECORD, Record, runs_root
+
+BACKBONE = "backbone.safetensors"
+
+
+def export(run: str, roots: Sequence[Path], out: Path) -> Path:
+    """Writes the bundle of a pretraining, named by its id or folder, to `out/<id>`; returns that.
+
+    Raises:
+        UserError: there is no such pretraining, it is not done, or its weights are not those that its record names.
+    """
+    collection = collect([root for root in roots if root.is_dir()])
+    path = _find(run, collection)
+    record = read_proven(path)
+    weights = _weights(path.parent, record)
+    evaluations = [
+        read_proven(found.path)
+        for found in sorted(collection.evaluations, key=lambda found: (found.stage, found.id))
+        if found.facts["parent"] == record.id and found.status == "done"
+    ]
+    from results.leaderboard import tabulate
+
+    bundle = out / record.id
+    write_atomically(bundle / BACKBONE, weights.read_bytes())
+    write_atomically(bundle / "record.json", path.read_bytes())
+    for evaluation in evaluations:
+        source = collection.found[evaluation.stage, evaluation.id].path
+        write_atomically(bundle / "evaluations" / f"{evaluation.stage}-{evaluation.id}.json", source.read_bytes())
+    write_atomically(bundle / "README.md", model_card(record, evaluations, tabulate(collection)).encode())
+    return bundle
+
+
+def _find(run: str, collection: Collection) -> Path:
+    """The `run.json` of a pretraining."""
+    folder = Path(run)
+    if (folder / RECORD).is_file():
+        return folder / RECORD
+    found = collection.found.get((PRETRAIN, folder.name))
+    if found is None:
+        known = [name for stage, name in collection.found if stage == PRETRAIN]
+        raise UserError(f"{run}: no pretraining of that name{nearest(folder.name, known)}")
+    return found.path
+
+
+def _weights(folder: Path, record: Record) -> Path:
+    """Its backbone, held against the hash in the record."""
+    if record.stage != PRETRAIN:
+        raise UserError(f"{record.id}: is of the stage {record.stage}; a bundle is made of a pretraining")
+    if record.status != "done":
+        raise UserError(f"{record.id}: is {record.status}, not done")
+    path = folder / BACKBONE
+    if not path.is_file():
+        raise UserError(f"{path}: is not there (a published record has no weights); give the folder of the run")
+    if file_hash(path) != record.artifacts.get("backbone", {}).get("sha256"):
+        raise UserError(f"{path}: is not the file that {RECORD} names: changed since")
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python results/export.py",
+        description="Bundles a pretraining for upload: backbone.safetensors, a model card with its numbers and the "
+        "command that repeats it, and the records.",
+    )
+    parser.add_argument("run", help="a pretraining's id, or its folder")
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIR", help="folder of runs (default: $WHITEBENCH_RUNS, or ./runs)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("exports"), metavar="DIR", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    root = options.runs or (Path(options.run).parents[1] if Path(options.run).is_dir() else runs_root())
+    bundle = export(options.run, [root], options.out)
+    size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    print(f"{os.path.relpath(bundle)}: {size / 1e6:.1f} MB, ready for upload")
+
+
+if __name__ == "__main__":
+    run_command(main)
