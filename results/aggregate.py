@@ -17,24 +17,28 @@ if TYPE_CHECKING:
     from results.leaderboard import Tables
 
 RESULTS = Path(__file__).parent
-RECORDS = "records"
+RECORDS, CACHE = "records", ".collected.json"
 
 
 def aggregate(runs: Sequence[Path], out: Path = RESULTS) -> "Tables":
     """Writes the tables of all records below `runs`, and of those published in `out/records`, to `out`."""
     from results.files import write_tables
 
-    tables = tables_of([*runs, out / RECORDS])
+    tables = tables_of([*runs, out / RECORDS], out / CACHE)
     write_tables(tables, out)
     return tables
 
 
-def tables_of(roots: Sequence[Path]) -> "Tables":
-    """The tables of all records below those of `roots` that exist; earlier roots go before later ones."""
+def tables_of(roots: Sequence[Path], cache: Path | None = None) -> "Tables":
+    """The tables of all records below those of `roots` that exist; earlier roots go before later ones.
+
+    `cache` is a file in which what was read is kept, so that the next time only changed records are read.
+    """
+    from results.cache import Cache
     from results.collect import collect
     from results.leaderboard import tabulate
 
-    return tabulate(collect([root for root in roots if root.is_dir()]))
+    return tabulate(collect([root for root in roots if root.is_dir()], Cache(cache)))
 
 
 def render(tables: "Tables", colour: bool = False, width: int = 200) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from results.cache import Cache, Entry
 from results.command import UserError
 from results.content import plain_hash
 from results.record import RECORD, Record, parse_record
@@ -59,16 +60,59 @@ class Collection:
         return Counter((found.stage, found.status) for found in self.found.values())
 
 
-def collect(roots: Sequence[Path]) -> Collection:
-    """All records below `roots`: folders of runs, stages, or single runs; earlier roots go before later ones."""
-    collection = Collection()
+def collect(roots: Sequence[Path], cache: Cache | None = None) -> Collection:
+    """All records below `roots`: folders of runs, stages, or single runs; earlier roots go before later ones.
+
+    `cache` has what was read of them before, and afterwards what was read now.
+    """
+    collection, cache = Collection(), cache or Cache(None)
     for order, root in enumerate(roots):
         for path in _record_files(root, DEPTH, collection.faults):
-            try:
-                _add(collection, read_proven(path), path, order)
-            except UserError as error:
-                collection.faults.append(str(error))
+            entry = _entry(path, cache)
+            if "fault" in entry:
+                collection.faults.append(entry["fault"])
+            else:
+                _add(collection, entry, path, order)
+    collection.settings = {digest: cache.settings[digest] for digest in collection.settings}
+    cache.save(collection.settings)
     return collection
+
+
+def _entry(path: Path, cache: Cache) -> Entry:
+    """What tables need of the record at `path`, as plain JSON; or {"fault": what is wrong with it}."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        return {"fault": f"{path}: not readable ({error.strerror})"}
+    known = cache.get(path, state)
+    if known is not None:
+        return known
+    try:
+        entry = _reduced(read_proven(path), cache)
+    except UserError as error:
+        entry = {"fault": str(error)}
+    cache.put(path, state, entry)
+    return entry
+
+
+def _reduced(record: Record, cache: Cache) -> Entry:
+    facts: Facts = {}
+    if record.stage == PRETRAIN:
+        facts = pretrain_facts(record)
+    elif record.stage in HEADLINES:
+        facts = evaluation_facts(record)
+    digest = facts.get("config") or facts.get("eval_config")
+    if digest and digest not in cache.settings:
+        cache.settings[digest] = json.dumps(flat(setting(record.config)))
+    return {
+        "stage": record.stage,
+        "id": record.id,
+        "status": record.status,
+        "ended": str(record.ended or ""),
+        "facts": facts,
+        "outcome": _outcome(record),
+        "digest": digest,
+    }
 
 
 def read_proven(path: Path) -> Record:
@@ -94,24 +138,19 @@ def read_proven(path: Path) -> Record:
     return record
 
 
-def _add(collection: Collection, record: Record, path: Path, order: int) -> None:
-    facts: Facts = {}
-    if record.stage == PRETRAIN:
-        facts = pretrain_facts(record)
-        _remember(collection, facts["config"], record)
-    elif record.stage in HEADLINES:
-        facts = evaluation_facts(record)
-        _remember(collection, facts["eval_config"], record)
-    rank = (record.status == "done", -order, str(record.ended or ""), str(path))
-    found = Found(path, record.stage, record.id, record.status, rank, facts, _outcome(record))
-    key = record.stage, record.id
-    before = collection.found.get(key)
+def _add(collection: Collection, entry: Entry, path: Path, order: int) -> None:
+    if entry["digest"]:
+        collection.settings[entry["digest"]] = ""  # filled in at the end, once each
+    stage, run, status = entry["stage"], entry["id"], entry["status"]
+    rank = (status == "done", -order, entry["ended"], str(path))
+    found = Found(path, stage, run, status, rank, entry["facts"], entry["outcome"])
+    before = collection.found.get((stage, run))
     collection.duplicates += before is not None
     if before is None or before.rank < rank:
-        collection.found[key] = found
+        collection.found[stage, run] = found
     if before is not None and before.outcome and found.outcome and before.outcome != found.outcome:
-        counts = collection.found[key].path
-        collection.conflicts.append(f"{record.stage}/{record.id}: {path} and {before.path} differ; {counts} counts")
+        counts = collection.found[stage, run].path
+        collection.conflicts.append(f"{stage}/{run}: {path} and {before.path} differ; {counts} counts")
 
 
 def _outcome(record: Record) -> str:
@@ -121,11 +160,6 @@ def _outcome(record: Record) -> str:
         return plain_hash({metric: record.metrics.get(metric) for metric in METRICS[record.stage]})
     backbone = record.artifacts.get("backbone") if isinstance(record.artifacts, dict) else None
     return str(backbone.get("sha256") or "") if isinstance(backbone, dict) else ""
-
-
-def _remember(collection: Collection, digest: str, record: Record) -> None:
-    if digest not in collection.settings:
-        collection.settings[digest] = json.dumps(flat(setting(record.config)))
 
 
 def _record_files(folder: Path, depth: int, faults: list[str]) -> Iterator[Path]:

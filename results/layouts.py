@@ -11,7 +11,7 @@ import pandas as pd
 
 from results import recipes
 from results.comparisons import marks
-from results.experiments import GROUP, Row, rows_of
+from results.experiments import GROUP, Row
 from results.grid import Cell, Column, Grid
 from results.leaderboard import Tables
 from results.published import NOT_RUN, Published
@@ -149,7 +149,7 @@ Line = tuple[Setting, dict[Place, Cell], str]
 def _published_rows(layout: Layout, tables: Tables, published: Published) -> tuple[list[Line], list[str]]:
     """The published rows of a layout, and the sources to which their last cells refer."""
     names = {theirs: ours for ours, theirs in published.map["datasets"].items()} | {"VOC07+12": "voc"}
-    run = {(row["recipe"], board.stage) for board in tables.leaderboards for row in rows_of(board.table)}
+    run = {(row["recipe"], board.stage) for board in tables.leaderboards for row in board.rows}
     lines: dict[tuple[Setting, str], tuple[dict[Place, Cell], set[str]]] = {}
     sources: dict[str, int] = {}
     for row, values in published.rows:
@@ -233,7 +233,7 @@ def _experiments(place: Place, tables: Tables) -> tuple[list[Row], list[str]]:
         here = (board.dataset, board.stage) == (place.dataset, place.stage)
         if not here or not board.protocol.endswith(place.protocol or ""):
             continue
-        for row in rows_of(board.table):
+        for row in board.rows:
             if pd.isna(row[f"{place.metric}_mean"]) or place.epochs not in (None, str(row["epochs"])):
                 continue
             wanted = (recipes.content(row["recipe"]).get("evaluation") or {}).get(board.stage)
@@ -266,7 +266,7 @@ def _costs(tables: Tables) -> Grid:
     """What a result costs, pretraining and its evaluations; an experiment a row, the cheapest first."""
     experiments: dict[tuple[str, ...], list[tuple[str, Row]]] = {}
     for board in tables.leaderboards:
-        for row in rows_of(board.table):
+        for row in board.rows:
             experiments.setdefault(tuple(row[name] for name in GROUP[:3]), []).append((board.stage, row))
     names = ("wall h", "GPU h", "CPU h", "energy kWh")
     columns = [Column("method", numeric=False), Column("epochs"), *(Column(name, "pretraining") for name in names)]

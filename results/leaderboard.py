@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from results import comparisons
 from results.collect import PRETRAIN, Collection, Found
 from results.comparisons import pairwise
 from results.content import content_hash
-from results.experiments import GROUP, ranked, rows_of
+from results.experiments import GROUP, Row, ranked, rows_of
 from results.flags import FOREIGN, MISSING
 from results.published import Published
 from results.rows import COLUMNS, FROM_CELL, HEADLINES, Facts
@@ -34,6 +35,11 @@ class Leaderboard:
     table: pd.DataFrame
     pairs: pd.DataFrame
     """How the best of them compare, pair by pair: rows of `comparisons.csv`."""
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Those of `table`, as dicts."""
+        return rows_of(self.table)
 
     @property
     def headlines(self) -> tuple[str, ...]:
@@ -57,7 +63,7 @@ class Tables:
     @property
     def stale(self) -> list[str]:
         """A line for each experiment of which this checkout has another method, augmentation or protocol now."""
-        rows = ((board, row) for board in self.leaderboards for row in rows_of(board.table) if row["stale"])
+        rows = ((board, row) for board in self.leaderboards for row in board.rows if row["stale"])
         return [f"{board.name}: {comparisons.label(row)}: {row['stale']} changed since" for board, row in rows]
 
     @property

@@ -7,7 +7,6 @@ import pandas as pd
 import yaml
 
 from results.commands import repeat
-from results.experiments import rows_of
 from results.leaderboard import Tables
 from results.record import Record
 from results.rows import HEADLINES, at, flat, views_text
@@ -143,7 +142,7 @@ def _spread(row: dict[str, Any], metric: str) -> str:
 
 def _experiment(tables: Tables, record: Record) -> list[tuple[Any, dict[str, Any]]]:
     own = set(tables.runs.config[tables.runs.parent == record.id])
-    return [(board, row) for board in tables.leaderboards for row in rows_of(board.table) if row["config"] in own]
+    return [(board, row) for board in tables.leaderboards for row in board.rows if row["config"] in own]
 
 
 def _setting(record: Record) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from results import recipes
 from results.rows import Facts
+from results.yaml_file import read_yaml
 
 CSV, MAP = Path(__file__).with_name("published.csv"), Path(__file__).with_name("published_map.yaml")
 EQUAL, DIFFERENT, UNSTATED = "equal", "different", "not stated"
@@ -69,9 +70,7 @@ class Published:
 
     @cached_property
     def map(self) -> dict[str, Any]:
-        import yaml
-
-        loaded: dict[str, Any] = yaml.safe_load(self.names.read_text())
+        loaded: dict[str, Any] = read_yaml(self.names)
         return loaded
 
     @cached_property
@@ -114,15 +113,25 @@ class Published:
         """
         matches = (
             Match(published["method"], published["source"], values, fields)
-            for published, values in self.experiments
+            for published, values in self._on(ours["dataset"])
             if metric in values and (fields := self._compare(ours, method_config, published)) is not None
         )
         return min(matches, key=lambda match: match.rank, default=None)
 
+    def _on(self, dataset: Any) -> list[tuple[dict[str, str], dict[str, float]]]:
+        """The published experiments on our `dataset`."""
+        name = self.map["datasets"].get(dataset)
+        return self._by_dataset.get(name, []) if name else []
+
+    @cached_property
+    def _by_dataset(self) -> dict[str, list[tuple[dict[str, str], dict[str, float]]]]:
+        found: dict[str, list[tuple[dict[str, str], dict[str, float]]]] = {}
+        for setting, values in self.experiments:
+            found.setdefault(setting["dataset"], []).append((setting, values))
+        return found
+
     def _compare(self, ours: Facts, method_config: Mapping[str, str], theirs: dict[str, str]) -> dict[str, str] | None:
-        """How each field agrees; None where the published row is of another method, dataset or protocol."""
-        if theirs["dataset"] != self.map["datasets"].get(ours["dataset"]):
-            return None
+        """How each field agrees with a row on our dataset; None where that is of another method or protocol."""
         entry = self._protocol(f"{ours['stage']}-{ours['protocol']}", theirs)
         if entry is None or not self._is_method(theirs["method"], ours["method"], method_config):
             return None

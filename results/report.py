@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from results.aggregate import RECORDS, RESULTS, tables_of
+from results.aggregate import CACHE, RECORDS, RESULTS, tables_of
 from results.command import UserError, run_command
 from results.content import write_atomically
 from results.record import runs_root
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from results.report_page import page
 
     roots = options.runs or [runs_root()]
-    tables = tables_of([*roots, RESULTS / RECORDS])
+    tables = tables_of([*roots, RESULTS / RECORDS], RESULTS / CACHE)
     if tables.runs.empty:
         raise UserError(f"no evaluation has ended in {', '.join(map(str, roots))}: there is nothing to report yet")
     content = page(tables, options.most, options.views).encode()

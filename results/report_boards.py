@@ -57,7 +57,7 @@ def _table(board: Leaderboard, palette: Palette) -> str:
     known = any(board.table[f"{metric}_published"].notna().any() for metric in board.headlines)
     heads = [("experiment", False), *((f"{TITLES[metric]} %", True) for metric in board.headlines), ("n", True)]
     heads += [("rank", True), ("to the best", True), *([("published", False)] if known else []), ("cost", True)]
-    rows = [(_words(row, board), _cells(row, board, palette, known)) for row in rows_of(board.table)]
+    rows = [(_words(row, board), _cells(row, board, palette, known)) for row in board.rows]
     return table([*heads, ("doubts", False)], rows)
 
 

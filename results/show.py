@@ -52,7 +52,7 @@ def _overview(boards: list[Leaderboard]) -> Table:
     cells: dict[tuple[str, ...], dict[int, str]] = {}
     first: dict[tuple[str, ...], Row] = {}
     for i, (board, metric) in enumerate(columns):
-        for row in rows_of(board.table):
+        for row in board.rows:
             experiment = tuple(row[name] for name in key)
             first.setdefault(experiment, row)
             before = cells.setdefault(experiment, {}).get(i)

@@ -108,7 +108,7 @@ class Pairs:
         adjusted[upper] = holm(self.p[upper])
         return np.where(np.isnan(adjusted), adjusted.T, adjusted)
 
-    @property
+    @cached_property
     def half_width(self) -> Floats:
         """Half the 95 % interval of `difference`, by itself."""
         from scipy.special import stdtrit

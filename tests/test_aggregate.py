@@ -2,12 +2,14 @@
 
 import csv
 import json
+import os
 import random
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results import recipes, sources, stale
+from results import collect, recipes, sources, stale
 from results.aggregate import aggregate, main, render, tables_of
+from results.collect import read_proven
 from results.command import UserError
 from results.content import canonical, file_hash, run_id
 from results.files import csv_bytes
@@ -520,6 +523,64 @@ def test_without_any_evaluation_nothing_is_changed(records: Records, tmp_path: P
     with pytest.raises(UserError, match=r"no evaluation has ended.*1 pretrain running"):
         aggregate([records.root], tmp_path / "out")
     assert contents(tmp_path / "out") == {"leaderboard_x.csv": b"kept"}
+
+
+# --- again ----------------------------------------------------------------------------------------------------------
+
+
+def _old(root: Path) -> None:
+    """As if all records had been written a minute ago: what is being written now is not remembered."""
+    for path in root.rglob("run.json"):
+        os.utime(path, (time.time() - 60, time.time() - 60))
+
+
+def _reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Paths of the records that are read from now on."""
+    read: list[Path] = []
+    monkeypatch.setattr(collect, "read_proven", lambda path: read.append(path) or read_proven(path))
+    return read
+
+
+def test_the_second_time_only_what_has_changed_is_read(
+    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _some(records)
+    broken = records.root / "linear" / "half-s0-0123456789ab"
+    broken.mkdir()
+    (broken / "run.json").write_text("{")
+    _old(records.root)
+    first = aggregate([records.root], tmp_path / "out")
+    before, read = contents(tmp_path / "out"), _reads(monkeypatch)
+    second = aggregate([records.root], tmp_path / "out")
+    assert read == []
+    assert contents(tmp_path / "out") == before
+    assert (second.faults, second.sources) == (first.faults, first.sources)
+    assert len(second.faults) == 1
+    changed = records.evaluate(records.pretrain("intl", 0), {"top1": 99.0})
+    aggregate([records.root], tmp_path / "out")
+    assert {path.parent.name for path in read} == {changed, records.pretrain("intl", 0)}
+    assert "99.0" in (tmp_path / "out" / "runs.csv").read_text()
+    shutil.rmtree(records.root / "knn")
+    assert "knn" not in {board.stage for board in aggregate([records.root], tmp_path / "out").leaderboards}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"code": "x"}', '{"code": "x", "entries": 3}'])
+def test_a_damaged_cache_or_one_of_other_code_is_not_used(records: Records, tmp_path: Path, content: str) -> None:
+    records.cell("intl", 0, 70.0)
+    _old(records.root)
+    aggregate([records.root], tmp_path / "out")
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / ".collected.json").write_text(content)
+    aggregate([records.root], tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_check_reads_everything(records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records.cell("intl", 0, 70.0)
+    main([str(records.root), "--out", str(tmp_path / "out"), "--publish", "--quiet"])
+    read = _reads(monkeypatch)
+    main(["--out", str(tmp_path / "out"), "--check"])
+    assert len(read) == 2
 
 
 # --- shown ----------------------------------------------------------------------------------------------------------
