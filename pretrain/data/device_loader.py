@@ -1,8 +1,8 @@
 """Views of a small set that lives on the device as uint8, cut in batches as products with matrices.
 
 A crop with its antialiased resize and flip is linear in rows and in columns: view = R image C^T, with one R [S, H] and
-one C [S, W] an image, whose rows are the weights of Pillow's filter. The products are exact up to float32, so views
-agree with the other loaders' within 1 level.
+one C [S, W] an image, whose rows are the weights of Pillow's filter. The sums are exact (see `exact`), so that a view
+does not depend on the batch around it; it agrees with the other loaders' within 1 level.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,13 @@ from torch import Tensor
 
 from pretrain.data import RawBatch, draws
 from pretrain.data.beton_images import BetonImages
+from pretrain.data.colour_batched import recolour
 from pretrain.data.draws import Floats, Integers
+from pretrain.data.exact import BITS, BITS_CUBIC, resample, whole_weights
 from pretrain.data.folder_loader import ImageFiles
 from pretrain.data.manifest import Manifest
 from pretrain.data.plan import Plan
-from pretrain.data.render import Rendered, pool
+from pretrain.data.render import Rendered, pinned, pool
 from results.command import UserError
 
 MOST_BYTES = 4 << 30
@@ -34,22 +36,24 @@ class DeviceSource:
         self.images = images.to(device)
 
     def stream(self, batches: Sequence[Integers], epoch: int) -> Iterator[Rendered]:
+        """The batches. The host draws their parameters and goes on: nothing waits for the device."""
         height, width = self.images.shape[2:]
         for index in batches:
             sides = np.full(len(index), height), np.full(len(index), width)
             table = self.plan.table(epoch, index, *sides)
-            images = self.images[torch.from_numpy(index).to(self.device)].float()
-            views = [
-                resized_crops(images, table[:, view], int(size), bool(cubic))
-                for view, (size, cubic) in enumerate(zip(self.plan.sizes, self.plan.cubic, strict=True))
-            ]
-            batch = RawBatch(views, torch.from_numpy(index), torch.from_numpy(self.label[index]))
-            yield Rendered(batch, table)
+            chosen = pinned(index)
+            images = self.images[chosen.to(self.device, non_blocking=True)]
+            views = [self._view(images, table[:, view], view) for view in range(len(self.plan.sizes))]
+            yield Rendered(RawBatch(views, chosen, pinned(self.label[index])), table)
+
+    def _view(self, images: Tensor, table: Floats, view: int) -> Tensor:
+        images = recolour(images, table) if self.plan.before_crop else images
+        return resized_crops(images.float(), table, int(self.plan.sizes[view]), bool(self.plan.cubic[view]))
 
 
 def resized_crops(images: Tensor, table: Floats, size: int, cubic: bool) -> Tensor:
     """Views uint8 [B, 3, size, size] of images float [B, 3, H, W] in levels, as `table` [B, PARAMETERS] says."""
-    given = torch.from_numpy(table).to(images.device, non_blocking=True)
+    given = pinned(table).to(images.device, non_blocking=True)
     rows = _resize_matrix(
         given, draws.TOP, draws.HEIGHT, draws.FULL_HEIGHT, draws.WINDOW_TOP, images.shape[2], size, cubic
     )
@@ -57,14 +61,14 @@ def resized_crops(images: Tensor, table: Floats, size: int, cubic: bool) -> Tens
         given, draws.LEFT, draws.WIDTH, draws.FULL_WIDTH, draws.WINDOW_LEFT, images.shape[3], size, cubic
     )
     columns = torch.where(given[:, draws.FLIP, None, None] != 0, columns.flip(1), columns)
-    views = rows[:, None] @ images @ columns[:, None].transpose(2, 3)
-    return views.add_(0.5).clamp_(0, 255).to(torch.uint8, memory_format=torch.channels_last)
+    views = resample(images, rows, columns, BITS_CUBIC if cubic else BITS)
+    return views.to(torch.uint8, memory_format=torch.channels_last)
 
 
 def _resize_matrix(
     table: Tensor, start: int, length: int, full: int, window: int, side: int, size: int, cubic: bool
 ) -> Tensor:
-    """float32 [B, size, side]: weights of a column's (or row's) places in each new place; names columns of `table`."""
+    """`whole_weights` [B, size, side] of a column's (or row's) places in each new place; names columns of `table`."""
     box_start, box_length, new_length, first = (table[:, n, None, None] for n in (start, length, full, window))
     scale = box_length / new_length
     stretch = scale.clamp(min=1)
@@ -73,8 +77,7 @@ def _resize_matrix(
     centre = scale * (first + new + 0.5)
     distance = (place + 0.5 - centre).abs() / stretch
     weight = _cubic(distance) if cubic else (1 - distance).clamp(min=0)
-    weight = weight * ((place >= 0) & (place < box_length))
-    return (weight / weight.sum(2, keepdim=True)).float()
+    return whole_weights(weight * ((place >= 0) & (place < box_length)), BITS_CUBIC if cubic else BITS)
 
 
 def _cubic(distance: Tensor) -> Tensor:
