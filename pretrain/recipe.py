@@ -66,6 +66,9 @@ class Colour:
     solarize_p: float | list[float] = 0.0
     solarize_threshold: int = 128
     invert_p: float | list[float] = 0.0
+    before_crop: bool = added(False)
+    """All of it on the whole image, before a view is cut from it: then contrast turns about the image's mean, not the
+    crop's. Needs loader=device, or placement=loader."""
 
 
 @strict
@@ -76,7 +79,11 @@ class Data:
     colour: Colour = field(default_factory=Colour)
     loader: Literal["ffcv", "folder", "device"] = "ffcv"
     placement: Literal["auto", "loader", "accelerator"] = "auto"
-    """Where photometric augmentation runs; auto is the loader for `ffcv` and `folder`, the accelerator for `device`."""
+    """Where photometric augmentation runs; auto is the accelerator for `device`, and for `ffcv` and `folder` what
+    `python -m pretrain.data measure` has found for these views, or else the loader."""
+    shuffle_window: int | None = added(None)
+    """Images are shuffled among so many (see `draws.shuffled_in_windows`), for a beton larger than memory; None is
+    among all."""
 
 
 @strict

@@ -4,6 +4,7 @@ Bit-exact resumption rests on three rules. Views are functions of (seed, epoch, 
 draws comes from generators that are seeded anew from (seed, step, rank). All else is in the checkpoint.
 """
 
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from pretrain import resume
 from pretrain.checkpoint import write_backbone
 from pretrain.data import RawBatch, make_loader, placement_of
 from pretrain.data.manifest import Manifest, read_manifest
+from pretrain.data.preflight import look_ahead
 from pretrain.diagnostics.probe import Probe, headline, keep
 from pretrain.distributed import World, convert_sync_bn
 from pretrain.evaluate.features import Normalise
@@ -115,6 +117,8 @@ class Trainer:
     def fit(self, run: Run | None) -> None:
         """Trains to the end. `run` is the record's keeper, on rank 0 only."""
         epochs = self.recipe.schedule.epochs if self.method.trains else 0
+        if run and epochs:
+            self._look_ahead(run)
         place = self._resume(run)
         with StopRequest(acts=run is not None) as stop:
             for epoch in range(place // self.steps_per_epoch, epochs):
@@ -126,7 +130,7 @@ class Trainer:
                 for step, raw in self.meter.timed(
                     self.loader.epoch(epoch, first), epoch * self.steps_per_epoch + first
                 ):
-                    self._step(raw, step, epochs * self.steps_per_epoch)
+                    self.step(raw, step, epochs * self.steps_per_epoch)
                     if run and (step + 1) % self.steps_per_epoch:
                         self._save_if_due(run, step + 1, stop, self.recipe.machine.checkpoint_minutes)
                 place = (epoch + 1) * self.steps_per_epoch
@@ -136,7 +140,14 @@ class Trainer:
         if run:
             self._finish(run)
 
-    def _step(self, raw: RawBatch, step: int, total: int) -> None:
+    def _look_ahead(self, run: Run) -> None:
+        """Tells how the data will be read and how fast, and keeps it in the record."""
+        seen = look_ahead(self.recipe, self.loader)
+        run.record.data["reading"] = seen.facts
+        print(seen.text, file=sys.stderr, flush=True)
+
+    def step(self, raw: RawBatch, step: int, total: int) -> None:
+        """Step number `step` of `total`, on the batch `raw`."""
         torch.manual_seed(derive_seed(self.recipe.seed, step, self.world.rank))
         self.method.step, self.method.epoch = step, step // self.steps_per_epoch
         self.method.progress = step / total
@@ -158,7 +169,8 @@ class Trainer:
 
     def _on_device(self, raw: RawBatch) -> Batch:
         views = [self.normalise(view.to(self.device, non_blocking=True)) for view in raw.views]
-        return Batch(views, raw.index.to(self.device), raw.label.to(self.device))
+        index, label = (values.to(self.device, non_blocking=True) for values in (raw.index, raw.label))
+        return Batch(views, index, label)
 
     def _autocast(self) -> Any:
         dtype = AUTOCAST.get(self.recipe.precision)
@@ -273,6 +285,7 @@ def _open_run(recipe: Recipe, manifest: Manifest, cell: dict[str, Any]) -> Run:
             "augmentation": augmentation_hash(),
             "data": manifest.content_hash,
         },
+        data={"manifest": manifest.summary},
         gpus=recipe.world_size if recipe.device == "cuda" else 0,
         command=" ".join(["python -m pretrain", recipe.name, *overrides, f"seed={recipe.seed}"]),
     )

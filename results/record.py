@@ -61,6 +61,8 @@ class Record:
     """What the run is called: "recipe", "method", "seed", "dataset", and where they apply "sweep", "protocol", ..."""
     hashes: dict[str, str | None] = field(default_factory=dict)
     """Of what makes the row doubtful when it changes later: "method" (its file), "data", "protocol", "augmentation"."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """What the run saw: "manifest" (source, counts, hashes, how it was written), "reading" (see `data.preflight`)."""
     parents: list[str] = field(default_factory=list)
     """Ids of the records this one builds on; the first is the pretraining."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -144,6 +146,7 @@ class Run:
         *,
         cell: dict[str, Any],
         hashes: dict[str, str | None] | None = None,
+        data: dict[str, Any] | None = None,
         parents: list[str] | None = None,
         gpus: int = 0,
         folder: Path | None = None,
@@ -159,6 +162,7 @@ class Run:
             config=resolved,
             cell=cell,
             hashes=hashes or {},
+            data=data or {},
             parents=parents or [],
             cost={"wall_s": 0.0, "gpu_s": 0.0, "energy_kwh": None, "restarts": 0},
             command=command or shlex.join(["python", *map(_shown, sys.orig_argv[1:])]),

@@ -47,6 +47,8 @@ class ViewLoader(Protocol):
 def placement_of(data: "Data", device: str) -> Placement:
     """Where photometric augmentation runs: chosen once per cell, and part of its identity.
 
+    Left to us (auto), it is what was measured for these views (`python -m pretrain.data measure`), or else the loader.
+
     Args:
         device: "cpu" or "cuda"; on a CPU, `ffcv` and `folder` augment in the loader, whatever is asked for.
     """
@@ -54,7 +56,17 @@ def placement_of(data: "Data", device: str) -> Placement:
         if data.placement == "loader":
             raise UserError("data.placement: loader=device augments where its images are; use auto or accelerator")
         return "accelerator"
-    return "accelerator" if data.placement == "accelerator" and device != "cpu" else "loader"
+    if data.colour.before_crop:
+        if data.placement == "accelerator":
+            raise UserError("data.placement: colour.before_crop needs the loader (or loader=device)")
+        return "loader"
+    if device == "cpu" or data.placement == "loader":
+        return "loader"
+    if data.placement == "auto":
+        from pretrain.data.placement import measured_placement
+
+        return measured_placement(data) or "loader"
+    return "accelerator"
 
 
 def make_loader(
@@ -104,7 +116,8 @@ def training_loader(
     source = _source(data.loader, manifest, split, plan, workers, device)
     if indices is not None:
         return Loader(source, ShuffledPart(seed, indices, batch), device)
-    return Loader(source, ShuffledOrder(seed, len(source.label), batch, rank, world_size), device)
+    order = ShuffledOrder(seed, len(source.label), batch, rank, world_size, data.shuffle_window)
+    return Loader(source, order, device)
 
 
 def evaluation_batches(

@@ -17,6 +17,7 @@ EPILOG = """examples:
   python -m pretrain.data subset imagenet1k imagenet100 --classes imagenet100.txt
   python -m pretrain.data subset cifar10 cifar10-400 --per-class 400
   python -m pretrain.data show sample/intl --out views.png
+  python -m pretrain.data preflight imagenet1k/intl-100ep machine.workers=8
 Datasets lie in $WHITEBENCH_DATA (./data where that is not set), one folder each."""
 
 
@@ -40,16 +41,28 @@ def _parser() -> argparse.ArgumentParser:
     _add_workers(verify)
     verify.set_defaults(run=_verify)
     show = commands.add_parser("show", help="a picture of the views that a recipe makes")
-    show.add_argument("recipe", help="e.g. sample/intl")
-    show.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.dataset=mine")
+    _add_recipe(show)
     show.add_argument("--out", type=Path, default=Path("views.png"), metavar="FILE.png", help="default: %(default)s")
     show.add_argument("--images", type=int, default=8, metavar="N", help="rows; default: %(default)s")
     show.add_argument("--epoch", type=int, default=0, metavar="E")
     show.set_defaults(run=_show)
+    preflight = commands.add_parser("preflight", help="will this machine feed the recipe: memory, cores, images/s")
+    _add_recipe(preflight)
+    preflight.set_defaults(run=_preflight)
+    measure = commands.add_parser("measure", help="where colour runs quicker, loader or accelerator: keeps the answer")
+    _add_recipe(measure)
+    measure.add_argument("--steps", type=_positive, default=30, metavar="N", help="timed; default: %(default)s")
+    measure.add_argument("--force", action="store_true", help="also where it was measured before")
+    measure.set_defaults(run=_measure)
     sample = commands.add_parser("sample", help="make the built-in sample (sample and sample-det)")
     sample.add_argument("--force", action="store_true", help="also where it is there already")
     sample.set_defaults(run=_sample)
     return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="e.g. sample/intl")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.dataset=mine")
 
 
 def _add_write(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +82,7 @@ def _add_write(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quality", type=_quality, default=95, metavar="Q", help="of what is re-encoded; default: %(default)s"
     )
+    parser.add_argument("--raw", action="store_true", help="keep pixels in place of JPEGs: faster, and much larger")
     parser.add_argument(
         "--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of the channels, in 0..1; default: by name"
     )
@@ -138,7 +152,7 @@ def _write(options: argparse.Namespace) -> None:
             splits=dict(_split(text) for text in options.splits) if options.splits else None,
             classes=_class_list(options.classes) if options.classes else None,
             val_fraction=options.val_fraction,
-            settings=WriteSettings(options.max_side, options.quality),
+            settings=WriteSettings(options.max_side, options.quality, options.raw),
             statistics=(tuple(options.mean), tuple(options.std)) if options.mean else None,
             workers=options.workers,
             skip_bad=options.skip_bad,
@@ -182,6 +196,20 @@ def _show(options: argparse.Namespace) -> None:
 
     write_contact_sheet(load(options.recipe, options.overrides), options.out, options.images, options.epoch)
     print(f"{options.out}: each row an image, and the views made of it")
+
+
+def _preflight(options: argparse.Namespace) -> None:
+    from pretrain.data.preflight import look_ahead
+    from pretrain.recipe import load
+
+    print(look_ahead(load(options.recipe, options.overrides)).text)
+
+
+def _measure(options: argparse.Namespace) -> None:
+    from pretrain.data.placement import measure
+    from pretrain.recipe import load
+
+    print(measure(load(options.recipe, options.overrides), options.steps, options.force))
 
 
 def _sample(options: argparse.Namespace) -> None:

@@ -1,9 +1,11 @@
 """Writes datasets: images of a folder, or of another dataset, as betons with a manifest, verified by reading back.
 
 Everything is written into a hidden folder inside its place and moved when it is whole, the manifest last: whatever
-stops a write, a dataset is there or it is not.
+stops a write, a dataset is there or it is not. What a killed write left is cleared away by the next, which starts anew;
+two at once into one place are refused.
 """
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +22,8 @@ from results.command import UserError
 
 ORIGINAL = WriteSettings()
 """Every image as it is."""
+WRITING = ".writing"
+"""The hidden folder inside a dataset's place."""
 
 
 def write_image_folder(
@@ -70,6 +74,11 @@ def write_subset(
 
     Classes are numbered in sorted order. `per_class`: see `sources.reduced`.
     """
+    if source.raw:
+        raise UserError(
+            f"{source.folder}: holds raw pixels; python -m pretrain.data write {source.source} {folder.name} "
+            "--raw --classes FILE makes a subset from the images"
+        )
     settings = WriteSettings(source.max_side, source.quality)  # nothing is left to reduce, but the manifest says it
     statistics = (source.mean, source.std)
     images = subset(source, source.classes if classes is None else classes)
@@ -119,6 +128,7 @@ def _write(
             source_splits=source.split_folders,
             mean=mean,
             std=std,
+            raw=settings.raw,
         )
         (folder / MANIFEST).unlink(missing_ok=True)  # from here on an old dataset is no more
         for path in place.iterdir():
@@ -131,14 +141,31 @@ def _write(
 def _workplace(folder: Path, size: int) -> Iterator[Path]:
     """A hidden folder in `folder` with room for `size` bytes; gone afterwards, and `folder` with it if that was new."""
     new = not folder.exists()
-    place = folder / f".writing-{os.getpid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / WRITING
+    with _alone_in(folder):
+        try:
+            shutil.rmtree(place, ignore_errors=True)  # of a write that was killed
+            place.mkdir()
+            free = shutil.disk_usage(place).free
+            if size > free:
+                raise UserError(f"{folder}: {size / 1e9:.1f} GB are needed there, {free / 1e9:.1f} GB are free")
+            yield place
+        except BaseException:
+            shutil.rmtree(folder if new else place, ignore_errors=True)
+            raise
+        place.rmdir()
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """A lock on the folder itself, which dies with its holder."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        place.mkdir(parents=True)
-        free = shutil.disk_usage(place).free
-        if size > free:
-            raise UserError(f"{folder}: {size / 1e9:.1f} GB are needed there, {free / 1e9:.1f} GB are free")
-        yield place
-    except BaseException:
-        shutil.rmtree(folder if new else place, ignore_errors=True)
-        raise
-    place.rmdir()
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another process is writing this dataset") from error
+        yield
+    finally:
+        os.close(handle)

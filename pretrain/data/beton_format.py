@@ -115,8 +115,21 @@ def _read_header(path: Path) -> np.void:
     if header["num_samples"] == 0:
         raise UserError(f"{path}: holds no images")
     if length != end or header["alloc_table_ptr"] < HEADER.itemsize:
-        raise UserError(f"{path}: cut short or damaged: {length} bytes where its header says {end}; write it again")
+        lost = _first_beyond(path, header, length)
+        where = f" (image {lost} is the first that is not whole)" if lost is not None else ""
+        raise UserError(
+            f"{path}: cut short or damaged: {length} bytes where its header says {end}{where}; write it again"
+        )
     return header
+
+
+def _first_beyond(path: Path, header: np.void, length: int) -> int | None:
+    """The first image, in the order of the dataset, that a file of `length` bytes does not hold whole, if any."""
+    count = min(int(header["num_samples"]), length // SAMPLE.itemsize)
+    places = np.fromfile(path, SAMPLE, count, offset=HEADER.itemsize + 2 * FIELD.itemsize)["image"]["data_ptr"]
+    ends = np.append(places[1:], header["alloc_table_ptr"])  # an image ends where the next begins, or before
+    beyond = np.flatnonzero(ends > length)
+    return int(beyond[0]) if len(beyond) else None
 
 
 class BetonWriter:
@@ -136,8 +149,8 @@ class BetonWriter:
         self._file = open(self.path, "wb")
         return self
 
-    def append(self, payload: bytes, height: int, width: int, label: int) -> None:
-        """Adds the JPEG `payload` of an image of these sides."""
+    def append(self, payload: bytes, height: int, width: int, label: int, mode: int = JPEG) -> None:
+        """Adds an image of these sides: `payload` is its JPEG, or its pixels where `mode` is RAW."""
         assert self._file is not None
         if len(payload) > self.page_size:
             raise UserError(f"an image of {len(payload)} bytes is larger than a page ({self.page_size} bytes)")
@@ -145,7 +158,7 @@ class BetonWriter:
             self._place = -(-self._place // self.page_size) * self.page_size  # an image does not cross pages
         self._file.seek(self._place)
         self._file.write(payload)
-        self._metadata[self._count] = ((JPEG, width, height, self._place), label)
+        self._metadata[self._count] = ((mode, width, height, self._place), label)
         self._table[self._count] = (self._count, self._place, len(payload))
         self._place += len(payload)
         self._count += 1

@@ -28,6 +28,11 @@ NO_BLUR, NO_SOLARIZE = 0.0, 256.0
 """SIGMA (of the blur, pixels) and SOLARIZE (a threshold) where there is none."""
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
+BLOCK = 16
+"""Neighbours in the file that stay together until a window is shuffled: 2 MB of ImageNet are read in one go."""
+_OF_IMAGES, _OF_BLOCKS = -1, -2
+"""In the place of a view, for the keys by which orders are drawn; no view has these numbers."""
+
 # Columns of the settings of a view, float64 [V, SETTINGS].
 _SCALE, _LOG_RATIO, _FLIP_P, _SIZE, _JITTER_P, _STRENGTH, _MIX_P, _GRAY_P, _BLUR_P, _SIGMA = (
     0,
@@ -83,9 +88,27 @@ def draw(seed: int, epoch: int, index: Integers, height: Integers, width: Intege
 
 def shuffled(seed: int, epoch: int, count: int) -> Integers:
     """The order in which an epoch visits `count` images: a permutation, int64 [count]."""
+    return np.argsort(_keys(seed, epoch, _OF_IMAGES, count), kind="stable")
+
+
+def shuffled_in_windows(seed: int, epoch: int, count: int, window: int) -> Integers:
+    """Such an order for a file larger than memory: int64 [count], and again a function of its arguments alone.
+
+    Blocks of BLOCK neighbours in the file come in random order; in the sequence of images that this makes, each
+    `window` images are shuffled among themselves. So at any time only the blocks of one window (and the ends of two)
+    are read from, and an epoch reads each block once, if memory holds a window. `window` >= `count` is `shuffled`.
+    """
+    blocks = np.argsort(_keys(seed, epoch, _OF_BLOCKS, -(-count // BLOCK)), kind="stable")
+    images = (BLOCK * blocks[:, None] + np.arange(BLOCK)).ravel()
+    images = images[images < count]
+    keys = _keys(seed, epoch, _OF_IMAGES, count)[images]
+    return images[np.lexsort((keys, np.arange(count) // window))]
+
+
+def _keys(seed: int, epoch: int, view: int, count: int) -> NDArray[np.uint64]:
     keys = np.empty(count, np.uint64)
-    _fill_keys(seed, epoch, keys)
-    return np.argsort(keys, kind="stable")
+    _fill_keys(seed, epoch, view, keys)
+    return keys
 
 
 @inner
@@ -113,9 +136,9 @@ def _draw_uniforms(key: Any, uniforms: Any) -> None:
 
 
 @kernel
-def _fill_keys(seed: int, epoch: int, keys: Any) -> None:
+def _fill_keys(seed: int, epoch: int, view: int, keys: Any) -> None:
     for index in range(len(keys)):
-        keys[index] = _key(seed, epoch, index, -1)  # no view has this number
+        keys[index] = _key(seed, epoch, index, view)
 
 
 @kernel

@@ -17,7 +17,7 @@ import torch
 from numba import types
 from numpy.typing import NDArray
 
-from pretrain.data.beton_format import JPEG, read_samples
+from pretrain.data.beton_format import JPEG, check_length, read_samples
 from pretrain.data.beton_images import undecodable
 from pretrain.data.draws import Integers
 from pretrain.data.jit import inner, kernel
@@ -62,6 +62,7 @@ class FfcvSource:
         """The batches (all of one size but the last), rendered ahead; closing the generator stops that."""
         if not batches:
             return
+        check_length(self.samples.path)  # a mapped file that was cut short meanwhile would end the process
         size = len(batches[0])
         if size not in self._loaders:
             self._loaders[size] = _Loader(self, size)

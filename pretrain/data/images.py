@@ -1,4 +1,4 @@
-"""From a file of any image format to the JPEG that a beton keeps: the original bytes wherever that can be."""
+"""From a file of any image format to what a beton keeps: the original bytes wherever that can be, or pixels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pretrain.data.beton_format import GREATEST_SIDE
+from pretrain.data.beton_format import GREATEST_SIDE, JPEG, RAW
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 KEPT_MODES = ("RGB", "L")
@@ -26,16 +26,20 @@ class WriteSettings:
     """The longer side is reduced to so many pixels where it exceeds them; None keeps every image as it is."""
     quality: int = 95
     """Of the JPEG where one has to be written."""
+    raw: bool = False
+    """Pixels are kept in place of a JPEG: nothing is left to decode, in files some 5 times as large."""
 
 
 @dataclass(frozen=True)
 class Prepared:
     payload: bytes
-    """A JPEG that the ffcv loader decodes."""
+    """A JPEG that the ffcv loader decodes, or pixels [height, width, 3]."""
     height: int
     width: int
     change: str | None
     """Why it does not hold the original bytes; None where it does."""
+    mode: int = JPEG
+    """Which of them, as a beton's `mode`."""
 
 
 def prepare(data: bytes, settings: WriteSettings) -> Prepared:
@@ -44,14 +48,30 @@ def prepare(data: bytes, settings: WriteSettings) -> Prepared:
     Raises:
         BadImage: it does not decode.
     """
+    if settings.raw:
+        pixels = _decoded_alike(data, settings.max_side)
+        height, width, _ = pixels.shape
+        return Prepared(pixels.tobytes(), height, width, "raw", RAW)
     with _opened(data) as picture:
         change = _change_needed(data, picture, settings)
         if change is None:
             return Prepared(data, picture.height, picture.width, None)
-        pixels = reduced(picture.convert("RGB"), settings.max_side)
+        smaller = reduced(picture.convert("RGB"), settings.max_side)
     out = BytesIO()
-    pixels.save(out, "JPEG", quality=settings.quality)
-    return Prepared(out.getvalue(), pixels.height, pixels.width, change)
+    smaller.save(out, "JPEG", quality=settings.quality)
+    return Prepared(out.getvalue(), smaller.height, smaller.width, change)
+
+
+def _decoded_alike(data: bytes, max_side: int | None) -> NDArray[np.uint8]:
+    """As `decode`, but where the ffcv loader would decode a JPEG with the very pixels that it would have."""
+    from pretrain.data.libjpeg import decode_jpeg, has_ffcv  # imports torch
+
+    with _opened(data) as picture:
+        if picture.format == "JPEG" and picture.mode in KEPT_MODES and has_ffcv():
+            pixels = decode_jpeg(data, picture.height, picture.width)
+            if pixels is not None:
+                return np.asarray(reduced(Image.fromarray(pixels), max_side))
+    return decode(data, max_side)
 
 
 def reduced(picture: Image.Image, max_side: int | None) -> Image.Image:

@@ -33,12 +33,14 @@ def inner(function: Callable[..., Any]) -> Any:
 def cache_folder() -> Path:
     """Beside the sources where that can be written, else among temporary files.
 
-    Named by the sources of this room: numba looks only at a kernel's own file, so that a kernel would survive a change
-    of one that it calls.
+    Named by the sources of all kernels: numba looks only at a kernel's own file, so that a kernel would survive a
+    change of one that it calls.
     """
     digest = hashlib.sha256()
     for source in sorted(HERE.glob("*.py")):
-        digest.update(source.read_bytes())
+        content = source.read_bytes()
+        if b"numba" in content or b"pretrain.data.jit" in content:
+            digest.update(content)
     name = f"kernels-{digest.hexdigest()[:16]}"
     beside = HERE / "__pycache__"
     try:

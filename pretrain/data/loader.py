@@ -5,7 +5,7 @@ from contextlib import closing
 from typing import Any, Protocol
 
 from pretrain.data import RawBatch
-from pretrain.data.draws import Integers, shuffled
+from pretrain.data.draws import Integers, shuffled, shuffled_in_windows
 from pretrain.data.plan import Plan
 from pretrain.data.render import Rendered
 from results.command import UserError
@@ -26,16 +26,26 @@ class Source(Protocol):
 class ShuffledOrder:
     """One permutation of all images an epoch; each global batch is split into one contiguous part a rank."""
 
-    def __init__(self, seed: int, count: int, batch: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self, seed: int, count: int, batch: int, rank: int = 0, world_size: int = 1, window: int | None = None
+    ) -> None:
+        """`window`: shuffled among so many images only; see `draws.shuffled_in_windows`."""
         if batch > count:
             raise UserError(f"batch: {batch} images are more than the dataset's {count}")
         if batch % world_size:
             raise UserError(f"batch: {batch} is not divisible by world_size={world_size}")
+        if window is not None and window < batch:
+            raise UserError(f"data.shuffle_window: {window} images are fewer than a batch of {batch}")
         self.seed, self.count, self.batch, self.rank, self.world_size = seed, count, batch, rank, world_size
+        self.window = count if window is None else window
         self.batches_per_epoch = count // batch
 
     def batches(self, epoch: int) -> list[Integers]:
-        order = shuffled(self.seed, epoch, self.count)[: self.batches_per_epoch * self.batch]
+        if self.window < self.count:
+            order = shuffled_in_windows(self.seed, epoch, self.count, self.window)
+        else:
+            order = shuffled(self.seed, epoch, self.count)
+        order = order[: self.batches_per_epoch * self.batch]
         return list(order.reshape(self.batches_per_epoch, self.world_size, -1)[:, self.rank])
 
 
@@ -78,7 +88,8 @@ class Loader:
 
     def _coloured(self, rendered: Rendered) -> RawBatch:
         """The batch, coloured on the accelerator where that is its place."""
-        if self.source.plan.placement == "loader":
+        plan = self.source.plan
+        if plan.placement == "loader" or plan.before_crop:
             return rendered.batch
         from pretrain.data.colour_batched import recolour
 

@@ -57,13 +57,32 @@ class Manifest:
     """Folder of each split below `source`; "" is `source` itself."""
     mean: Three
     std: Three
+    raw: bool = False
+    """Whether pixels are kept in place of JPEGs."""
 
     @cached_property
     def content_hash(self) -> str:
         """Of the images, labels, order, and how they were written and are normalised; not of files, paths or names."""
         images = {name: [split.count, split.content_sha256] for name, split in self.splits.items()}
         how = {"max_side": self.max_side, "quality": self.quality, "mean": self.mean, "std": self.std}
-        return content_hash({"splits": images, **how})
+        return content_hash({"splits": images, **how, **({"raw": True} if self.raw else {})})
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What a record says of its data: source (its name alone), counts, hashes, how it was written."""
+        splits = {
+            name: {key: value for key, value in asdict(split).items() if key != "beton"}
+            for name, split in self.splits.items()
+        }
+        return {
+            "dataset": self.dataset,
+            "source": Path(self.source).name,
+            "classes": len(self.classes),
+            "splits": splits,
+            "written": {"max_side": self.max_side, "quality": self.quality, "raw": self.raw},
+            "normalised": {"mean": self.mean, "std": self.std},
+            "content_hash": self.content_hash,
+        }
 
     def split(self, name: str) -> Split:
         if name not in self.splits:
@@ -137,7 +156,8 @@ def _parsed(raw: Any, folder: Path, path: Path) -> Manifest:
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         raise UserError(f"{path}: not a manifest of schema {SCHEMA}; write the dataset again")
     try:
-        known = {field.name: raw[field.name] for field in fields(Manifest) if field.name != "folder"}
+        known = {field.name: raw[field.name] for field in fields(Manifest) if field.name not in ("folder", "raw")}
+        known["raw"] = raw.get("raw", False)  # manifests of before know JPEGs only
         known["splits"] = {name: Split(**split) for name, split in known["splits"].items()}
         for key in ("classes", "mean", "std"):
             known[key] = tuple(known[key])

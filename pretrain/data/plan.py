@@ -20,6 +20,8 @@ class Plan(Protocol):
     cubic: NDArray[np.bool_]
     """Whether each view is interpolated bicubically, [V]; else bilinearly."""
     placement: Placement
+    before_crop: bool
+    """Whether colour is applied to the whole image, and views are cut from that."""
 
     def table(self, epoch: int, index: Integers, height: Integers, width: Integers) -> Floats:
         """Parameters of the views (see `draws`), float64 [B, V, PARAMETERS], of B images of these sides."""
@@ -37,6 +39,7 @@ class TrainingPlan:
         views = [group for group in self.groups for _ in range(group.count)]
         self.sizes = np.array([view.size for view in views], np.int64)
         self.cubic = np.array([view.interpolation == "bicubic" for view in views])
+        self.before_crop = self.colour.before_crop
         self._settings = draws.settings_of(self.groups, self.colour)
 
     def table(self, epoch: int, index: Integers, height: Integers, width: Integers) -> Floats:
@@ -55,6 +58,7 @@ class EvaluationPlan:
             raise UserError(f"evaluation: a crop of {self.crop} pixels does not fit a shorter side of {self.resize}")
         self.sizes, self.cubic = np.array([self.crop], np.int64), np.array([False])
         self.placement: Placement = "loader"
+        self.before_crop = False
 
     def table(self, epoch: int, index: Integers, height: Integers, width: Integers) -> Floats:
         table = np.zeros((len(index), 1, draws.PARAMETERS))

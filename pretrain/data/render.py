@@ -48,8 +48,10 @@ class Views(NamedTuple):
     """Side of each view, [V]."""
     cubic: NDArray[np.bool_]
     """Whether each is interpolated bicubically, [V]."""
-    coloured: bool
-    """Whether the photometric operations are applied here."""
+    image_coloured: bool
+    """Whether the photometric operations are applied here to the image, before a view is cut from it."""
+    view_coloured: bool
+    """Whether they are applied here to the view."""
     pixels: NDArray[np.uint8]
     """All views, one after the other, each [B, S_v, S_v, 3]."""
     offsets: Integers
@@ -64,7 +66,8 @@ class Rendering:
         lengths = 3 * len(index) * plan.sizes**2
         self._block = torch.empty(int(lengths.sum()), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
         coloured = plan.placement == "loader"
-        self.views = Views(table, plan.sizes, plan.cubic, coloured, self._block.numpy(), np.cumsum(lengths) - lengths)
+        when = coloured and plan.before_crop, coloured and not plan.before_crop
+        self.views = Views(table, plan.sizes, plan.cubic, *when, self._block.numpy(), np.cumsum(lengths) - lengths)
         self._parts: list[Future[None]] = []
 
     def start(self, part: Callable[[int, int], None]) -> "Rendering":
@@ -79,8 +82,7 @@ class Rendering:
         """Waits for all parts; raises the first exception of any."""
         for part in self._parts:
             part.result()
-        batch = RawBatch(self._tensors(), torch.from_numpy(self.index), torch.from_numpy(self.label))
-        return Rendered(batch, self.views.table)
+        return Rendered(RawBatch(self._tensors(), pinned(self.index), pinned(self.label)), self.views.table)
 
     def cancel(self) -> None:
         for part in self._parts:
@@ -93,9 +95,16 @@ class Rendering:
         return [block.view(shape).permute(0, 3, 1, 2) for block, shape in zip(blocks, shapes, strict=True)]
 
 
+def pinned(values: NDArray[Any]) -> torch.Tensor:
+    """As a tensor from which an accelerator can copy while the host goes on."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory() if torch.cuda.is_available() else tensor
+
+
 @kernel
 def render_views(image: Any, views: Any, number: int) -> None:
     """Fills the views of image `number` of the batch from its pixels, uint8 [H, W, 3]."""
+    coloured = np.empty(image.shape if views.image_coloured else (0, 0, 3), np.uint8)
     for view in range(len(views.sizes)):
         row, size = views.table[number, view], views.sizes[view]
         start = views.offsets[view] + number * 3 * size * size
@@ -103,6 +112,11 @@ def render_views(image: Any, views: Any, number: int) -> None:
         box = (int(row[_TOP]), int(row[_LEFT]), int(row[_HEIGHT]), int(row[_WIDTH]))
         full = (int(row[_FULL_HEIGHT]), int(row[_FULL_WIDTH]))
         window = (int(row[_WINDOW_TOP]), int(row[_WINDOW_LEFT]))
-        resized_crop(image, box, full, window, row[_FLIP] != 0, views.cubic[view], out)
-        if views.coloured:
+        if views.image_coloured:
+            coloured[:] = image
+            recolour(coloured, row)
+            resized_crop(coloured, box, full, window, row[_FLIP] != 0, views.cubic[view], out)
+        else:
+            resized_crop(image, box, full, window, row[_FLIP] != 0, views.cubic[view], out)
+        if views.view_coloured:
             recolour(out, row)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pretrain.data.beton_format import JPEG, BetonWriter, Samples, page_size_for, read_samples
-from pretrain.data.images import BadImage, Prepared, WriteSettings, prepare
+from pretrain.data.images import BadImage, Prepared, WriteSettings, prepare, size_of
 from pretrain.data.manifest import Split
 from pretrain.data.sources import Item
 from results.command import UserError
@@ -65,11 +65,11 @@ class SplitWriter:
                 where = f"{self.split}/{item.name}"
                 raise UserError(f"{where}: does not decode ({error}); --skip-bad leaves such images out") from error
 
-        with BetonWriter(self.path, len(items), page_size_for(2 * max(item.size for item in items))) as beton:
+        with BetonWriter(self.path, len(items), page_size_for(self._largest(items, settings))) as beton:
             images = in_order(self.pool, prepared, items, lambda *done: self.progress(f"write {self.split}", *done))
             for item, image in zip(items, images, strict=True):
                 if image is not None:
-                    beton.append(image.payload, image.height, image.width, item.label)
+                    beton.append(image.payload, image.height, image.width, item.label, image.mode)
                     self._note(item, image)
         if not self._written:
             raise UserError(f"{self.split}: none of its {len(items)} images decodes")
@@ -82,6 +82,13 @@ class SplitWriter:
             "".join(f"{item.name}\n" for item in self._written), errors="surrogateescape"
         )
         return split
+
+    def _largest(self, items: Sequence[Item], settings: WriteSettings) -> int:
+        """More bytes than any image will take."""
+        if settings.raw:
+            sides = in_order(self.pool, lambda item: _sides(item, settings), items, lambda *done: None)
+            return max(3 * height * width for height, width in sides)
+        return 2 * max(item.size for item in items)
 
     def _note(self, item: Item, image: Prepared) -> None:
         self._written.append(item)
@@ -122,6 +129,13 @@ def read_digests(samples: Samples, pool: ThreadPoolExecutor, progress: Callable[
             return hashlib.sha256(data).digest()
 
         yield from in_order(pool, digest, range(len(samples)), progress)
+
+
+def _sides(item: Item, settings: WriteSettings) -> tuple[int, int]:
+    try:
+        return size_of(item.read(), settings.max_side)
+    except BadImage:  # to be told when it is to be written
+        return 0, 0
 
 
 def _is_sound(data: bytes) -> bool:

@@ -122,6 +122,8 @@ def plan(stage: str, target: Target, options: Options) -> str:
 
 def run(stage: str, ckpt: Path, target: Target, options: Options, cell: dict[str, Any] | None = None) -> Record:
     """Evaluates the backbone at `ckpt`; returns the record, at once where it is done already."""
+    from pretrain.data.manifest import read_manifest
+
     resolved = config(stage, target, options)
     protocol = resolved["protocol"]
     cell = {**target.cell, "protocol": protocol.name, **(cell or {})}
@@ -134,6 +136,7 @@ def run(stage: str, ckpt: Path, target: Target, options: Options, cell: dict[str
         cell=cell,
         parents=[] if foreign else [target.parent],
         hashes={"data": resolved["data_hash"]},
+        data={"manifest": read_manifest(target.dataset).summary},
         gpus=int(options.device == "cuda"),
     ) as record:
         if not record.already_done:

@@ -1,0 +1,86 @@
+"""How fast a recipe trains on this machine: its real loop for some steps, on real or synthetic input."""
+
+import resource
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import count, repeat
+
+import torch
+
+from pretrain.data import RawBatch
+from pretrain.data.manifest import read_manifest
+from pretrain.distributed import World
+from pretrain.recipe import Recipe
+from pretrain.repeatable import make_repeatable
+from pretrain.train import Trainer, resolved
+
+
+@dataclass(frozen=True)
+class Speed:
+    images_per_s: float
+    data_wait: float
+    """Share of the time in which the step waited for its batch."""
+    first_batch_s: float
+    """From asking for the first batch to having it: kernels are loaded or compiled, files opened."""
+    memory: int
+    """Peak bytes: of tensors on the accelerator, or of this process's memory on a CPU."""
+
+
+def training_speed(recipe: Recipe, steps: int, warm_up: int = 5, synthetic: bool = False) -> Speed:
+    """Trains `warm_up` steps and then times `steps` more; leaves no run behind.
+
+    Of a recipe for several processes, one process's share is measured: its batch, alone.
+
+    Args:
+        synthetic: the same random batch again and again, already on the device, in place of the loader's.
+    Raises:
+        UserError: see `Trainer`.
+    """
+    alone = replace(recipe, world_size=1, batch=recipe.batch // recipe.world_size)
+    recipe, total = resolved(alone), warm_up + steps
+    make_repeatable(recipe.threads)
+    with World.join(1, recipe.device) as world:
+        trainer = Trainer(recipe, read_manifest(recipe.data.dataset), world)
+        trainer.method.prepare_epoch(0, trainer.embed)
+        trainer.method.train()
+        began = waited = first = 0.0
+        with closing(_repeated(recipe, world.device) if synthetic else _endless(trainer)) as batches:
+            for step in range(total):
+                if step == warm_up:
+                    _finish(world.device)
+                    began, waited = time.perf_counter(), 0.0
+                asked = time.perf_counter()
+                raw = next(batches)
+                waited += time.perf_counter() - asked
+                first = first or waited
+                trainer.step(raw, step, total)
+            _finish(world.device)
+            seconds = time.perf_counter() - began
+    return Speed(steps * recipe.batch / seconds, waited / seconds, first, _peak(world.device))
+
+
+def _endless(trainer: Trainer) -> Generator[RawBatch, None, None]:
+    for epoch in count():
+        yield from trainer.loader.epoch(epoch)
+
+
+def _repeated(recipe: Recipe, device: torch.device) -> Generator[RawBatch, None, None]:
+    generator = torch.Generator().manual_seed(recipe.seed)
+    shapes = [(recipe.batch, 3, size, size) for size in recipe.view_sizes]
+    views = [torch.randint(256, shape, generator=generator, dtype=torch.uint8) for shape in shapes]
+    views = [view.to(device, memory_format=torch.channels_last) for view in views]
+    index = torch.arange(recipe.batch, device=device)
+    yield from repeat(RawBatch(views, index, torch.zeros_like(index)))
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
