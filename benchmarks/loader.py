@@ -1,182 +1,154 @@
-"""What views cost: ours beside stock FFCV, torchvision's DataLoader and the bare decoding of the JPEGs.
+"""Views from JPEGs, images/s and CPU ms an image: ours, stock FFCV, torchvision (PIL, and v2), DALI, bare decoding.
 
-python benchmarks/loader.py --images FOLDER [--workers 2] [--epochs 3] [--rounds 3]
+python benchmarks/loader.py --images /path/to/imagefolder [--repeat 2] [--out loader.json] [--plot loader.png]
+python benchmarks/loader.py --show loader.json [--plot loader.png]
 
-FOLDER is an ImageFolder (or <class>/<image> alone). The contestants take turns, each in a process of its own that first
-warms up for an epoch. Crops and flips only, bilinear, but where the name says more. Goals: two 224 views at 2.5 times
-stock FFCV's rate and 3 times torchvision's, for at most 1.25 times the bare decoding; 2 x 224 + 6 x 96 for at most 1.25
-times 2 x 224; the first batch within 3 s.
+Everyone runs in a process of its own, in turns, on the same photos (repeated to a useful number) and cores, after an
+epoch to warm up; medians over epochs. Crops and flips only, bilinear, but where the name says more. Goals: two 224
+views at 2.5 times stock FFCV's rate and 3 times torchvision's, for at most 1.25 times the bare decoding; 2 x 224 + 6 x
+96 for at most 1.25 times 2 x 224; the first batch within 3 s. The last rows are what the writer's settings do.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
+import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PAIR = [{"size": 224, "count": 2, "interpolation": "bilinear"}]
-MULTI = [*PAIR, {"size": 96, "count": 6, "scale": (0.05, 0.2), "interpolation": "bilinear"}]
-CUBIC = [{"size": 224, "count": 2}]
-COLOUR = {"jitter": (0.4, 0.4, 0.2, 0.1), "jitter_p": 0.8, "gray_p": 0.2, "blur_p": 0.5, "solarize_p": 0.1}
-SCALE = (0.2, 1.0)
-Epoch = Callable[[int], int]
-"""Runs through an epoch and returns the number of images."""
+sys.path.insert(0, str(Path(__file__).parent))
+from loader_contestants import CONTESTANTS, WRITTEN, available
 
-
-def ours(options: argparse.Namespace, views: list[dict[str, Any]], **colour: Any) -> Epoch:
-    from pretrain.data import training_loader
-    from pretrain.data.manifest import read_manifest
-    from pretrain.recipe import Colour, Data, Views
-
-    data = Data(dataset="photos", views=tuple(Views(**view) for view in views), colour=Colour(**colour))
-    manifest = read_manifest(options.dataset)
-    loader = training_loader(data, manifest, seed=0, batch=options.batch, workers=options.workers)
-    return lambda epoch: sum(len(batch.index) for batch in loader.epoch(epoch))
-
-
-def stock_ffcv(options: argparse.Namespace) -> Epoch:
-    from ffcv.fields.decoders import RandomResizedCropRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
-    from ffcv.pipeline import PipelineSpec
-    from ffcv.transforms import RandomHorizontalFlip, ToTensor
-
-    def view() -> Any:
-        decoder = RandomResizedCropRGBImageDecoder((224, 224), scale=SCALE)
-        return PipelineSpec("image", decoder=decoder, transforms=[RandomHorizontalFlip(), ToTensor()])
-
-    loader = Loader(
-        str(options.dataset / "train.beton"),
-        batch_size=options.batch,
-        num_workers=options.workers,
-        order=OrderOption.RANDOM,
-        seed=0,
-        pipelines={"image": view(), "second": view()},
-    )
-    return lambda _: sum(len(batch[0]) for batch in loader)
-
-
-def torchvision_loader(options: argparse.Namespace) -> Epoch:
-    import torch
-    from torch.utils.data import DataLoader
-    from torchvision import transforms
-    from torchvision.datasets import ImageFolder
-
-    torch.set_num_threads(1)
-    view = transforms.Compose(
-        [transforms.RandomResizedCrop(224, SCALE), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
-    )
-    images = ImageFolder(str(options.images), lambda image: (view(image), view(image)))
-    loader: Any = DataLoader(images, options.batch, shuffle=True, drop_last=True, num_workers=options.workers)
-    return lambda _: sum(len(labels) for _, labels in loader)
-
-
-def bare_decoding(options: argparse.Namespace) -> Epoch:
-    import numpy as np
-
-    from pretrain.data.beton_images import BetonImages
-    from pretrain.data.libjpeg import import_ffcv
-    from pretrain.data.manifest import read_manifest
-    from pretrain.data.render import pool
-
-    images = BetonImages(read_manifest(options.dataset), "train")
-    samples, decode = images.samples, import_ffcv("ffcv.libffcv").ctypes_imdecode
-    data = [samples.bytes_of(index, samples.open()) for index in range(len(samples))]
-    room = [np.zeros(3 * int((samples.height * samples.width).max()), np.uint8) for _ in range(options.workers)]
-
-    def part(worker: int) -> int:
-        numbers = range(worker, len(data), options.workers)
-        for index in numbers:
-            height, width = images.sides(index)
-            address = room[worker].ctypes.data
-            decode(data[index], len(data[index]), height, width, address, height, width, 0, 0, 1, 1, False, False)
-        return len(numbers)
-
-    return lambda _: sum(pool(options.workers).map(part, range(options.workers)))
-
-
-CONTESTANTS: dict[str, Callable[[argparse.Namespace], Epoch]] = {
-    "bare decoding": bare_decoding,
-    "ours, 2 x 224": lambda options: ours(options, PAIR),
-    "ours, 2 x 224 + 6 x 96": lambda options: ours(options, MULTI),
-    "ours, 2 x 224 bicubic": lambda options: ours(options, CUBIC),
-    "ours, 2 x 224 bicubic, colour": lambda options: ours(options, CUBIC, **COLOUR),
-    "stock ffcv, 2 x 224": stock_ffcv,
-    "torchvision, 2 x 224": torchvision_loader,
-}
 RATIOS = (
     ("images/s over stock ffcv", "rate", "ours, 2 x 224", "stock ffcv, 2 x 224", "at least 2.5"),
-    ("images/s over torchvision", "rate", "ours, 2 x 224", "torchvision, 2 x 224", "at least 3"),
+    ("images/s over torchvision, PIL", "rate", "ours, 2 x 224", "torchvision PIL, 2 x 224", "at least 3"),
+    ("images/s over torchvision, v2", "rate", "ours, 2 x 224", "torchvision v2, 2 x 224", "at least 3"),
+    ("images/s over DALI on the CPU", "rate", "ours, 2 x 224", "DALI on the CPU, 2 x 224", ""),
+    ("CPU of stock ffcv over ours", "cpu", "stock ffcv, 2 x 224", "ours, 2 x 224", ""),
+    ("CPU of torchvision, PIL, over ours", "cpu", "torchvision PIL, 2 x 224", "ours, 2 x 224", ""),
+    ("CPU of torchvision, v2, over ours", "cpu", "torchvision v2, 2 x 224", "ours, 2 x 224", ""),
     ("CPU over bare decoding", "cpu", "ours, 2 x 224", "bare decoding", "at most 1.25"),
     ("CPU of 2 x 224 + 6 x 96 over 2 x 224", "cpu", "ours, 2 x 224 + 6 x 96", "ours, 2 x 224", "at most 1.25"),
 )
+PACKAGES = ("torch", "torchvision", "ffcv", "numba", "pillow", "nvidia-dali-cuda130")
+Results = dict[str, Any]
 
 
 def main() -> None:
+    options = _parser().parse_args()
+    if options.contestant:
+        print(json.dumps(turn(options)))
+        return
+    if options.show:
+        results = json.loads(options.show.read_text())
+    elif options.images:
+        results = race(options)
+    else:
+        raise SystemExit("loader.py: --images FOLDER is needed, or --show FILE")
+    print(table(results))
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    if options.plot:
+        draw(results, options.plot)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="<class>/<image>")
+    parser.add_argument("--repeat", type=int, default=4, help="times each photo is there (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="threads or processes (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=50, help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=3, help="timed in each turn (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, metavar="NAME", help="of: " + "; ".join(CONTESTANTS))
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="keep all that was measured")
+    parser.add_argument("--show", type=Path, metavar="FILE.json", help="print (and plot) what was kept; run nothing")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png")
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
-    parser.add_argument("--dataset", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.contestant:
-        print(json.dumps(turn(options)))
-        return
+    parser.add_argument("--datasets", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+def race(options: argparse.Namespace) -> Results:
+    """What each contestant's turns measured, on which files, machine and versions."""
     with tempfile.TemporaryDirectory() as folder:
         from pretrain.data.beton import write_image_folder
+        from pretrain.data.images import WriteSettings
 
-        options.dataset = Path(folder) / "photos"
-        manifest = write_image_folder(options.images, options.dataset, workers=options.workers)
-        if manifest.source_splits["train"]:
-            options.images = options.images / manifest.source_splits["train"]
-        count = manifest.splits["train"].count
-        size = (options.dataset / "train.beton").stat().st_size / count
-        print(
-            f"{count} JPEGs, mean {size / 1e3:.0f} KB; {options.workers} workers, batches of {options.batch}",
-            flush=True,
-        )
-        report(compete(options))
+        images, options.datasets = Path(folder) / "images", Path(folder) / "datasets"
+        repeat(options.images, images, options.repeat)
+        sizes = {}
+        for name, settings in WRITTEN.items():
+            place = options.datasets / name
+            manifest = write_image_folder(
+                images, place, settings=WriteSettings(**settings), workers=options.workers, skip_bad=True
+            )
+            count = manifest.splits["train"].count
+            sizes[name] = (place / "train.beton").stat().st_size / count
+        options.images, load = images, os.getloadavg()
+        turns = compete(options)
+        return {
+            "images": count,
+            "kilobytes": {name: size / 1e3 for name, size in sizes.items()},
+            **{name: getattr(options, name) for name in ("workers", "batch", "epochs", "rounds", "repeat")},
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "versions": {name: version for name in PACKAGES if (version := _version(name))},
+            "load": [load[0], os.getloadavg()[0]],
+            "turns": turns,
+        }
+
+
+def repeat(source: Path, target: Path, times: int) -> None:
+    """An ImageFolder of links to each image of `source`, `times` times."""
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        for number in range(times):
+            link = target / path.parent.name / f"{number}-{path.name}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
 
 
 def compete(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """What each contestant's turns measured."""
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in options.only or CONTESTANTS}
-    command = [sys.executable, __file__, "--images", str(options.images), "--dataset", str(options.dataset)]
+    names = [name for name in options.only or CONTESTANTS if not _left_out(name)]
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    command = [sys.executable, __file__, "--images", str(options.images), "--datasets", str(options.datasets)]
     for name in ("workers", "batch", "epochs"):
         command += [f"--{name}", str(getattr(options, name))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     for _ in range(options.rounds):
         for name, measured in turns.items():
             done = subprocess.run(
                 [*command, "--contestant", name], env=environment, check=True, stdout=subprocess.PIPE, text=True
             )
             measured.append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{name}: {statistics.median(measured[-1]['cpu']):.2f} ms", file=sys.stderr, flush=True)
     return turns
 
 
+def _left_out(name: str) -> bool:
+    reason = available(name)
+    if reason:
+        print(f"{name}: left out: {reason}", file=sys.stderr)
+    return bool(reason)
+
+
 def turn(options: argparse.Namespace) -> dict[str, Any]:
-    """The warm-up's seconds, and images/s and CPU ms an image of each epoch after it."""
-    import torch  # whose import is not the loader's cost
+    """The seconds of the warm-up, and images/s and CPU ms an image of each epoch after it."""
+    import torch  # noqa: F401 - whose import is not the loader's cost
 
     began = time.perf_counter()
     epoch = CONTESTANTS[options.contestant](options)
     epoch(0)
-    measured: dict[str, Any] = {
-        "warm_up": time.perf_counter() - began,
-        "rate": [],
-        "cpu": [],
-        "torch": torch.__version__,
-    }
+    measured: dict[str, Any] = {"warm_up": time.perf_counter() - began, "rate": [], "cpu": []}
     for number in range(1, options.epochs + 1):
         began, cpu = time.perf_counter(), cpu_seconds()
         images = epoch(number)
@@ -190,18 +162,68 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
-def report(turns: dict[str, list[dict[str, Any]]]) -> None:
-    medians = {
-        name: {key: statistics.median(value for one in measured for value in one[key]) for key in ("rate", "cpu")}
-        for name, measured in turns.items()
+def medians(results: Results) -> dict[str, dict[str, float]]:
+    return {
+        name: {key: statistics.median(value for one in turns for value in one[key]) for key in ("rate", "cpu")}
+        for name, turns in results["turns"].items()
     }
-    print(f"{'median over epochs':32s} {'images/s':>9s} {'CPU ms/image':>13s} {'first epoch s':>14s}")
-    for name, median in medians.items():
-        first = min(one["warm_up"] for one in turns[name])
-        print(f"{name:32s} {median['rate']:9.0f} {median['cpu']:13.2f} {first:14.1f}")
-    for what, key, mine, other, goal in RATIOS:
-        if mine in medians and other in medians:
-            print(f"{what:40s} {medians[mine][key] / medians[other][key]:5.2f}  (goal: {goal})")
+
+
+def table(results: Results) -> str:
+    """In Markdown."""
+    found = medians(results)
+    epochs = results["epochs"] * results["rounds"]
+    load = " to ".join(f"{load:.1f}" for load in results["load"])
+    lines = [
+        f"{results['images']:,} JPEGs ({results['kilobytes']['original']:.0f} KB on average), {results['workers']} "
+        f"workers on {results['cores']} {results['machine']} cores at a load of {load}, batches of {results['batch']}, "
+        f"n = {epochs} epochs each; Python {results['python']}, "
+        + ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+        + ".",
+        "",
+        "| median over epochs | images/s | CPU ms/image |",
+        "|---|---|---|",
+        *(f"| {name} | {one['rate']:.0f} | {one['cpu']:.2f} |" for name, one in found.items()),
+        "",
+        "| ratio | measured | goal |",
+        "|---|---|---|",
+        *(
+            f"| {what} | {found[mine][key] / found[other][key]:.2f} | {goal} |"
+            for what, key, mine, other, goal in RATIOS
+            if mine in found and other in found
+        ),
+        "",
+        "| written as | KB/image |",
+        "|---|---|",
+        *(f"| {name} | {size:.0f} |" for name, size in results["kilobytes"].items()),
+    ]
+    return "\n".join(lines)
+
+
+def draw(results: Results, path: Path) -> None:
+    """CPU time of each contestant, as bars."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = medians(results)
+    names = list(found)[::-1]
+    colours = ["#3b6ea5" if name.startswith("ours") else "#999999" if "bare" in name else "#d08c3f" for name in names]
+    figure, axes = plt.subplots(figsize=(8, 0.32 * len(names) + 1.2), layout="constrained")
+    bars = axes.barh(names, [found[name]["cpu"] for name in names], color=colours)
+    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+    axes.axvline(found["bare decoding"]["cpu"], color="#999999", linewidth=0.8) if "bare decoding" in found else None
+    axes.set_xlabel("CPU ms an image (median; less is better)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 if __name__ == "__main__":

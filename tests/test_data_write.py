@@ -1,7 +1,11 @@
 """Writing datasets: what a beton holds, that a write is whole or not at all, and what its user is told."""
 
+import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -15,11 +19,13 @@ from PIL import Image
 
 from pretrain.data import beton_format
 from pretrain.data.__main__ import main
-from pretrain.data.beton import verify_dataset, write_image_folder, write_subset
+from pretrain.data.beton import WRITING, verify_dataset, write_image_folder, write_subset
 from pretrain.data.beton_format import BetonWriter, page_size_for, read_samples
+from pretrain.data.beton_images import BetonImages
 from pretrain.data.images import BadImage, WriteSettings, prepare
 from pretrain.data.libjpeg import import_ffcv
 from pretrain.data.manifest import IMAGENET, MANIFEST, read_manifest
+from pretrain.data.split_writer import SplitWriter
 from results.command import UserError, run_command
 from results.content import file_hash
 from tests.photos import CLASSES, image_folder, jpeg, photo
@@ -248,6 +254,73 @@ def test_a_full_disk_leaves_nothing(
     monkeypatch.setattr(BetonWriter, "append", full)
     assert "no space left on the disk" in fails(capsys, "write", str(source), "photos")
     assert not (root / "photos").exists()
+
+
+def test_what_a_killed_write_left_is_cleared_away(source: Path, root: Path) -> None:
+    """Killed before anything is moved: the folder has no manifest, and the next write starts anew."""
+    program = f"""
+import os, signal
+from pathlib import Path
+from pretrain.data import beton, split_writer
+beton.SplitWriter._verify = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+beton.write_image_folder(Path({str(source)!r}), Path({str(root / "photos")!r}))
+"""
+    killed = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1])
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in (root / "photos").iterdir()] == [WRITING]
+    with pytest.raises(UserError, match="no dataset 'photos'"):
+        read_manifest("photos")
+    write_image_folder(source, root / "photos")
+    assert not (root / "photos" / WRITING).exists()
+    assert verify_dataset("photos").splits["train"].count == 24
+
+
+def test_two_writes_into_one_place_are_refused(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner: list[str] = []
+
+    def second(self: SplitWriter) -> None:
+        with pytest.raises(UserError, match="photos: another process is writing this dataset") as refused:
+            write_image_folder(source, root / "photos")
+        inner.append(str(refused.value))
+
+    monkeypatch.setattr(SplitWriter, "_verify", second)
+    assert write_image_folder(source, root / "photos").splits["train"].count == 24
+    assert len(inner) == 2  # once a split
+
+
+def test_raw_pixels_are_those_that_the_loader_decodes(source: Path, root: Path) -> None:
+    jpegs = write_image_folder(source, root / "jpegs", settings=WriteSettings(max_side=90, quality=95))
+    main(["write", str(source), "raw", "--raw", "--max-side", "90", "--workers", "2"])
+    raw = read_manifest("raw")
+    assert (raw.raw, raw.splits["train"].changed) == (True, {"raw": 24})
+    samples = read_samples(raw.beton("train"))
+    assert (samples.size == 3 * samples.height * samples.width).all()
+    np.testing.assert_array_equal(samples.height, read_samples(jpegs.beton("train")).height)
+    assert verify_dataset("raw") == raw
+    plain = write_image_folder(source, root / "plain")
+    main(["write", str(source), "pixels", "--raw"])
+    ours, theirs = (BetonImages(manifest, "train") for manifest in (read_manifest("pixels"), plain))
+    for index in range(24):
+        np.testing.assert_array_equal(ours.pixels(index), theirs.pixels(index))
+    with pytest.raises(UserError, match=r"raw: holds raw pixels; python -m pretrain.data write .* part --raw"):
+        write_subset(raw, root / "part", ["cat"])
+
+
+def test_a_manifest_from_before_raw_betons_is_read(source: Path, root: Path) -> None:
+    manifest = write_image_folder(source, root / "photos")
+    path = root / "photos" / MANIFEST
+    content = json.loads(path.read_text())
+    del content["raw"]
+    path.write_text(json.dumps(content))
+    assert read_manifest("photos") == manifest
+
+
+def test_a_summary_says_what_a_record_needs_and_no_path(source: Path, root: Path) -> None:
+    summary = write_image_folder(source, root / "photos").summary
+    assert summary["splits"]["train"]["count"] == 24
+    assert (summary["classes"], summary["source"]) == (3, source.name)
+    assert summary["written"] == {"max_side": None, "quality": 95, "raw": False}
+    assert str(source.parent) not in json.dumps(summary)
 
 
 def test_room_on_the_disk_is_looked_at_first(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
