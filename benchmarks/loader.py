@@ -53,8 +53,6 @@ def main() -> None:
     else:
         raise SystemExit("loader.py: --images FOLDER is needed, or --show FILE")
     print(table(results))
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
     if options.plot:
         draw(results, options.plot)
 
@@ -92,19 +90,20 @@ def race(options: argparse.Namespace) -> Results:
             )
             count = manifest.splits["train"].count
             sizes[name] = (place / "train.beton").stat().st_size / count
-        options.images, load = images, os.getloadavg()
-        turns = compete(options)
-        return {
+        options.images = images
+        results = {
             "images": count,
             "kilobytes": {name: size / 1e3 for name, size in sizes.items()},
-            **{name: getattr(options, name) for name in ("workers", "batch", "epochs", "rounds", "repeat")},
+            **{name: getattr(options, name) for name in ("workers", "batch", "epochs", "repeat")},
             "cores": os.cpu_count(),
             "machine": platform.machine(),
             "python": platform.python_version(),
             "versions": {name: version for name in PACKAGES if (version := _version(name))},
-            "load": [load[0], os.getloadavg()[0]],
-            "turns": turns,
+            "load": [os.getloadavg()[0]],
+            "turns": {},
         }
+        compete(options, results)
+        return results
 
 
 def repeat(source: Path, target: Path, times: int) -> None:
@@ -116,22 +115,25 @@ def repeat(source: Path, target: Path, times: int) -> None:
             link.symlink_to(path.resolve())
 
 
-def compete(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+def compete(options: argparse.Namespace, results: Results) -> None:
+    """Adds to the results turn by turn, and keeps them each time: what was interrupted can be shown."""
     names = [name for name in options.only or CONTESTANTS if not _left_out(name)]
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     command = [sys.executable, __file__, "--images", str(options.images), "--datasets", str(options.datasets)]
     for name in ("workers", "batch", "epochs"):
         command += [f"--{name}", str(getattr(options, name))]
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     for _ in range(options.rounds):
-        for name, measured in turns.items():
+        for name in names:
             done = subprocess.run(
                 [*command, "--contestant", name], env=environment, check=True, stdout=subprocess.PIPE, text=True
             )
-            measured.append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"{name}: {statistics.median(measured[-1]['cpu']):.2f} ms", file=sys.stderr, flush=True)
-    return turns
+            measured = json.loads(done.stdout.splitlines()[-1])
+            results["turns"].setdefault(name, []).append(measured)
+            results["load"].append(os.getloadavg()[0])
+            if options.out:
+                options.out.write_text(json.dumps(results, indent=1) + "\n")
+            print(f"{name}: {statistics.median(measured['cpu']):.2f} ms", file=sys.stderr, flush=True)
 
 
 def _left_out(name: str) -> bool:
@@ -172,8 +174,9 @@ def medians(results: Results) -> dict[str, dict[str, float]]:
 def table(results: Results) -> str:
     """In Markdown."""
     found = medians(results)
-    epochs = results["epochs"] * results["rounds"]
-    load = " to ".join(f"{load:.1f}" for load in results["load"])
+    counts = sorted({sum(len(turn["rate"]) for turn in turns) for turns in results["turns"].values()})
+    epochs = " or ".join(map(str, counts))
+    load = f"{min(results['load']):.0f} to {max(results['load']):.0f}"
     lines = [
         f"{results['images']:,} JPEGs ({results['kilobytes']['original']:.0f} KB on average), {results['workers']} "
         f"workers on {results['cores']} {results['machine']} cores at a load of {load}, batches of {results['batch']}, "
