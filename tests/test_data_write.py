@@ -534,7 +534,7 @@ def test_progress_is_told(source: Path, root: Path) -> None:
 def test_a_contact_sheet_shows_the_views(source: Path, root: Path, tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from pretrain.data.show import write_contact_sheet
+    from pretrain.data.show import GAP, LINE, write_contact_sheet
     from pretrain.recipe import Data, Views
 
     write_image_folder(source, root / "photos")
@@ -542,6 +542,7 @@ def test_a_contact_sheet_shows_the_views(source: Path, root: Path, tmp_path: Pat
     recipe: Any = SimpleNamespace(data=data, seed=0, view_sizes=[40, 40, 20])
     write_contact_sheet(recipe, tmp_path / "views.png", images=5)
     with Image.open(tmp_path / "views.png") as sheet:
-        assert sheet.size == (3 * 44 + 24, 5 * 44)
+        head = 2 * LINE + GAP  # views of 40 pixels are shown twice as large
+        assert sheet.size == (3 * (80 + GAP) + 40 + GAP, head + 5 * (80 + GAP))
     with pytest.raises(UserError, match="not the name of a picture"):
         write_contact_sheet(recipe, tmp_path / "views.xyz", images=5)

@@ -4,20 +4,28 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pretrain.data import RawBatch, evaluation_batches, training_loader
 from pretrain.data.manifest import read_manifest
-from pretrain.recipe import Recipe
+from pretrain.recipe import Colour, Recipe
 from results.command import UserError
 
 GAP = 4
 """Pixels between pictures."""
-PAPER = 255
+PAPER, INK = 255, (60, 60, 60)
+LINE = 12
+"""Height of a line of the captions, pixels."""
+LEAST_SIDE = 96
+"""Smaller views are shown as many times as large as it takes for the largest to come near this."""
+OPERATIONS = ("jitter", "mix", "gray", "blur", "solarize", "invert")
 
 
 def write_contact_sheet(recipe: Recipe, out: Path, images: int, epoch: int = 0) -> None:
-    """Writes a picture with a row for each of `images` images: its centre, then its views, on their own scale."""
+    """Writes a picture with a row for each of `images` images: its centre, then its views, on their own scale.
+
+    Above each column stands what may happen to that view, and how often.
+    """
     if out.suffix.lower() not in Image.registered_extensions():
         raise UserError(f"{out}: not the name of a picture; e.g. views.png")
     manifest = read_manifest(recipe.data.dataset)
@@ -27,18 +35,46 @@ def write_contact_sheet(recipe: Recipe, out: Path, images: int, epoch: int = 0) 
     side = max(recipe.view_sizes)
     kind = recipe.data.loader
     plain = next(evaluation_batches(manifest, "train", side, side, count, loader=kind, indices=views.index.numpy()))
-    columns = [_pixels(batch) for batch in (plain, views)]
-    cells = [view for column in columns for view in column]
-    sheet = np.full((count * (side + GAP), sum(cell.shape[2] + GAP for cell in cells), 3), PAPER, np.uint8)
-    left = 0
+    captions = [["the image"], *captions_of(recipe)]
+    columns = [_pixels(batch, max(1, LEAST_SIDE // side)) for batch in (plain, views)]
+    _sheet([view for column in columns for view in column], captions).save(out)
+
+
+def captions_of(recipe: Recipe) -> list[list[str]]:
+    """Lines above each view: number and side, share of the image, then the operations that it may meet."""
+    groups = [group for group in recipe.data.views for _ in range(group.count)]
+    return [
+        [f"{number + 1}: {group.size} px", "-".join(f"{share:g}" for share in group.scale)]
+        + [f"{name} {chance:g}" for name in OPERATIONS if (chance := chance_of(recipe.data.colour, name, number))]
+        for number, group in enumerate(groups)
+    ]
+
+
+def chance_of(colour: Colour, operation: str, view: int) -> float:
+    chance = getattr(colour, f"{operation}_p")
+    return float(chance[view] if isinstance(chance, list) else chance)
+
+
+def _sheet(cells: list[NDArray[np.uint8]], captions: list[list[str]]) -> Image.Image:
+    """`cells` [B, S, S, 3] side by side, under their captions."""
+    count, side, *_ = max((cell.shape for cell in cells), key=lambda shape: shape[1])
+    head = LINE * max(map(len, captions)) + GAP
+    shape = (head + count * (side + GAP), sum(cell.shape[2] + GAP for cell in cells), 3)
+    sheet, places, left = np.full(shape, PAPER, np.uint8), [], 0
     for cell in cells:
+        places.append(left)
         for row in range(count):
-            top = row * (side + GAP)
+            top = head + row * (side + GAP)
             sheet[top : top + cell.shape[1], left : left + cell.shape[2]] = cell[row]
         left += cell.shape[2] + GAP
-    Image.fromarray(sheet).save(out)
+    picture = Image.fromarray(sheet)
+    draw = ImageDraw.Draw(picture)
+    for place, caption in zip(places, captions, strict=True):
+        draw.multiline_text((place, 0), "\n".join(caption), fill=INK, spacing=1)
+    return picture
 
 
-def _pixels(batch: RawBatch) -> list[NDArray[np.uint8]]:
-    """[B, S, S, 3] of each view."""
-    return [view.permute(0, 2, 3, 1).cpu().numpy() for view in batch.views]
+def _pixels(batch: RawBatch, times: int) -> list[NDArray[np.uint8]]:
+    """[B, S, S, 3] of each view, each side `times` as large."""
+    views = [view.permute(0, 2, 3, 1).cpu().numpy() for view in batch.views]
+    return [view.repeat(times, axis=1).repeat(times, axis=2) for view in views]
