@@ -258,3 +258,18 @@ def test_colour_before_the_crop_needs_a_place_that_has_the_image() -> None:
     assert placement_of(replace(data, loader="device"), "cuda") == "accelerator"
     with pytest.raises(UserError, match="before_crop needs the loader"):
         placement_of(replace(data, placement="accelerator"), "cuda")
+
+
+@pytest.mark.parametrize("synthetic", [False, True])
+def test_the_training_step_is_timed_on_real_and_on_synthetic_input(
+    synthetic: bool, recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pretrain.speed import training_speed
+
+    monkeypatch.setenv("WHITEBENCH_RUNS", str(tmp_path))
+    small = replace(recipe, data=replace(recipe.data, views=(Views(size=16, count=2),)))
+    speed = training_speed(small, steps=2, warm_up=1, synthetic=synthetic)
+    assert speed.images_per_s > 0
+    assert 0 <= speed.data_wait < 1
+    assert speed.memory > 1e6
+    assert not list(tmp_path.iterdir())

@@ -130,7 +130,8 @@ def test_a_run_leaves_a_record_that_repeats_it(undisturbed: Callable[[str], Path
     assert record.command == f"python -m pretrain sample/simclr {' '.join(SMALL)} seed=0"
     assert record.metrics["loss"] < read_metrics(folder)[0]["loss"]
     assert record.hashes["method"]
-    assert record.config["data_hash"]
+    assert record.config["data_hash"] == record.data["manifest"]["content_hash"]
+    assert record.data["reading"]["images_per_s"] > 0
     assert record.artifacts["backbone"]["path"] == "backbone.safetensors"
 
 
