@@ -5,7 +5,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 METHODS, DATA = ROOT / "pretrain" / "methods", ROOT / "pretrain" / "data"
-AUGMENTATION = ("draws.py", "plan.py", "crop.py", "vectors.py", "colour.py", "colour_batched.py")
+AUGMENTATION = (
+    *("draws.py", "plan.py", "crop.py", "vectors.py", "colour.py", "colour_batched.py"),
+    *("exact.py", "render.py", "device_loader.py"),
+)
 """The files of `pretrain/data` that determine a view's pixels."""
 
 
