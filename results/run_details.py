@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -109,21 +110,26 @@ def _log(folder: Path) -> str:
     """The end of the last start's log, and of the error, where there are any."""
     parts = []
     for attempt in _json_lines(folder / ATTEMPTS)[-1:]:
-        path = _moved(Path(str(attempt.get("log"))), folder)
-        if path is not None:
-            parts.append(tail(path))
+        log = Path(str(attempt.get("log")))
+        root = _runs_of(log)
+        moved = folder.parents[1] / log.relative_to(root) if root else log
+        place = next((place for place in (log, moved) if place.is_file()), None)
+        parts += [_without_place(tail(place), root)] if place else []
     if (folder / ERROR).is_file():
         parts.append(tail(folder / ERROR))
     return "\n".join(parts)
 
 
-def _moved(log: Path, folder: Path) -> Path | None:
-    """Where a log lies that was at `log`, perhaps before its folder of runs was moved or copied."""
-    places = [log]
-    if "sweeps" in log.parts:
-        last = len(log.parts) - 1 - log.parts[::-1].index("sweeps")
-        places.append(folder.parents[1].joinpath(*log.parts[last:]))
-    return next((place for place in places if place.is_file()), None)
+def _runs_of(log: Path) -> Path | None:
+    """The folder of runs in which a sweep's log lay, perhaps before that was moved or copied."""
+    return next((place.parent for place in log.parents if place.name == "sweeps"), None)
+
+
+def _without_place(text: str, root: Path | None) -> str:
+    """A log as it would read in the checkout: whoever gets the report is not told where on a machine that lies."""
+    if root is None or root == root.parent:
+        return text
+    return text.replace(str(root), "runs").replace(f"{root.parent}{os.sep}", "")
 
 
 def tail(path: Path, lines: int = LOG_LINES) -> str:

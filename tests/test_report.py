@@ -104,14 +104,14 @@ def test_every_run_has_its_command_difference_log_and_pictures(records: Records,
     Image.new("RGB", (8, 8), "red").save(folder / "views.png")
     log = records.root / "sweeps" / "s" / "launches" / "l" / "log.out"
     log.parent.mkdir(parents=True)
-    log.write_text("".join(f"line {i}\n" for i in range(100)) + "\x1b[32m10 %\r100 %\x1b[0m\n")
+    log.write_text("".join(f"line {i}\n" for i in range(100)) + "\x1b[32m10 %\r100 %\x1b[0m /elsewhere/runs/x\n")
     moved = Path("/elsewhere/runs/sweeps/s/launches/l/log.out")
     (folder / "attempts.jsonl").write_text(json.dumps({"log": str(moved)}) + "\n")
     records.evaluate(parent, {"top1": 50.0})
     text = report(records)
     assert "python -m pretrain no/such seed=7" in text
     assert "the suite has no recipe &#x27;no/such&#x27;" in text
-    assert "line 99\n100 %" in text
+    assert "line 99\n100 % runs/x" in text
     assert "line 10\n" not in text
     assert "data:image/png;base64," in text
 
