@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 ADDED = "added"
+PLAIN = {type(None), bool, int, str}
 
 
 def added(default: T) -> T:
@@ -24,7 +25,7 @@ def added(default: T) -> T:
 
 def canonical(value: Any) -> Any:
     """Plain JSON of dataclasses, paths and tuples; floats that JSON cannot hold (NaN, infinities) become None."""
-    if value is None or isinstance(value, bool | int | str):
+    if type(value) in PLAIN or isinstance(value, bool | int | str):
         return value
     if isinstance(value, dict):
         return {str(key): canonical(item) for key, item in value.items()}

@@ -81,6 +81,7 @@ class Planner:
         self.sweep, self.preset = sweep, preset
         self.order = stage_order(sweep)
         self.specs = {name: self._spec(name) for name in self.order}
+        self._recipes: dict[tuple[str, str], Recipe] = {}
 
     def jobs(self, cell: Cell) -> Iterator[Job]:
         """The cell's jobs, each after its needs."""
@@ -119,7 +120,7 @@ class Planner:
     def _cell(self, cell: Cell) -> PlannedCell:
         """Its device is decided by the GPUs that its job gets: it must not hang on the machine that launches."""
         overrides = dict(cell.overrides)
-        recipe = load_recipe(Task("pretrain", cell.recipe, overrides))
+        recipe = self._recipe(cell)
         if recipe.device == "auto":
             overrides["device"] = "cuda" if self._gpus("pretrain", self.specs["pretrain"]) else "cpu"
             recipe = replace(recipe, device=overrides["device"])
@@ -134,6 +135,13 @@ class Planner:
         own = any(spec.function for spec in self.specs.values())
         setting = content_hash({key: value for key, value in recipe.identity().items() if key != "seed"}) if own else ""
         return PlannedCell(str(cell), cell.recipe, recipe, overrides, setting, described)
+
+    def _recipe(self, cell: Cell) -> Recipe:
+        """Read and checked once for all seeds of a recipe's grid point."""
+        key = cell.recipe, repr({name: value for name, value in cell.overrides.items() if name != "seed"})
+        if key not in self._recipes:
+            self._recipes[key] = load_recipe(Task("pretrain", cell.recipe, cell.overrides))
+        return replace(self._recipes[key], seed=cell.seed)
 
     def _job(self, cell: PlannedCell, name: str, seed: int | None, parents: list[Job]) -> Job:
         spec, recipe = self.specs[name], cell.recipe

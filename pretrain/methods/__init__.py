@@ -9,6 +9,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
@@ -118,7 +119,8 @@ def find_method(name: Any) -> type[Method[Any]]:
     Raises:
         UserError: there is none; the nearest names are given.
     """
-    if not isinstance(name, str) or name not in {module.name for module in pkgutil.iter_modules(__path__)}:
+    known = isinstance(name, str) and name.isidentifier() and any((Path(p) / f"{name}.py").is_file() for p in __path__)
+    if not known:
         raise UserError(f"unknown method '{name}'{nearest(str(name), method_names())}")
     found = _method_of(importlib.import_module(f"{__name__}.{name}"))
     if found is None:
