@@ -28,12 +28,18 @@ def time_limits() -> dict[str | None, int]:
 
 
 def parse_minutes(text: str) -> int | None:
-    """SLURM's `days-hours:minutes:seconds`, shortened from the left, in minutes; None for `infinite` and the like."""
+    """Whole minutes of a time as SLURM writes it; None for `infinite` and the like."""
+    seconds = parse_seconds(text)
+    return None if seconds is None else seconds // 60
+
+
+def parse_seconds(text: str) -> int | None:
+    """SLURM's `days-hours:minutes:seconds`, shortened from the left; None for `infinite` and the like."""
     found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
     if not found:
         return None
-    days, hours, minutes = (int(part or 0) for part in found.groups()[:3])
-    return days * 24 * 60 + hours * 60 + minutes
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _ask(*command: str) -> str:

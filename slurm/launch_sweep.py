@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from results.command import UserError, parse_seeds, run_command
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from slurm.clusters import Preset
     from slurm.graph import Graph
     from slurm.states import JobState
@@ -19,7 +21,8 @@ With no sweep named: the built-in sample. Launching again runs only what is not 
 EXAMPLES = """\
 examples:
   python slurm/launch_sweep.py                               the sample sweep, on SLURM where there is one, else here
-  python slurm/launch_sweep.py --status                      how far it is
+  python slurm/launch_sweep.py --status                      how far it is (--watch: again and again)
+  python slurm/launch_sweep.py --logs "sample/intl seed=0"   the end of that cell's logs (...:detect: of that stage's)
   python slurm/launch_sweep.py whitening-imagenet --dry-run  what would run where; submits nothing
   python slurm/launch_sweep.py my-sweep.yaml --cluster my-preset schedule.epochs=50 sweep.stages.detect.seeds=[0,1]
 
@@ -51,8 +54,13 @@ def parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="check everything, show the jobs and the batch script, run nothing"
     )
     command.add_argument("--status", action="store_true", help="show how far the sweep is")
+    command.add_argument("--watch", action="store_true", help="--status again and again until all is done")
     command.add_argument("--json", action="store_true", help="--status as JSON")
+    command.add_argument("--logs", metavar="CELL", help="show the end of the cell's logs")
+    command.add_argument("--cancel", action="store_true", help="end what is queued or runs; what was reached is kept")
+    command.add_argument("--cell", metavar="CELL", help="with --cancel: of this cell only")
     command.add_argument("--retry-failed", action="store_true", help="run again what failed")
+    command.add_argument("--rerun", metavar="CELL", help="run the cell anew; its old runs are set aside")
     command.add_argument(
         "--wait",
         action="store_true",
@@ -70,26 +78,27 @@ def main() -> int:
     overrides = [text for text in given if not text.startswith("sweep.")]
     if arguments.json and not arguments.status:
         command.error("--json goes with --status")
-    if arguments.status:
-        return show_status(name, arguments.cluster, changes, as_json=arguments.json)
+    if arguments.rerun and arguments.dry_run:
+        command.error("--rerun does not go with --dry-run")
+    if arguments.cell and not arguments.cancel:
+        command.error("--cell goes with --cancel")
+    if arguments.status or arguments.watch or arguments.logs or arguments.cancel:
+        return handle(name, changes, arguments)
     if arguments.seeds is not None or arguments.seed is not None:
         changes.append(f"seeds={_seeds(arguments)}")
     return launch(name, changes, overrides, arguments)
 
 
-def show_status(name: str | None, cluster: str | None, changes: list[str], as_json: bool) -> int:
+def handle(name: str | None, changes: list[str], arguments: argparse.Namespace) -> int:
     """Light: neither torch nor pydantic, so that it answers at once."""
-    from slurm.clusters import enter_environment
-    from slurm.status import current_states, load_graph, status_json, status_text
-    from slurm.sweep import DEFAULT, read_sweep, sweep_path
+    from slurm.handling import cancel_jobs, launched, show_logs, show_status, watch_status
 
-    raw = read_sweep(sweep_path(name or DEFAULT))
-    raw.update(dict(text.split("=", 1) for text in changes if text.startswith(("name=", "cluster="))))
-    enter_environment(cluster or str(raw.get("cluster", "auto")))
-    graph = load_graph(str(raw["name"]))
-    states = current_states(graph)
-    print(status_json(graph, states) if as_json else status_text(graph, states))
-    return 0
+    graph = launched(name, arguments.cluster, changes)
+    if arguments.cancel:
+        return cancel_jobs(graph, arguments.cell)
+    if arguments.logs:
+        return show_logs(graph, arguments.logs)
+    return watch_status(graph) if arguments.watch else show_status(graph, arguments.json)
 
 
 def launch(name: str | None, changes: list[str], overrides: list[str], arguments: argparse.Namespace) -> int:
@@ -105,10 +114,10 @@ def launch(name: str | None, changes: list[str], overrides: list[str], arguments
     if arguments.dry_run:
         return dry_run(graph, preset, arguments.retry_failed)
     if preset.kind == "slurm":
-        return on_slurm(graph, preset, arguments.retry_failed, arguments.wait)
+        return on_slurm(graph, preset, arguments)
     if preset.kind == "local":
-        return on_this_machine(graph, preset, arguments.retry_failed)
-    return in_this_process(graph, arguments.retry_failed)
+        return on_this_machine(graph, preset, arguments)
+    return in_this_process(graph, arguments)
 
 
 def jobs_to_run(graph: "Graph", states: "dict[str, JobState]", retry_failed: bool) -> set[str]:
@@ -131,7 +140,7 @@ def dry_run(graph: "Graph", preset: "Preset", retry_failed: bool) -> int:
     return 0
 
 
-def on_slurm(graph: "Graph", preset: "Preset", retry_failed: bool, wait: bool) -> int:
+def on_slurm(graph: "Graph", preset: "Preset", arguments: argparse.Namespace) -> int:
     """Submits what is left, whole, and returns; or stays to watch."""
     from slurm.facts import max_array_size
     from slurm.ledger import launch_lock, sweeps_folder
@@ -142,8 +151,8 @@ def on_slurm(graph: "Graph", preset: "Preset", retry_failed: bool, wait: bool) -
     from slurm.submit import plan_submissions, submit
 
     with launch_lock(sweeps_folder() / ".lock", wait=True, what="another launcher is submitting"):
-        states = read_states(graph, settled_queue(graph))
-        todo = jobs_to_run(graph, states, retry_failed)
+        states = _without_rerun(graph, arguments, lambda: read_states(graph, settled_queue(graph)))
+        todo = jobs_to_run(graph, states, arguments.retry_failed)
         graph.save(cluster="slurm", launched=_now())
         print(f"sweep {graph.name}: {summary(states)}")
         if todo:
@@ -156,7 +165,7 @@ def on_slurm(graph: "Graph", preset: "Preset", retry_failed: bool, wait: bool) -
         print(line)
     if not todo and not any(found.active for found in states.values()):
         return _conclude(graph, {key: found.state for key, found in states.items()})
-    if wait:
+    if arguments.wait:
         from slurm.watch import watch
 
         return _conclude(graph, watch(graph))
@@ -164,7 +173,7 @@ def on_slurm(graph: "Graph", preset: "Preset", retry_failed: bool, wait: bool) -
     return 0
 
 
-def on_this_machine(graph: "Graph", preset: "Preset", retry_failed: bool) -> int:
+def on_this_machine(graph: "Graph", preset: "Preset", arguments: argparse.Namespace) -> int:
     from slurm.display import Display
     from slurm.ledger import launch_lock
     from slurm.local import LocalScheduler
@@ -175,10 +184,10 @@ def on_this_machine(graph: "Graph", preset: "Preset", retry_failed: bool) -> int
     machine = this_machine(preset.slots, graph)
     what = f"the sweep '{graph.name}' is being run by another launcher"
     with launch_lock(graph.leaderboard.folder / ".lock", wait=False, what=what):
-        states = current_states(graph)
-        todo = jobs_to_run(graph, states, retry_failed)
+        states = _without_rerun(graph, arguments, lambda: current_states(graph))
+        todo = jobs_to_run(graph, states, arguments.retry_failed)
         graph.save(cluster="local", launched=_now())
-        for line in problems(graph, states) if not retry_failed else []:
+        for line in problems(graph, states) if not arguments.retry_failed else []:
             print(line)
         display = Display()
         display.say(f"sweep {graph.name}: {len(todo)} of {len(graph.work)} jobs to do, on {machine.cores} cores")
@@ -189,14 +198,14 @@ def on_this_machine(graph: "Graph", preset: "Preset", retry_failed: bool) -> int
     return _conclude(graph, outcome)
 
 
-def in_this_process(graph: "Graph", retry_failed: bool) -> int:
+def in_this_process(graph: "Graph", arguments: argparse.Namespace) -> int:
     """One after another; the first error ends it, with its traceback."""
     from slurm.stages import run_task
     from slurm.states import headline
     from slurm.status import current_states
 
-    states = current_states(graph)
-    todo = jobs_to_run(graph, states, retry_failed)
+    states = _without_rerun(graph, arguments, lambda: current_states(graph))
+    todo = jobs_to_run(graph, states, arguments.retry_failed)
     graph.save(cluster="debug", launched=_now())
     for job in graph.work:
         if job.key in todo:
@@ -204,6 +213,19 @@ def in_this_process(graph: "Graph", retry_failed: bool) -> int:
             record = run_task(job.task)
             print(f"    {headline(record) if record else ''}", flush=True)
     return _conclude(graph, {key: "done" if key in todo else found.state for key, found in states.items()})
+
+
+def _without_rerun(
+    graph: "Graph", arguments: argparse.Namespace, read: "Callable[[], dict[str, JobState]]"
+) -> "dict[str, JobState]":
+    """The states, after the runs of the cell that is to be run anew were set aside."""
+    from slurm.handling import set_aside
+
+    states = read()
+    if arguments.rerun is None:
+        return states
+    set_aside(graph, arguments.rerun, states)
+    return read()
 
 
 def _conclude(graph: "Graph", outcome: dict[str, str]) -> int:

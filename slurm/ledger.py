@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 
 from results.command import UserError
 from results.record import runs_root
+from slurm.facts import parse_seconds
 
 LEDGER, MARK = "jobs.jsonl", "whitebench:"
 
@@ -48,6 +49,9 @@ class Queued(NamedTuple):
     """Why it does not run yet: Dependency, Resources, PartitionTimeLimit, ..."""
     dependency: str = ""
     """What it still waits for, e.g. `afterok:12_3(unfulfilled)`."""
+
+    seconds: float = 0.0
+    """Since it started."""
 
     @property
     def can_run(self) -> bool:
@@ -85,7 +89,7 @@ def _lines() -> Iterator[dict[str, Any]]:
 
 def _queue() -> Iterator[tuple[Queued, str]]:
     """Every job of this user with its comment, array tasks one by one."""
-    command = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%r|%E|%k"]
+    command = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%r|%E|%M|%k"]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -93,8 +97,8 @@ def _queue() -> Iterator[tuple[Queued, str]]:
     if asked.returncode:
         raise UserError(f"SLURM's queue does not answer: {asked.stderr.strip()}")
     for line in asked.stdout.splitlines():
-        job, state, reason, dependency, comment = line.strip().split("|", 4)
-        yield Queued(job, state, reason, dependency), comment
+        job, state, reason, dependency, elapsed, comment = line.strip().split("|", 5)
+        yield Queued(job, state, reason, dependency, parse_seconds(elapsed) or 0.0), comment
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,12 @@ from results.record import METRICS, Record, read_record
 from slurm.graph import Graph, Job
 from slurm.ledger import Queued
 from slurm.stages import LEADERBOARD
-from slurm.worker import ATTEMPTS, is_locked
+from slurm.worker import ATTEMPTS, BEAT_S, HEARTBEAT, is_locked
 
 State = Literal["done", "running", "queued", "failed", "interrupted", "blocked", "new"]
+LOST_BEATS = 6
+SILENT_S = 1800.0
+"""A run that has logged nothing for so long, and for four times as long as its epochs take, is called stalled."""
 TAIL = 65536
 """Bytes from a file's end in which its last line is sought."""
 
@@ -29,6 +33,13 @@ class JobState:
     """Why SLURM has not started it yet."""
     last: dict[str, Any] = field(default_factory=dict)
     """The last line of `metrics.jsonl`, while it runs."""
+
+    stalled: str = ""
+    """What makes one think that it hangs, though it is called running."""
+
+    @property
+    def shown(self) -> str:
+        return "stalled" if self.stalled else self.state
 
     @property
     def active(self) -> bool:
@@ -56,12 +67,38 @@ def _read_state(job: Job, in_queue: Queued | None, locks: set[int]) -> JobState:
         return JobState("done", record)
     if in_queue is not None:
         state: State = "running" if in_queue.state in ("RUNNING", "COMPLETING") else "queued"
-        return JobState(state, record, in_queue.id, in_queue.reason, last_line(job.folder / METRICS))
+        last = last_line(job.folder / METRICS)
+        stalled = _stalled(job.folder, last, in_queue.seconds) if state == "running" else ""
+        return JobState(state, record, in_queue.id, in_queue.reason, last, stalled)
     if record is None:
         return JobState("new")
     if record.status == "running" and is_held(job.folder / ".lock", str(record.environment.get("host")), locks):
-        return JobState("running", record, last=last_line(job.folder / METRICS))
+        last = last_line(job.folder / METRICS)
+        return JobState("running", record, last=last, stalled=_stalled(job.folder, last, _since_attempt(job.folder)))
     return JobState("failed" if record.status == "failed" else "interrupted", record)
+
+
+def _stalled(folder: Path, last: Mapping[str, Any], elapsed: float) -> str:
+    """Of a job that has run for `elapsed` seconds: whether its process has fallen silent, or its metrics have."""
+    beaten = _modified(folder / HEARTBEAT)
+    quiet = min(elapsed, time.time() - beaten) if beaten else 0.0  # one that was started by hand has no heart
+    if quiet > LOST_BEATS * BEAT_S:
+        return f"no heartbeat for {duration(quiet)}"
+    silent = min(elapsed, time.time() - last.get("time", 0.0))
+    usual = float(last.get("seconds") or 0.0)
+    return f"no progress for {duration(silent)}" if silent > max(SILENT_S, 4 * usual) else ""
+
+
+def _since_attempt(folder: Path) -> float:
+    began = last_line(folder / ATTEMPTS).get("time")
+    return time.time() - float(began) if began else 0.0
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def is_held(lock: Path, host: str | None = None, locks: set[int] | None = None) -> bool:

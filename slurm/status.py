@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +10,7 @@ from results.command import UserError
 from slurm.clusters import slurm_answers
 from slurm.graph import PLAN, Graph, graph_from_plan
 from slurm.ledger import LEDGER, queued_jobs, sweeps_folder
-from slurm.states import JobState, duration, headline, log_of, problems, progress, read_states
+from slurm.states import JobState, headline, log_of, problems, progress, read_states
 
 SHORT = {"interrupted": "stopped", "new": "-"}
 
@@ -47,7 +46,8 @@ def status_json(graph: Graph, states: Mapping[str, JobState]) -> str:
             "stage": job.stage,
             "seed": job.task.seed,
             "id": job.task.id,
-            "state": found.state,
+            "state": found.shown,
+            "why": found.stalled or found.queue_reason,
             "slurm_job": found.queue_id,
             "progress": found.last,
             "metrics": record.metrics if record else {},
@@ -75,8 +75,8 @@ def status_text(graph: Graph, states: Mapping[str, JobState], width: int | None 
 
 def summary(states: Mapping[str, JobState]) -> str:
     """`sweep: 12 done, 2 running, 3 new`."""
-    counted = [found.state for found in states.values()]
-    names = ("done", "running", "queued", "failed", "blocked", "interrupted", "new")
+    counted = [found.shown for found in states.values()]
+    names = ("done", "running", "stalled", "queued", "failed", "blocked", "interrupted", "new")
     counts = [f"{counted.count(state)} {state}" for state in names if state in counted]
     return f"{len(counted)} jobs: {', '.join(counts)}"
 
@@ -85,9 +85,7 @@ def _cell_text(found: JobState) -> str:
     if found.state == "done" and found.record is not None:
         return headline(found.record) or "done"
     if found.state == "running":
-        silent = time.time() - found.last["time"] if "time" in found.last else None
-        quiet = f" (silent for {duration(silent)})" if silent and silent > 600 else ""
-        return (progress(found.last) or "running") + quiet
+        return f"stalled: {found.stalled}" if found.stalled else progress(found.last) or "running"
     if found.state == "queued":
         usual = found.queue_reason in ("", "None", "Dependency", "Priority", "Resources", "BeginTime")
         return f"queued {found.queue_id}" + ("" if usual else f" ({found.queue_reason})")

@@ -12,9 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,7 +26,8 @@ from results.content import write_json
 from results.record import Record, read_record
 from slurm.stages import Task, run_task
 
-ATTEMPTS = "attempts.jsonl"
+ATTEMPTS, HEARTBEAT = "attempts.jsonl", "heartbeat"
+BEAT_S = 30.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 PREDECESSOR_S = 90.0
 """More than SLURM's usual KillWait (30 s) and the lease by which a network file system keeps a dead holder's lock."""
@@ -45,7 +47,7 @@ class Worker:
         _join_ranks()
         _let_predecessor_end(self.task.folder)
         try:
-            with interruptible():
+            with interruptible(), beating(self.task.folder):
                 run_task(self.task)
         except Interrupted as stop:
             print(f"interrupted: {stop}", flush=True)
@@ -94,6 +96,26 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextmanager
+def beating(folder: Path) -> Iterator[None]:
+    """Meanwhile a file in the run's folder is touched again and again, by which others see that this process lives."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.is_set():
+            with suppress(OSError):  # a full disk is for the stage to meet
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / HEARTBEAT).touch()
+            over.wait(BEAT_S)
+
+    if _rank() == 0:
+        threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _give_way() -> None:

@@ -168,6 +168,22 @@ def test_a_cancelled_job_stays_away_until_the_next_launch_which_goes_on(place: P
     assert starts(place, "linear") == [0]
 
 
+def test_one_cell_is_cancelled_by_the_launcher_s_command_and_the_others_go_on(place: Path, launch: Any) -> None:
+    stages = {"pretrain": {"function": "count", "options": {"to": 20, "every": 0.1}}, "linear": {"function": "count"}}
+    sweep = write_sweep(place, stages)
+    launch(sweep, "--cluster", "lab")
+    wait_until(lambda: running_count(place) > 3)
+    with pytest.raises(UserError, match="--cancel --cell 'seed=0' it first"):
+        launch(sweep, "--cluster", "lab", "--rerun", "seed=0")
+    assert "2 jobs cancelled" in launch(sweep, "--cluster", "lab", "--cancel", "--cell", "seed=0")[1]
+    wait_for_empty_queue()
+    jobs = json.loads(launch(sweep, "--status", "--json")[1])["jobs"]
+    assert {(job["cell"][-1], job["state"]) for job in jobs if job["stage"] == "linear"} == {
+        ("0", "new"),
+        ("1", "done"),
+    }
+
+
 def test_a_launcher_that_dies_while_it_submits_leaves_nothing_to_be_run_twice(
     place: Path, launch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
