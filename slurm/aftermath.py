@@ -29,7 +29,7 @@ def must_return(task: Task, code: int, error: str | None, job: str, log: str) ->
     Args:
         code: the exit code of the job's processes, not 0.
         error: what a process that failed left, if one did.
-        job: SLURM's id.
+        job: SLURM's id, of an array's task `<array>_<task>`.
         log: where the job's log is.
     """
     if _status(task) == "failed" or not runs_on(job):
@@ -92,9 +92,10 @@ def main(folder: Path, code: int) -> int:
     if _status(task) == "done":
         return 0
     error = _error(folder, job.job_id, job.num_tasks)
-    if must_return(task, code, error, job.raw_job_id, str(paths.stdout)):
+    # not by SLURM_JOB_ID: that of an array's last task stands for the whole array, and would bring back all of it
+    if must_return(task, code, error, job.job_id, str(paths.stdout)):
         print(f"killed (exit code {code}); queued again, to go on from its last checkpoint", flush=True)
-        subprocess.run(["scontrol", "requeue", job.raw_job_id], check=True, timeout=60)
+        subprocess.run(["scontrol", "requeue", job.job_id], check=True, timeout=60)
     return code
 
 

@@ -4,6 +4,8 @@ The cluster allows arrays of 4 tasks, cancels nothing by itself whose dependency
 """
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,6 +168,23 @@ def test_a_cancelled_job_stays_away_until_the_next_launch_which_goes_on(place: P
     launch(sweep, "--cluster", "lab", "--wait")
     assert starts(place, "pretrain") == [0, reached]
     assert starts(place, "linear") == [0]
+
+
+def test_the_last_task_of_an_array_comes_back_alone(place: Path, launch: Any) -> None:
+    """Its SLURM_JOB_ID is that of the whole array."""
+    sweep = write_sweep(place, {"pretrain": {"function": "count", "options": {"to": 40, "every": 0.1}}})
+    launch(sweep, "--cluster", "lab")
+    wait_until(lambda: len(starts(place, "pretrain")) == 2 and running_count(place) > 3)
+    first, last = sorted(queue("-t", "running", "-o", "%i"))
+    subprocess.run(["scancel", first], check=True)
+    wait_until(lambda: first not in queue("-o", "%i"))
+    attempts = [line for path in (place / "runs" / "pretrain").glob("*/attempts.jsonl") for line in path.open()]
+    (process,) = [line["pid"] for line in map(json.loads, attempts) if line["job"] == last]
+    os.kill(process, signal.SIGKILL)
+    wait_for_empty_queue()
+    records = (place / "runs" / "pretrain").glob("*/run.json")
+    assert sorted(json.loads(path.read_text())["status"] for path in records) == ["done", "interrupted"]
+    assert len(starts(place, "pretrain")) == 3
 
 
 def test_one_cell_is_cancelled_by_the_launcher_s_command_and_the_others_go_on(place: Path, launch: Any) -> None:
