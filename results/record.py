@@ -4,7 +4,6 @@ Nothing else is the truth: tables, status and resumption are derived from these 
 merged. `run.json` is replaced atomically; `metrics.jsonl` is only ever appended to, one JSON object a line.
 """
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -20,11 +19,12 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from results.command import Interrupted, UserError
 from results.content import canonical, file_hash, run_id, write_atomically, write_json
 from results.energy import EnergyMeter
+from results.lock import Held, Lock
 from results.sinks import Sinks, wanted
 
 SCHEMA = 1
@@ -168,7 +168,7 @@ class Run:
             command=command or shlex.join(["python", *map(_shown, sys.orig_argv[1:])]),
         )
         self.already_done = False
-        self._lock: IO[str] | None = None
+        self._lock = Lock(self.folder / ".lock")
         self._began = 0.0
         self._sinks: Sinks | None = None
 
@@ -179,13 +179,17 @@ class Run:
     def __enter__(self) -> Self:
         wanted()  # a sink that cannot be opened is better known before the work than after the first epoch
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / ".lock", "a")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise UserError(f"{self.folder}: another process is at work on this run") from error
-        before = read_record(self.folder)
+            self._lock.acquire()
+        except Held as holder:
+            raise UserError(f"{self.folder}: another process is at work on this run ({holder})") from holder
+        try:
+            return self._opened(read_record(self.folder))
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _opened(self, before: Record | None) -> Self:
         if before is not None and before.id != self.id:
             raise UserError(f"{self.folder}: holds another run ({before.id}); choose another folder")
         self.already_done = before is not None and before.status == "done"
@@ -207,7 +211,6 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._lock is not None
         if not self.already_done:
             self.record.ended = _now()
             if error is None:
@@ -220,7 +223,7 @@ class Run:
             self.save()
         if self._sinks is not None:
             self._sinks.close()
-        self._lock.close()
+        self._lock.release()
 
     def save(self) -> None:
         """Writes `run.json` with the cost so far."""

@@ -5,6 +5,7 @@ Light: neither torch nor pydantic, so that it answers at once.
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from results.command import UserError, nearest
+from results.lock import read_owner
 from slurm.clusters import enter_environment, slurm_answers
 from slurm.graph import Graph, Job
 from slurm.ledger import LEDGER, queued_jobs, sweeps_folder
@@ -85,7 +87,10 @@ def _stop_launcher(graph: Graph, cell: str | None) -> int:
         return 0
     if cell:
         raise UserError("on this machine a sweep is cancelled as a whole: --cancel without --cell")
-    process = int(lock.read_text())
+    owner = read_owner(lock) or {}
+    if owner.get("host") != socket.gethostname():
+        raise UserError(f"its launcher runs on {owner.get('host')}: --cancel it there")
+    process = int(owner["pid"])
     os.kill(process, signal.SIGINT)
     print(f"the launcher (process {process}) was asked to stop; its jobs save their place first")
     return 0

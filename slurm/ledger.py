@@ -4,19 +4,18 @@
 by which the queue tells what became of them. Whatever the queue knows no more is told by the run folders alone.
 """
 
-import fcntl
 import getpass
 import json
-import os
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from results.command import UserError
+from results.lock import Held, Lock
 from results.record import runs_root
 from slurm.facts import parse_seconds
 
@@ -103,23 +102,22 @@ def _queue() -> Iterator[tuple[Queued, str]]:
 
 @contextmanager
 def launch_lock(path: Path, wait: bool, what: str) -> Iterator[None]:
-    """Held by one launcher at a time; the kernel frees it when its holder dies.
+    """Held by one launcher at a time, until it ends or dies.
 
     Raises:
         UserError: another holds it, and we were not to wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
+    lock = Lock(path)
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise UserError(f"{what} (process {_holder(file)}); --status shows how far it is") from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            lock.acquire()
+            break
+        except Held as holder:
+            if not wait:
+                raise UserError(f"{what} ({holder}); --status shows how far it is") from holder
+            time.sleep(0.2)
+    try:
         yield
-
-
-def _holder(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read().strip() or "unknown"
+    finally:
+        lock.release()

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from results.lock import BEAT_S, is_taken, owner_file
 from results.record import METRICS, Record, read_record
 from slurm.graph import Graph, Job
 from slurm.ledger import Queued
 from slurm.stages import LEADERBOARD
-from slurm.worker import ATTEMPTS, BEAT_S, HEARTBEAT, is_locked
+from slurm.worker import ATTEMPTS
 
 State = Literal["done", "running", "queued", "failed", "interrupted", "blocked", "new"]
-LOST_BEATS = 6
+LOST_BEATS = 12
 SILENT_S = 1800.0
 """A run that has logged nothing for so long, and for four times as long as its epochs take, is called stalled."""
 TAIL = 65536
@@ -80,8 +81,8 @@ def _read_state(job: Job, in_queue: Queued | None, locks: set[int]) -> JobState:
 
 def _stalled(folder: Path, last: Mapping[str, Any], elapsed: float) -> str:
     """Of a job that has run for `elapsed` seconds: whether its process has fallen silent, or its metrics have."""
-    beaten = _modified(folder / HEARTBEAT)
-    quiet = min(elapsed, time.time() - beaten) if beaten else 0.0  # one that was started by hand has no heart
+    beaten = _modified(owner_file(folder / ".lock"))
+    quiet = min(elapsed, time.time() - beaten) if beaten else 0.0
     if quiet > LOST_BEATS * BEAT_S:
         return f"no heartbeat for {duration(quiet)}"
     silent = min(elapsed, time.time() - last.get("time", 0.0))
@@ -112,9 +113,9 @@ def is_held(lock: Path, host: str | None = None, locks: set[int] | None = None) 
     except FileNotFoundError:
         return False
     here = host in (None, socket.gethostname())
-    if here and inode not in (_held_locks() if locks is None else locks):
+    if here and not owner_file(lock).exists() and inode not in (_held_locks() if locks is None else locks):
         return False
-    return is_locked(lock)
+    return is_taken(lock)
 
 
 def _held_locks() -> set[int]:

@@ -5,17 +5,15 @@ state and raises `Interrupted`; only then is the job put back into the queue. Lo
 the process ends. The pickle that submitit keeps holds a `Task` and nothing of the progress.
 """
 
-import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -23,14 +21,14 @@ from typing import Any
 
 from results.command import INTERRUPTED, Interrupted
 from results.content import write_json
+from results.lock import LEASE_S, Held, Lock, is_taken
 from results.record import Record, read_record
 from slurm.stages import Task, run_task
 
-ATTEMPTS, HEARTBEAT = "attempts.jsonl", "heartbeat"
-BEAT_S = 30.0
+ATTEMPTS = "attempts.jsonl"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-PREDECESSOR_S = 90.0
-"""More than SLURM's usual KillWait (30 s) and the lease by which a network file system keeps a dead holder's lock."""
+PREDECESSOR_S = LEASE_S + 30.0
+"""More than SLURM's usual KillWait (30 s), and than a dead holder on another machine keeps its lock."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -47,7 +45,7 @@ class Worker:
         _join_ranks()
         _let_predecessor_end(self.task.folder)
         try:
-            with interruptible(), beating(self.task.folder):
+            with interruptible():
                 run_task(self.task)
         except Interrupted as stop:
             print(f"interrupted: {stop}", flush=True)
@@ -98,35 +96,21 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, old)
 
 
-@contextmanager
-def beating(folder: Path) -> Iterator[None]:
-    """Meanwhile a file in the run's folder is touched again and again, by which others see that this process lives."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.is_set():
-            with suppress(OSError):  # a full disk is for the stage to meet
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / HEARTBEAT).touch()
-            over.wait(BEAT_S)
-
-    if _rank() == 0:
-        threading.Thread(target=beat, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
-
-
 def _give_way() -> None:
     """Ends this process after its state is saved; on SLURM the job is queued again, unless it was cancelled."""
-    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and runs_on(os.environ["SLURM_JOB_ID"]):
+    from submitit import JobEnvironment
+
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and runs_on(JobEnvironment().job_id):
         signal.raise_signal(signal.SIGUSR2)  # submitit's handler: queues the job again and exits
     sys.exit(INTERRUPTED)
 
 
 def runs_on(job: str) -> bool:
-    """False where SLURM has ended the job already (scancel): it must not come back."""
+    """False where SLURM has ended the job already (scancel): it must not come back.
+
+    Args:
+        job: of an array's task `<array>_<task>`. SLURM_JOB_ID of the last task stands for the whole array.
+    """
     asked = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, timeout=60)
     return asked.returncode != 0 or asked.stdout.strip() == "RUNNING"
 
@@ -134,20 +118,8 @@ def runs_on(job: str) -> bool:
 def _let_predecessor_end(folder: Path) -> None:
     """A job that was queued again may start while the process it had before still dies, on another node perhaps."""
     end = time.monotonic() + PREDECESSOR_S
-    while not _rank() and is_locked(folder / ".lock") and time.monotonic() < end:
+    while not _rank() and is_taken(folder / ".lock") and time.monotonic() < end:
         time.sleep(0.5)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock; it is not touched."""
-    try:
-        with open(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def _rank() -> int:
@@ -194,14 +166,17 @@ def leave_failure(task: Task, error: str) -> None:
     """A stage that failed before it opened its record (a missing package, say) still leaves one that says so."""
     folder = task.folder
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return  # another process is at work on this run: its record is not ours to touch
+    lock = Lock(folder / ".lock")
+    try:
+        lock.acquire()
+    except Held:
+        return  # another process is at work on this run: its record is not ours to touch
+    try:
         before = read_record(folder)
         if before is not None and before.status == "done":
             return
         record = before or Record(task.id, task.stage, config={}, cell={"recipe": task.recipe, **task.cell})
         record.status, record.error = "failed", error
         write_json(folder / "run.json", asdict(record))
+    finally:
+        lock.release()

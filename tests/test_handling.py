@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -76,8 +77,8 @@ def test_a_job_that_has_fallen_silent_is_called_stalled(
     (folder / "run.json").write_text(json.dumps({**record, "status": "running"}))
     (folder / "attempts.jsonl").write_text(json.dumps({"time": time.time() - 9000, "log": "l"}) + "\n")
     (folder / "metrics.jsonl").write_text(json.dumps({"time": time.time() - logged, "epoch": 3, "seconds": 60}) + "\n")
-    (folder / "heartbeat").touch()
-    os.utime(folder / "heartbeat", (time.time() - beat, time.time() - beat))
+    (folder / ".lock.owner").write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+    os.utime(folder / ".lock.owner", (time.time() - beat, time.time() - beat))
     with open(folder / ".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         jobs = json.loads(launch(sweep, "--cluster", "debug", "--status", "--json")[1])["jobs"]

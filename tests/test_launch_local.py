@@ -176,9 +176,8 @@ def test_a_second_launcher_of_the_same_sweep_is_refused(place: Path, launch: Any
     lock.parent.mkdir(parents=True)
     with open(lock, "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        held.write("4711")
-        held.flush()
-        with pytest.raises(UserError, match=r"another launcher \(process 4711\)"):
+        lock.with_name(".lock.owner").write_text(json.dumps({"host": "here", "pid": 4711}))
+        with pytest.raises(UserError, match=r"another launcher \(process 4711 on here\)"):
             launch(sweep, "--cluster", "two")
     assert not log(place)
 
