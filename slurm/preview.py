@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from slurm.clusters import Preset, slurm_answers
 from slurm.facts import max_array_size, time_limits
 from slurm.graph import Graph, Resources
+from slurm.ledger import sweeps_folder
 from slurm.machine import this_machine
+from slurm.snapshot import snapshot_place
 from slurm.states import JobState
-from slurm.submit import DEFAULT_HOURS, Submission, batch_script, plan_submissions
+from slurm.submit import DEFAULT_HOURS, Submission, batch_script, plan_submissions, submission_name
 
 ASSUMED_ARRAY = 1001
 
@@ -56,28 +58,50 @@ def _arrows(graph: Graph) -> list[str]:
 def _slurm(graph: Graph, states: Mapping[str, JobState], todo: set[str], preset: Preset) -> list[str]:
     limit = max_array_size() if slurm_answers() else ASSUMED_ARRAY
     planned = plan_submissions(graph, todo, states, limit)
-    gpu_hours = sum(
-        job.resources.gpus * job.resources.nodes * (job.resources.hours or DEFAULT_HOURS)
-        for job in graph.work
-        if job.key in todo
-    )
-    lines = [
-        f"on SLURM: {len(planned)} calls of sbatch, at most {limit} tasks an array; at most {gpu_hours:g} GPU-hours"
-    ]
+    told = f"on SLURM: {len(planned)} calls of sbatch, at most {limit} tasks an array"
+    lines = [f"{told}; {gpu_hours(graph, states, todo)}"]
     lines += [f"  {i:3} {_what(submission)}" for i, submission in enumerate(planned)]
     if planned:
         shown = next((s for s in planned if s.after), planned[0])
         lines += [
             "",
-            f"batch script of submission {planned.index(shown)}:",
+            f"batch script of #{planned.index(shown)}:",
             "",
-            batch_script(shown, preset, graph.name, time_limits() if slurm_answers() else {}),
+            _script(planned, shown, graph, preset),
         ]
     return lines
 
 
+def _script(planned: list[Submission], shown: Submission, graph: Graph, preset: Preset) -> str:
+    name = submission_name(planned.index(shown), shown)
+    folder = graph.leaderboard.folder.absolute() / "launches" / "<time of launch>" / name
+    limits = time_limits() if slurm_answers() else {}
+    return batch_script(shown, preset, graph.name, limits, folder, snapshot_place(sweeps_folder() / "code"))
+
+
+def gpu_hours(graph: Graph, states: Mapping[str, JobState], todo: set[str]) -> str:
+    """What is to be run costs at most (by its limits), and about, as far as runs of the same recipe and stage are done.
+
+    Limits bound a job, not a run: one that is saved at its limit and queued again costs more.
+    """
+    measured: dict[tuple[str, str], list[float]] = {}
+    for job in graph.work:
+        record = states[job.key].record
+        if states[job.key].state == "done" and record is not None:
+            measured.setdefault((job.stage, job.task.recipe), []).append(float(record.cost.get("gpu_s") or 0.0) / 3600)
+    limit = about = 0.0
+    known = 0
+    for job in (graph[key] for key in todo):
+        most = job.resources.gpus * job.resources.nodes * (job.resources.hours or DEFAULT_HOURS)
+        found = measured.get((job.stage, job.task.recipe))
+        limit, about = limit + most, about + (sum(found) / len(found) if found else most)
+        known += bool(found)
+    going_by = f", about {about:.3g} going by runs that are done (of {known} of {len(todo)} jobs)" if known else ""
+    return f"at most {limit:g} GPU-hours{going_by}"
+
+
 def _what(submission: Submission) -> str:
-    dependency = submission.dependency([f"#{i}" for i in range(1000)])
+    dependency = submission.dependency([f"#{i}" for i in range(max(submission.waited_for, default=-1) + 1)])
     if len(submission.after_end) > 3:
         dependency = "afterany: all of these"
     return f"{submission.jobs[0].column:12} {len(submission.jobs):5} jobs  {dependency or ''}".rstrip()

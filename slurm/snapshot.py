@@ -21,17 +21,14 @@ def take_snapshot(into: Path, root: Path = ROOT) -> Path:
 
     It also says of which commit the code is and whether it differs from it, for the records.
     """
-    files = sorted(_files(root))
-    listing = "".join(f"{path} {file_hash(root / path)}\n" for path in files)
-    digest = hashlib.sha256(listing.encode()).hexdigest()[:16]
-    place = into / digest
+    place = snapshot_place(into, root)
     if not place.exists():
-        fresh = into / f".{digest}.{secrets.token_hex(4)}"
-        for path in files:
+        fresh = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+        for path in _files(root):
             (fresh / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / path, fresh / path)
         found = environment()
-        write_json(fresh / SNAPSHOT, {"code": digest, "git": found["git"], "dirty": found["dirty"]})
+        write_json(fresh / SNAPSHOT, {"code": place.name, "git": found["git"], "dirty": found["dirty"]})
         try:
             os.rename(fresh, place)
         except OSError:  # another launcher was faster
@@ -39,9 +36,15 @@ def take_snapshot(into: Path, root: Path = ROOT) -> Path:
     return place
 
 
+def snapshot_place(into: Path, root: Path = ROOT) -> Path:
+    """Where `take_snapshot` puts the code as it is now, whether it has been taken or not."""
+    listing = "".join(f"{path} {file_hash(root / path)}\n" for path in sorted(_files(root)))
+    return into.absolute() / hashlib.sha256(listing.encode()).hexdigest()[:16]
+
+
 def job_path(code: Path, own: str | None) -> dict[str, str]:
     """Variables by which a job finds the snapshot before the checkout, though it starts in the launch's folder."""
-    return {"PYTHONPATH": os.pathsep.join([str(code.absolute()), *([own] if own else [])]), "PYTHONSAFEPATH": "1"}
+    return {"PYTHONPATH": os.pathsep.join([str(code), *([own] if own else [])]), "PYTHONSAFEPATH": "1"}
 
 
 def _files(root: Path) -> Iterator[Path]:

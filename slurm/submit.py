@@ -17,7 +17,7 @@ from results.command import UserError
 from slurm.clusters import Preset
 from slurm.facts import time_limits
 from slurm.graph import Graph, Job
-from slurm.ledger import announce
+from slurm.ledger import MARK, announce
 from slurm.snapshot import job_path
 from slurm.states import JobState
 from slurm.worker import Worker, job_environment
@@ -40,6 +40,10 @@ class Submission:
     after_end: tuple[int, ...] = ()
     """Earlier submissions: waits for the end of all their tasks, however they end."""
     after_end_queued: tuple[str, ...] = ()
+
+    @property
+    def waited_for(self) -> tuple[int, ...]:
+        return self.after + self.after_end
 
     def dependency(self, ids: list[str]) -> str | None:
         """In sbatch's words; `ids` are those of earlier submissions."""
@@ -104,7 +108,7 @@ def submit(graph: Graph, planned: list[Submission], preset: Preset, folder: Path
     limits = time_limits()
     for i, submission in enumerate(planned):
         column = submission.jobs[0].column
-        executor = SlurmExecutor(folder / f"{i:03d}-{column.replace(':', '-')}", max_num_timeout=MAX_REQUEUES)
+        executor = SlurmExecutor(folder / submission_name(i, submission), max_num_timeout=MAX_REQUEUES)
         comment = announce(graph.name, [job.key for job in submission.jobs])
         told = parameters(submission, preset, graph.name, submission.dependency(ids), comment, limits, code)
         executor.update_parameters(**told, teardown=_teardown(executor.folder))
@@ -169,16 +173,27 @@ def worker_environment(job: Job, preset: Preset, code: Path) -> dict[str, str]:
     return {**preset.environment, **job_environment(job.resources.threads), **job_path(code, own)}
 
 
-def batch_script(submission: Submission, preset: Preset, sweep: str, limits: Mapping[str | None, int]) -> str:
-    """The script that sbatch would get, with <...> for what is known only when it is submitted."""
+def batch_script(
+    submission: Submission, preset: Preset, sweep: str, limits: Mapping[str | None, int], folder: Path, code: Path
+) -> str:
+    """The script that sbatch would get, with <...> for what is known only when it is submitted.
+
+    Args:
+        folder: of this submission's files and logs. code: the snapshot that its jobs run.
+    """
     from submitit.slurm.slurm import _make_sbatch_string
 
-    dependency = submission.dependency([f"<submission {i}>" for i in range(1000)])
-    told = parameters(submission, preset, sweep, dependency, "<its id in the ledger>", limits, Path("<snapshot>"))
+    dependency = submission.dependency([f"<id of #{i}>" for i in range(max(submission.waited_for, default=-1) + 1)])
+    told = parameters(submission, preset, sweep, dependency, f"{MARK}<drawn at launch>", limits, code)
     if len(submission.jobs) > 1:
         told["map_count"] = len(submission.jobs)
-    command = "python -u -m submitit.core._submit <folder>"
-    return _make_sbatch_string(command=command, folder=Path("<folder>"), teardown=_teardown(Path("<folder>")), **told)
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    return _make_sbatch_string(command=command, folder=folder, teardown=_teardown(folder), **told)
+
+
+def submission_name(number: int, submission: Submission) -> str:
+    """Of the folder for submitit's files and logs."""
+    return f"{number:03d}-{submission.jobs[0].column.replace(':', '-')}"
 
 
 def _last_words(text: str) -> str:

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from results.command import UserError
 from results.content import content_hash
+from results.record import Record
 from slurm.clusters import Preset, Share, load_preset
 from slurm.facts import parse_minutes
 from slurm.graph import PLAN, Graph, Job, Resources, graph_from_plan
 from slurm.launch_sweep import jobs_to_run
 from slurm.local import _order
 from slurm.planning import build_graph
-from slurm.preview import preview
+from slurm.preview import gpu_hours, preview
+from slurm.snapshot import snapshot_place, take_snapshot
 from slurm.stages import LEADERBOARD, STAGES, Task
 from slurm.states import JobState
 from slurm.submit import Submission, batch_script, plan_submissions
@@ -325,7 +327,8 @@ def test_the_batch_script_asks_for_what_the_stage_and_the_preset_say() -> None:
         sbatch={"nice": 100},
         environment={"PLACE": "a b"},
     )
-    script = batch_script(Submission((job, job)), preset, "mine", {"big": 90})
+    folder, code = Path("/runs/sweeps/mine/launches/1/000-pretrain"), Path("/runs/sweeps/code/0123")
+    script = batch_script(Submission((job, job)), preset, "mine", {"big": 90}, folder, code)
     for line in (
         "#SBATCH --partition=big",
         "#SBATCH --time=90",
@@ -344,6 +347,9 @@ def test_the_batch_script_asks_for_what_the_stage_and_the_preset_say() -> None:
         "export PLACE='a b'",
     ):
         assert line in script.splitlines(), line
+    assert "export PYTHONPATH=/runs/sweeps/code/0123" in script
+    assert f"submitit.core._submit {folder}\n" in script
+    assert f'slurm.aftermath {folder} "$code"' in script
     assert script.index("module load cuda") < script.index("srun")
     assert "--kill-on-bad-exit=1" in script
 
@@ -393,4 +399,38 @@ def test_a_dry_run_tells_jobs_resources_and_calls_of_sbatch(load: Any) -> None:
     assert "pretrain -> " in text
     assert "1 core, 2 h at most" in text
     assert "5 calls of sbatch" in text
+    assert "at most 0 GPU-hours" in text
     assert "#SBATCH --array=0-1%2" in text
+
+
+def test_gpu_hours_go_by_what_such_runs_have_cost_where_there_are_any(load: Any) -> None:
+    graph = graph_of(load({**SAMPLE, "stages": {"pretrain": {"gpus": 1, "hours": 3}}}))
+    states = states_of(graph)
+    assert gpu_hours(graph, states, set(states)) == "at most 12 GPU-hours"
+    first = graph.work[0]
+    done = Record(first.task.id, "pretrain", config={}, cost={"gpu_s": 1800.0})
+    todo = set(states) - {first.key}
+    states[first.key] = JobState("done", done)
+    assert (
+        gpu_hours(graph, states, todo) == "at most 9 GPU-hours, about 6.5 going by runs that are done (of 1 of 3 jobs)"
+    )
+
+
+def test_a_snapshot_is_the_code_as_it_was_and_named_by_it(tmp_path: Path) -> None:
+    checkout, into = tmp_path / "checkout", tmp_path / "code"
+    kept = ["pretrain/a.py", "results/published.csv", "slurm/clusters/b.yaml"]
+    for path in [*kept, "results/runs.csv", "pretrain/c.pyc"]:
+        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / path).write_text(path)
+    first = take_snapshot(into, checkout)
+    assert first == snapshot_place(into, checkout)
+    assert take_snapshot(into, checkout) == first
+    (checkout / "results" / "runs.csv").write_text("a table that a run has written")
+    assert take_snapshot(into, checkout) == first
+    (checkout / "pretrain" / "a.py").write_text("changed")
+    assert take_snapshot(into, checkout) != first
+    assert (first / "pretrain" / "a.py").read_text() == "pretrain/a.py"
+    found = sorted(str(path.relative_to(first)) for path in first.rglob("*") if path.is_file())
+    assert found == [*kept, "snapshot.json"]
+    assert json.loads((first / "snapshot.json").read_text())["code"] == first.name
+    assert sorted(path.name for path in into.iterdir()) == sorted([first.name, take_snapshot(into, checkout).name])
