@@ -6,7 +6,7 @@ Nothing is executed on reading: pickles are loaded with `weights_only=True` unle
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,7 +131,37 @@ def _metadata(path: Path, stated: Any) -> dict[str, Any]:
         raise UserError(f"{path}: its metadata '{METADATA}' is not JSON") from error
     if not isinstance(metadata, dict):
         raise UserError(f"{path}: its metadata '{METADATA}' is not a mapping")
+    for key, value in metadata.items():
+        if key in STATED and not STATED[key](value):
+            raise UserError(f"{path}: its metadata '{METADATA}' states an impossible {key}: {_one_line(repr(value))}")
     return metadata
+
+
+def _is_name(value: Any) -> bool:
+    """A word that can be part of a folder's name, whoever wrote it."""
+    return isinstance(value, str) and value.isprintable() and re.fullmatch(r"[^/\\.][^/\\]{0,199}", value) is not None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _are_shares(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_share, value))
+
+
+STATED: dict[str, Callable[[Any], bool]] = {
+    "id": _is_name,
+    **dict.fromkeys(("arch", "stem", "dataset", "method", "recipe"), _is_text),
+    "seed": lambda value: isinstance(value, int) and value >= 0,
+    "mean": _are_shares,
+    "std": lambda value: _are_shares(value) and min(value) > 0,
+}
+"""What later steps build on (folders, normalisation, tables), in files that anyone may have written."""
 
 
 def _check_archive(path: Path) -> None:

@@ -6,7 +6,8 @@ stand below a common prefix, there is an encoder; the words of the prefix say wh
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,11 +22,18 @@ STEMS = ("imagenet", "cifar", "cifar-pad2", "small")
 TRUNK = re.compile(r"(conv1|bn1|layer\d+)\.")
 """The parts of a ResNet that a backbone consists of; the rest of it (fc, projection heads) is not ours."""
 COUNTER = "num_batches_tracked"
-SECOND_CHOICE = {"momentum", "target", "ema", "k", "key", "student"}
-"""Words of encoders that their projects do not evaluate; DINO evaluates the teacher, the others the online network."""
+SECOND_CHOICE = {"momentum", "target", "ema", "k", "key", "student", "moco"}
+"""Words of encoders that their projects do not evaluate; DINO evaluates the teacher, the others the online network.
+
+VISSL keeps MoCo's key encoder in its loss, as `moco_encoder`."""
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""What DataParallel, DDP, torch.compile, FSDP and activation checkpointing put into names, also inside a network."""
 SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 """Children of a ResNet that was cut into an `nn.Sequential` (lightly does so): 2 and 3 are ReLU and pooling."""
-MAX_DEPTH = 16
+MAX_DEPTH, MAX_ENTRIES = 16, 1_000_000
+"""Of nested mappings; a pickle of a few bytes can hold endlessly many, by naming one mapping again and again."""
+MAX_NUMEL = 2**24
+"""Elements of a tensor worth comparing (a ResNet-101's largest has 2.4 million); a view of one number can claim any."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ def find_encoder(content: Any, wanted: str | None = None) -> Found:
     Raises:
         UserError: there is none, or none of that name; or several and nothing tells which is meant.
     """
-    tensors = {_without_wrappers(name): tensor for name, tensor in _flat(content)}
+    tensors = _without_wrappers(_all_tensors(content))
     candidates = _candidates(tensors)
     if not candidates:
         raise UserError(_why_none(tensors))
@@ -85,22 +93,34 @@ def tensor_shapes(arch: str, stem: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _flat(content: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+def _all_tensors(content: Any) -> dict[str, Tensor]:
     """All tensors in nested mappings, by their dotted path."""
-    if not isinstance(content, Mapping) or depth > MAX_DEPTH:
-        return
-    for key, value in content.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.", depth + 1)
-        elif isinstance(value, torch.nn.Module):  # only a file loaded as an unsafe pickle holds one
-            yield from _flat(value.state_dict(), f"{prefix}{key}.", depth + 1)
+    found: dict[str, Tensor] = {}
+    waiting, seen = deque([("", content, 0)]), 0
+    while waiting:
+        prefix, mapping, depth = waiting.popleft()
+        for key, value in _entries(mapping) if depth <= MAX_DEPTH else ():
+            seen += 1
+            if seen > MAX_ENTRIES:
+                raise UserError(f"holds more than {MAX_ENTRIES:,} entries in nested mappings: it is no checkpoint")
+            if isinstance(value, Tensor):
+                found[f"{prefix}{key}"] = value
+            else:
+                waiting.append((f"{prefix}{key}.", value, depth + 1))
+    return found
 
 
-def _without_wrappers(name: str) -> str:
-    """Names as they were before torch.compile, which may wrap inner modules, too."""
-    return name.replace("_orig_mod.", "")
+def _entries(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, torch.nn.Module):  # only a file loaded as an unsafe pickle holds one
+        value = value.state_dict()
+    return value.items() if isinstance(value, Mapping) else ()
+
+
+def _without_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """By the names that the network had before it was wrapped; names that would then coincide stay as they are."""
+    plain = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in tensors}
+    uses = Counter(plain.values())
+    return {name if uses[plain[name]] > 1 else plain[name]: tensor for name, tensor in tensors.items()}
 
 
 def _candidates(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -140,6 +160,7 @@ def _choose(candidates: dict[str, dict[str, Tensor]], wanted: str | None) -> str
     else:
         best = min(_rank(prefix) for prefix in candidates)
         matching = [prefix for prefix in candidates if _rank(prefix) == best]
+    matching = [p for place, p in enumerate(matching) if not any(_same(candidates, p, q) for q in matching[:place])]
     if len(matching) != 1:
         named = ", ".join(map(_shown, matching or candidates))
         problem = "no encoder" if not matching else "more than one encoder"
@@ -148,19 +169,43 @@ def _choose(candidates: dict[str, dict[str, Tensor]], wanted: str | None) -> str
     return matching[0]
 
 
+def _same(candidates: dict[str, dict[str, Tensor]], one: str, other: str) -> bool:
+    """Whether both hold the same backbone: mmselfsup's `backbone` is its `encoder_q.0` or `online_net.0` once more."""
+    a, b = ({name: t for name, t in candidates[prefix].items() if TRUNK.match(name)} for prefix in (one, other))
+    return a.keys() == b.keys() and all(a[name] is b[name] or _equal(a[name], b[name]) for name in a)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.numel() <= MAX_NUMEL and _has_values(a) and _has_values(b) and torch.equal(a, b)
+
+
+def _has_values(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and tensor.device.type == "cpu"
+
+
 def _rank(prefix: str) -> int:
     return len(SECOND_CHOICE.intersection(re.split(r"[._]", prefix.lower())))
 
 
 def _shown(prefix: str) -> str:
-    return f"'{prefix.rstrip('.')}'" if prefix else "at top level"
+    return f"'{_clean(prefix.rstrip('.'))}'" if prefix else "at top level"
+
+
+def _clean(name: str) -> str:
+    """A name from a file that anyone may have written, fit for one line of a terminal."""
+    shown = name if name.isprintable() else repr(name)[1:-1]
+    return shown if len(shown) <= 120 else f"{shown[:117]}..."
 
 
 def _why_none(tensors: dict[str, Tensor]) -> str:
     known = f"known are {', '.join(ARCHITECTURES)}"
     if not tensors:
         return f"holds no tensors, so it is no checkpoint of a network; {known}"
-    examples = ", ".join(list(tensors)[:3])
+    examples = ", ".join(map(_clean, list(tensors)[:3]))
+    if any(re.search(r"(?:^|\.)(?:conv1|stem)\.0\.weight$", name) for name in tensors):
+        return f"holds a ResNet with a stem of several convolutions (ResNet-C or -D); {known}, with one in the stem"
+    if any(re.search(r"(?:^|\.)stem\.conv\w*\.weight$", name) for name in tensors):
+        return f"holds a network with a stem of its own (stem.conv...), not by torchvision's names; {known}"
     if any("blocks.0.attn" in name or "patch_embed" in name for name in tensors):
         return f"holds a vision transformer; {known}"
     return f"holds no ResNet by torchvision's names (it has {len(tensors)} tensors: {examples}, ...); {known}"
@@ -176,7 +221,9 @@ def _stem(trunk: dict[str, Tensor], stated: str | None) -> str:
     elif shape == (64, 3, 3, 3):
         found = stated if stated not in (None, "imagenet") else "cifar"
     else:
-        raise UserError(f"conv1.weight is {_dimensions(shape)}: neither a 7x7 nor a 3x3 stem of 64 channels from RGB")
+        wide = "; wide ResNets are not supported" if shape and len(shape) == 4 and shape[0] > 64 else ""
+        fault = f"conv1.weight is {_dimensions(shape)}: neither a 7x7 nor a 3x3 stem of 64 channels from RGB"
+        raise UserError(f"{fault}{wide}")
     if stated is not None and stated != found:
         raise UserError(f"states the stem '{stated}', but conv1.weight is {_dimensions(shape)}")
     return found
@@ -202,7 +249,7 @@ def _check_shapes(arch: str, stem: str, trunk: dict[str, Tensor]) -> None:
     if missing:
         raise UserError(f"{len(missing)} of a {arch}'s {len(expected)} tensors are missing, e.g. {missing[0]}")
     if extra:
-        raise UserError(f"{len(extra)} tensors have no place in a {arch}, e.g. {extra[0]}")
+        raise UserError(f"{len(extra)} tensors have no place in a {arch}, e.g. {_clean(extra[0])}")
     for name, shape in expected.items():
         if tuple(trunk[name].shape) != shape:
             given = _dimensions(tuple(trunk[name].shape))
@@ -212,6 +259,9 @@ def _check_shapes(arch: str, stem: str, trunk: dict[str, Tensor]) -> None:
 
 def _as_float32(name: str, tensor: Tensor) -> Tensor:
     """An own, contiguous copy: a view into a file would change with the file."""
+    if not _has_values(tensor):
+        kind = tensor.device if tensor.device.type != "cpu" else tensor.layout
+        raise UserError(f"{name} holds no plain values (it is a {str(kind).removeprefix('torch.')} tensor)")
     if not tensor.is_floating_point():
         raise UserError(f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, not floating point")
     copy = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pretrain.evaluate import Options as EvaluationOptions
     from pretrain.evaluate import Target
     from pretrain.recipe import Recipe
-    from transfer.coco_det import Options as DetectionOptions
+    from transfer.stages import Options as DetectionOptions
 
 LEADERBOARD = "leaderboard"
 
@@ -178,32 +178,32 @@ def _evaluation_options() -> set[str]:
 
 
 def _plan_convert(task: Task, recipe: "Recipe") -> str:
-    from transfer.coco_det import convert_id
+    from transfer.stages import convert_id
 
     return convert_id(task.parents["pretrain"])
 
 
 def _run_convert(task: Task) -> Record:
-    from transfer.coco_det import convert_stage
+    from transfer.stages import convert_stage
 
     return convert_stage(task.backbone, cell=_launch(task))
 
 
 def _plan_detect(task: Task, recipe: "Recipe") -> str:
-    from transfer.coco_det import detect_id
+    from transfer.stages import detect_id
 
     return detect_id(task.parents["pretrain"], _detection(task))
 
 
 def _run_detect(task: Task) -> Record:
-    from transfer.coco_det import detect_stage
+    from transfer.stages import detect_stage
 
     return detect_stage(stage_folder("convert", task.parents["convert"]), _detection(task), cell=_launch(task))
 
 
 def _detection(task: Task) -> "DetectionOptions":
     from pretrain.config import validated
-    from transfer.coco_det import Options
+    from transfer.stages import Options
 
     options = {"seed": task.seed or 0, "device": task.device, **task.options}
     found: DetectionOptions = validated(Options, options, where="stages.detect")
@@ -211,7 +211,7 @@ def _detection(task: Task) -> "DetectionOptions":
 
 
 def _detection_options() -> set[str]:
-    from transfer.coco_det import Options
+    from transfer.stages import Options
 
     return {f.name for f in fields(Options)} - {"seed", "device"}
 

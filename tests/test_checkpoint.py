@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,10 @@ from torchvision.models import get_model
 from pretrain.checkpoint import read_backbone, write_backbone
 from pretrain.encoders import tensor_shapes
 from results.command import UserError
-
-Tensors = dict[str, Tensor]
-
-
-def resnet(arch: str = "resnet18", seed: int = 0) -> Tensors:
-    """A seeded state dict as torchvision makes it, with statistics that are not the trivial ones."""
-    torch.manual_seed(seed)
-    state = get_model(arch).state_dict()
-    for name, tensor in state.items():
-        if "running" in name:
-            tensor.uniform_(0.5, 1.5)
-    return state
-
-
-def trunk(state: Tensors) -> Tensors:
-    return {name: t for name, t in state.items() if not name.startswith("fc.") and "num_batches" not in name}
+from tests.formats import FORMATS, Format, Tensors, resnet, trunk, under
+from transfer.coco_det import main
+from transfer.convert import converted, load_proven, write_d2
+from transfer.detectron import detectron2_resnet
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +34,10 @@ def other() -> Tensors:
     return resnet(seed=2)
 
 
-def under(prefix: str, state: Tensors) -> Tensors:
-    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+@pytest.fixture(scope="module")
+def detectron2_resnet18() -> nn.Module:
+    network: nn.Module = detectron2_resnet("resnet18")
+    return network
 
 
 def same(found: Tensors, expected: Tensors) -> bool:
@@ -65,88 +56,37 @@ def test_torchvision_checkpoint_is_recognised_and_counted(tmp_path: Path, arch: 
     assert backbone.metadata == {}
 
 
-def sequential(state: Tensors) -> Tensors:
-    """As `nn.Sequential(*list(resnet.children())[:-1])` names it."""
-    places = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
-    renamed = {}
-    for name, tensor in state.items():
-        first, _, rest = name.partition(".")
-        if first in places:
-            renamed[f"{places[first]}.{rest}"] = tensor
-    return renamed
-
-
-HEAD = {"weight": torch.ones(8, 512), "bias": torch.ones(8)}
-LAYOUTS: dict[str, Callable[[Tensors, Tensors], Any]] = {
-    "cwrgp": lambda q, k: {"epoch": 1, "arch": "resnet18", "state_dict": {**under("module.model.", q)}},
-    "cwrgp, small sets": lambda q, k: {"state_dict": {**under("model.module.", q), **under("head.", HEAD)}},
-    "intl": lambda q, k: {"state_dict": {**under("module.backbone.", q), **under("module.projection.", HEAD)}},
-    "intl with EMA": lambda q, k: {
-        "state_dict": {**under("module.momentum_backbone.", k), **under("module.backbone.", q)}
-    },
-    "resa": lambda q, k: {"state_dict": {**under("module.encoder.", q), **under("module.momentum_encoder.", k)}},
-    "moco, pcl": lambda q, k: {
-        "state_dict": {
-            **under("module.encoder_k.", k),
-            **under("module.encoder_q.", q),
-            "module.queue": torch.ones(4, 4),
-            "module.queue_ptr": torch.zeros(1, dtype=torch.long),
-        },
-        "optimizer": {"state": {}, "param_groups": [{"lr": 0.03}]},
-    },
-    "simsiam": lambda q, k: {"state_dict": {**under("module.encoder.", q), **under("module.predictor.", HEAD)}},
-    "barlow twins, vicreg": lambda q, k: {
-        "model": {**under("module.backbone.", q), **under("module.projector.", HEAD)}
-    },
-    "swav": lambda q, k: {"state_dict": {**under("module.", q), **under("module.prototypes.", HEAD)}},
-    "dino": lambda q, k: {
-        "student": {**under("module.backbone.", k), **under("module.head.", HEAD)},
-        "teacher": {**under("module.backbone.", q), **under("module.head.", HEAD)},
-    },
-    "byol": lambda q, k: {"online_network": under("encoder.", q), "target_network": under("encoder.", k)},
-    "solo-learn": lambda q, k: {"state_dict": {**under("backbone.", q), **under("momentum_backbone.", k)}},
-    "lightly": lambda q, k: {
-        "state_dict": {**under("backbone.", sequential(q)), **under("projection_head.layers.0.", HEAD)}
-    },
-    "vissl": lambda q, k: {
-        "classy_state_dict": {"base_model": {"model": {"trunk": under("_feature_blocks.", q), "heads": HEAD}}}
-    },
-    "mmselfsup": lambda q, k: {"meta": {"epoch": 3}, "state_dict": under("backbone.", q)},
-    "compiled inside DDP": lambda q, k: {"model": under("module._orig_mod.backbone.", q)},
-    "DDP inside compiled": lambda q, k: under("_orig_mod.module.", q),
-    "bare, no head": lambda q, k: trunk(q),
-    "our checkpoint.pt": lambda q, k: {
-        "step": 3,
-        "method": {**under("encoder.backbone.", q), **under("target.encoder.backbone.", k)},
-    },
-}
-
-
-@pytest.mark.parametrize("project", LAYOUTS)
-def test_projects_own_layouts_are_read_into_torchvisions_names(
-    tmp_path: Path, project: str, online: Tensors, other: Tensors
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.project)
+def test_every_projects_layout_is_read_and_arrives_whole_in_detectron2(
+    tmp_path: Path, form: Format, online: Tensors, other: Tensors, detectron2_resnet18: nn.Module
 ) -> None:
-    torch.save(LAYOUTS[project](online, other), tmp_path / "ckpt.pth")
-    assert same(read_backbone(tmp_path / "ckpt.pth").tensors, trunk(online))
+    form.write(tmp_path / "ckpt", online, other)
+    backbone = read_backbone(tmp_path / "ckpt")
+    expected = trunk(online)
+    if "half" in form.project:
+        expected = {name: t.half().float() for name, t in expected.items()}
+    assert same(backbone.tensors, expected)
+    content = converted(backbone)
+    write_d2(tmp_path / "d2.pkl", content)
+    proof = load_proven(detectron2_resnet18, tmp_path / "d2.pkl", content)
+    assert (proof.matched, proof.expected, proof.left_over) == (100, 100, 0)
 
 
-@pytest.mark.parametrize(
-    ("project", "wanted"),
-    [("moco, pcl", "encoder_k"), ("intl with EMA", "momentum"), ("dino", "student"), ("byol", "target")],
-)
-def test_another_encoder_can_be_asked_for_and_is_named(
-    tmp_path: Path, project: str, wanted: str, online: Tensors, other: Tensors
+@pytest.mark.parametrize("form", [form for form in FORMATS if form.other], ids=lambda form: form.project)
+def test_another_encoder_is_said_to_be_there_and_can_be_asked_for(
+    tmp_path: Path, form: Format, online: Tensors, other: Tensors
 ) -> None:
-    torch.save(LAYOUTS[project](online, other), tmp_path / "ckpt.pth")
-    backbone = read_backbone(tmp_path / "ckpt.pth", encoder=wanted)
-    assert same(backbone.tensors, trunk(other))
-    assert wanted in backbone.origin.partition("also there")[0]
+    form.write(tmp_path / "ckpt", online, other)
+    assert form.other in read_backbone(tmp_path / "ckpt").origin.partition("also there")[2]
+    asked = read_backbone(tmp_path / "ckpt", encoder=form.other)
+    assert same(asked.tensors, trunk(other))
+    assert form.other in asked.origin.partition("also there")[0]
 
 
 def test_an_encoder_that_is_not_there_is_refused_with_those_that_are(
     tmp_path: Path, online: Tensors, other: Tensors
 ) -> None:
-    torch.save(LAYOUTS["moco, pcl"](online, other), tmp_path / "ckpt.pth")
+    torch.save({**under("encoder_q.", online), **under("encoder_k.", other)}, tmp_path / "ckpt.pth")
     with pytest.raises(UserError, match=r"'teacher'.*encoder_q"):
         read_backbone(tmp_path / "ckpt.pth", encoder="teacher")
 
@@ -155,18 +95,6 @@ def test_encoders_that_nothing_tells_apart_are_not_guessed(tmp_path: Path, onlin
     torch.save({**under("left.", online), **under("right.", other)}, tmp_path / "ckpt.pth")
     with pytest.raises(UserError, match=r"more than one encoder.*'left'.*'right'"):
         read_backbone(tmp_path / "ckpt.pth")
-
-
-def test_old_torch_format_and_half_precision_are_read(tmp_path: Path, online: Tensors) -> None:
-    half = {name: t.half() if t.is_floating_point() else t for name, t in online.items()}
-    torch.save({"state_dict": half}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    found = read_backbone(tmp_path / "old.pth").tensors
-    assert same(found, {name: t.half().float() for name, t in trunk(online).items()})
-
-
-def test_foreign_safetensors_file_is_read(tmp_path: Path, online: Tensors) -> None:
-    save_file(under("backbone.", online), tmp_path / "model.safetensors")
-    assert same(read_backbone(tmp_path / "model.safetensors").tensors, trunk(online))
 
 
 METADATA = {"stem": "imagenet", "arch": "resnet18", "id": "intl-s0-0123456789ab", "mean": [0.1, 0.2, 0.3], "seed": 0}
@@ -324,14 +252,139 @@ def test_faulty_tensors_are_named(
         read_backbone(tmp_path / "ckpt.pth")
 
 
+class Rebuilt:
+    """Unpickles as a call that `weights_only` permits, with arguments of the file's choice."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def laughs(levels: int = 14, width: int = 20) -> dict[str, Any]:
+    """Few mappings, each named by the one above in many places: width ** levels paths."""
+    inner: dict[str, Any] = {"end": torch.ones(1)}
+    for _ in range(levels):
+        inner = {str(k): inner for k in range(width)}
+    return inner
+
+
+def ring() -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    content["again"] = content
+    return content
+
+
+GIANT = 2**40
+OF_BN1 = "bn1.weight"
+HOSTILE: dict[str, tuple[Callable[[Tensors, Path], Any], str]] = {
+    "code on load": (lambda q, trace: {"state_dict": q, "x": Hostile(f"touch {trace}")}, r"refused.*posix\.system"),
+    "shape beyond its storage": (
+        lambda q, trace: q | {OF_BN1: Rebuilt(
+            torch._utils._rebuild_tensor_v2, torch.ones(3)._typed_storage(), 0, (GIANT,), (1,), False, OrderedDict())},
+        r"damaged.*(resize|out of bounds)",
+    ),
+    "giant view of one number": (
+        lambda q, trace: q | {OF_BN1: torch.zeros(1).expand(GIANT)}, r"bn1\.weight is 1099511627776, in a resnet18"),
+    "giant twins": (
+        lambda q, trace: {f"{side}.{name}": t for side in "ab" for name, t in (
+            q | {"layer1.0.bn1.bias": torch.zeros(1).expand(GIANT)}).items()}, "more than one encoder"),
+    "no values": (lambda q, trace: q | {OF_BN1: torch.ones(64, device="meta")}, r"bn1\.weight holds no plain.*meta"),
+    "sparse": (lambda q, trace: q | {OF_BN1: torch.ones(64).to_sparse()}, r"bn1\.weight holds no plain values.*sparse"),
+    "complex": (lambda q, trace: q | {OF_BN1: torch.ones(64, dtype=torch.complex64)}, "of type complex64"),
+    "quantised": (
+        lambda q, trace: q | {OF_BN1: torch.quantize_per_tensor(torch.ones(64), 0.1, 0, torch.qint8)}, "bn1.weight"),
+    "NaN": (lambda q, trace: q | {OF_BN1: torch.full((64,), float("nan"))}, r"bn1\.weight has values .*not finite"),
+    "too large for float32": (
+        lambda q, trace: q | {OF_BN1: torch.full((64,), 1e300, dtype=torch.float64)}, r"bn1\.weight.*not finite"),
+    "endless mappings": (lambda q, trace: laughs(), "more than 1,000,000 entries"),
+    "ring of mappings": (lambda q, trace: ring(), "no tensors"),
+    "names with control characters": (
+        lambda q, trace: {f"{side}\n\x1b[2J.{name}": t + ord(side) for side in "ab" for name, t in q.items()},
+        "more than one encoder"),
+    "a list": (lambda q, trace: [torch.ones(3)], "no tensors"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_checkpoint_is_one_line_runs_nothing_and_leaves_nothing(
+    tmp_path: Path, kind: str, online: Tensors
+) -> None:
+    make, message = HOSTILE[kind]
+    trace, out = tmp_path / "it-ran", tmp_path / "out"
+    torch.save(make(online, trace), tmp_path / "hostile.pth")
+    with pytest.raises(UserError, match=message) as error:
+        main(["--ckpt", str(tmp_path / "hostile.pth"), "--convert-only", "--out", str(out)])
+    assert "\n" not in str(error.value)
+    assert "hostile.pth" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["hostile.pth"]
+
+
+def test_names_that_climb_stay_names(tmp_path: Path, online: Tensors) -> None:
+    out = tmp_path / "a" / "b" / "out"
+    torch.save(under("../../../etc/", online), tmp_path / "..climbing..pth")
+    main(["--ckpt", str(tmp_path / "..climbing..pth"), "--convert-only", "--out", str(out)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["..climbing..pth", "a"]
+    assert [path.name for path in out.iterdir()] == ["convert"]
+    assert len(list((out / "convert").iterdir())) == 1
+
+
+IMPOSSIBLE = {
+    "id": "../../../escaped-0123456789ab",
+    "arch": 18,
+    "recipe": "sample/intl\nforged line",
+    "seed": "0",
+    "mean": [0.4, 0.5],
+    "std": [0.2, 0.0, 0.2],
+}
+
+
+@pytest.mark.parametrize("key", IMPOSSIBLE)
+def test_metadata_that_would_lead_astray_is_refused(tmp_path: Path, key: str, online: Tensors) -> None:
+    path = tmp_path / "forged.safetensors"
+    stated = json.dumps({**METADATA, key: IMPOSSIBLE[key]})
+    save_file(trunk(online), path, metadata={"whitebench": stated})
+    with pytest.raises(UserError, match=rf"states an impossible {key}: ") as error:
+        main(["--ckpt", str(path), "--convert-only", "--out", str(tmp_path / "out" / "runs")])
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["forged.safetensors"]
+
+
+def test_safetensors_that_claim_more_than_the_file_holds_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "giant.safetensors"
+    for shape, end in (([2**60], 2**62), ([64], 2**40)):
+        header = json.dumps({"conv1.weight": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 256)
+        with pytest.raises(UserError, match=r"giant\.safetensors: damaged or truncated"):
+            read_backbone(path)
+    path.write_bytes((2**62).to_bytes(8, "little") + b"{")
+    with pytest.raises(UserError, match=r"giant\.safetensors: damaged or truncated"):
+        read_backbone(path)
+
+
 @pytest.mark.parametrize(
     ("arch", "reason"),
-    [("resnet152", "blocks is not known"), ("wide_resnet50_2", "wide"), ("resnext50_32x4d", "grouped")],
+    [
+        ("resnet152", "blocks is not known"),
+        ("wide_resnet50_2", "wide"),
+        ("resnext50_32x4d", "grouped"),
+        ("resnet50 of twice the width", "wide"),
+        ("resnet50-D", "several convolutions"),
+    ],
 )
 def test_other_resnets_are_refused_with_the_reason(tmp_path: Path, arch: str, reason: str) -> None:
     with torch.device("meta"):
-        shapes = get_model(arch).state_dict()
-    torch.save({name: torch.zeros(()).expand(t.shape) for name, t in shapes.items()}, tmp_path / "ckpt.pth")
+        shapes = {
+            name: list(t.shape) for name, t in get_model(arch.partition(" ")[0].removesuffix("-D")).state_dict().items()
+        }
+    if arch.endswith("width"):  # SimCLR's and SwAV's wide ones
+        shapes["conv1.weight"] = [128, 3, 7, 7]
+    if arch.endswith("-D"):  # timm's resnet50d
+        del shapes["conv1.weight"]
+        shapes |= {"conv1.0.weight": [32, 3, 3, 3], "conv1.3.weight": [32, 32, 3, 3], "conv1.6.weight": [64, 32, 3, 3]}
+    torch.save({name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}, tmp_path / "ckpt.pth")
     with pytest.raises(UserError, match=reason):
         read_backbone(tmp_path / "ckpt.pth")
 

@@ -22,8 +22,9 @@ from results.record import Record, read_metrics, read_record, stage_folder
 from tests.coco_folder import edit, write_coco
 from transfer import coco_det
 from transfer.batches import planned
-from transfer.coco_data import annotation_hashes, find_coco, read_coco
-from transfer.coco_det import Options, convert_id, convert_stage, detect_config, detect_id, detect_stage
+from transfer.coco_data import read_coco
+from transfer.data import annotation_hashes, find_folder
+from transfer.stages import Options, convert_id, convert_stage, detect_config, detect_id, detect_stage
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -155,14 +156,14 @@ def test_interrupted_run_goes_on_and_ends_with_the_same_model(
 
 def test_finished_run_is_not_repeated(converted: Path, coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = detect(converted, tiny(coco, iterations=1))
-    monkeypatch.setattr("transfer.coco_det._detect", lambda *_: pytest.fail("was run again"))
+    monkeypatch.setattr("transfer.detect.detect", lambda *_: pytest.fail("was run again"))
     assert detect(converted, tiny(coco, iterations=1)) == done
 
 
 def test_model_that_finds_nothing_has_ap_zero(converted: Path, coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transfer.trainer import FineTuning
 
-    def forget(self: FineTuning, run: Any) -> None:
+    def forget(self: FineTuning, folder: Path, run: Any) -> None:
         self.model.roi_heads.box_predictor.cls_score.bias.data[-1] = 1e4  # background, always
         self.trained = True
         self._save(run, self.cfg.SOLVER.MAX_ITER)
@@ -253,11 +254,11 @@ def test_faulty_coco_folders_are_one_clear_line(tmp_path: Path, fault: str) -> N
 
 def test_absent_folder_names_the_nearest_of_the_data(runs: Path, tmp_path: Path) -> None:
     write_coco(tmp_path / "data" / "coco-small")
-    assert find_coco("coco-small") == tmp_path / "data" / "coco-small"
+    assert find_folder("coco-small") == tmp_path / "data" / "coco-small"
     with pytest.raises(UserError, match="did you mean 'coco-small'"):
-        find_coco("coco-smal")
+        find_folder("coco-smal")
     with pytest.raises(UserError, match=r"python -m pretrain\.data sample"):
-        find_coco("sample-det")
+        find_folder("sample-det")
 
 
 def test_image_that_does_not_decode_is_named(converted: Path, tmp_path: Path) -> None:

@@ -15,19 +15,17 @@ from torchvision.models import get_model
 
 from pretrain.checkpoint import Backbone, read_backbone
 from results.command import UserError
-from transfer.coco_det import _resnet, convert_config, convert_id, convert_stage
+from tests.formats import resnet
 from transfer.convert import Converted, convert, converted, detectron2_name, load_proven, prove, read_d2, write_d2
+from transfer.detectron import detectron2_resnet
+from transfer.maps import compare_maps, photos
+from transfer.stages import convert_config, convert_id, convert_stage
 
 
 @pytest.fixture(scope="module", params=["resnet18", "resnet50"])
 def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    torch.manual_seed(0)
-    network = get_model(request.param)
-    for name, buffer in network.named_buffers():
-        if "running" in name:
-            buffer.uniform_(0.5, 1.5)
     path = tmp_path_factory.mktemp("ckpt") / "model.pth"
-    torch.save(network.state_dict(), path)
+    torch.save(resnet(request.param), path)
     return read_backbone(path)
 
 
@@ -50,7 +48,7 @@ def test_names_are_detectron2s(name: str) -> None:
 def test_every_tensor_arrives_in_detectron2s_own_network(backbone: Backbone, tmp_path: Path) -> None:
     content = converted(backbone)
     write_d2(tmp_path / "d2.pkl", content)
-    proof = load_proven(_resnet(backbone.arch), tmp_path / "d2.pkl", content)
+    proof = load_proven(detectron2_resnet(backbone.arch), tmp_path / "d2.pkl", content)
     assert proof.matched == proof.expected == {"resnet18": 100, "resnet50": 265}[backbone.arch]
 
 
@@ -58,7 +56,7 @@ def test_feature_maps_are_those_of_the_original(backbone: Backbone, tmp_path: Pa
     original, content = get_model(backbone.arch).eval(), converted(backbone)
     original.load_state_dict(backbone.tensors, strict=False)
     write_d2(tmp_path / "d2.pkl", content)
-    theirs = _resnet(backbone.arch).eval()
+    theirs = detectron2_resnet(backbone.arch).eval()
     load_proven(theirs, tmp_path / "d2.pkl", content)
     x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -69,9 +67,76 @@ def test_feature_maps_are_those_of_the_original(backbone: Backbone, tmp_path: Pa
             assert (found[f"res{stage}"] - x).abs().max() <= 1e-5 * x.abs().max()
 
 
+def test_maps_of_photos_agree_and_the_comparison_can_fail(backbone: Backbone, tmp_path: Path) -> None:
+    content = converted(backbone)
+    write_d2(tmp_path / "d2.pkl", content)
+    network = detectron2_resnet(backbone.arch)
+    load_proven(network, tmp_path / "d2.pkl", content)
+    found = compare_maps(backbone, network, content)
+    assert list(found) == ["res2", "res3", "res4", "res5"]
+    assert all(value is not None and value <= 1e-5 for value in found.values())
+    block = network.res3[0]  # every tensor stays in its place, as with Detectron2's STRIDE_IN_1X1
+    block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    prove(network, content)
+    with pytest.raises(UserError, match=r"res3 of Detectron2's network differs from the original by"):
+        compare_maps(backbone, network, content)
+
+
+def test_maps_without_content_prove_nothing_and_are_said_to(backbone: Backbone, tmp_path: Path) -> None:
+    dead = {name: torch.zeros_like(t) if name.startswith("bn1") else t for name, t in backbone.tensors.items()}
+    dead = {name: torch.zeros_like(t) if name.endswith(("bias", "running_mean")) else t for name, t in dead.items()}
+    torch.save(dead, tmp_path / "dead.pth")
+    said: list[str] = []
+    record = convert_stage(tmp_path / "dead.pth", out=tmp_path, say=said.append)
+    assert record.metrics["maps"] == dict.fromkeys(["res2", "res3", "res4", "res5"])
+    assert "res5 all zero" in said[-1]
+
+
+def test_weights_whose_maps_overflow_are_refused(backbone: Backbone, tmp_path: Path) -> None:
+    wild = {name: t * 1e30 if name.endswith("conv1.weight") else t for name, t in backbone.tensors.items()}
+    torch.save(wild, tmp_path / "wild.pth")
+    with pytest.raises(UserError, match="maps of photos are not finite"):
+        convert_stage(tmp_path / "wild.pth", out=tmp_path, say=lambda _: None)
+
+
+def test_photos_are_photos_normalised_by_the_checkpoints_own_mean() -> None:
+    plain, seen = photos([0.0] * 3, [1.0] * 3), photos([120.0, 110.0, 100.0], [60.0, 50.0, 40.0])
+    assert plain.shape == seen.shape == (2, 3, 224, 320)
+    assert 30 < plain.std() < 100
+    assert torch.allclose(seen[:, 2], (plain[:, 2] - 100) / 40)
+
+
+def detectron2s_own_names(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """As Detectron2's tools/convert-torchvision-to-d2.py renames torchvision's state dict; its wheel lacks it."""
+    converted_state = {}
+    for key, tensor in state.items():
+        name = key if "layer" in key else f"stem.{key}"
+        for stage in (1, 2, 3, 4):
+            name = name.replace(f"layer{stage}", f"res{stage + 1}")
+        for norm in (1, 2, 3):
+            name = name.replace(f"bn{norm}", f"conv{norm}.norm")
+        name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+        converted_state[name] = tensor.detach().numpy()
+    return converted_state
+
+
+def test_tensors_are_those_of_detectron2s_own_converter(tmp_path: Path, backbone: Backbone) -> None:
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    theirs = detectron2s_own_names(backbone.tensors)
+    ours = convert(backbone)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    whole = {"model": theirs, "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "theirs.pkl").write_bytes(pickle.dumps(whole))
+    network = detectron2_resnet(backbone.arch)
+    DetectionCheckpointer(network).load(str(tmp_path / "theirs.pkl"))
+    prove(network, converted(backbone))
+
+
 @pytest.mark.parametrize("change", ["missing", "left over", "changed"])
 def test_proof_fails_where_a_tensor_is_missing_left_over_or_changed(backbone: Backbone, change: str) -> None:
-    model = _resnet(backbone.arch)
+    model = detectron2_resnet(backbone.arch)
     arrived = {k: t.numpy().copy() for k, t in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     prove(model, Converted(arrived, {"arch": backbone.arch}))
     if change == "missing":
@@ -96,6 +161,16 @@ def test_mean_and_std_follow_the_checkpoint_and_are_said_to_be_assumed_otherwise
     own = Backbone(backbone.arch, "imagenet", backbone.tensors, {"mean": [0.5] * 3, "std": [0.2] * 3}, "", "")
     assert converted(own).pixel_mean == [127.5] * 3
     assert converted(own).pixel_std == [51.0] * 3
+
+
+def test_file_with_values_that_are_not_finite_is_not_proven(backbone: Backbone, tmp_path: Path) -> None:
+    content = converted(backbone)
+    spoiled = content.tensors["stem.conv1.weight"].copy()
+    spoiled[0, 0, 0, 0] = np.nan
+    content.tensors["stem.conv1.weight"] = spoiled
+    write_d2(tmp_path / "d2.pkl", content)
+    with pytest.raises(UserError, match=r"stem\.conv1\.weight has values that are not finite"):
+        load_proven(detectron2_resnet(backbone.arch), tmp_path / "d2.pkl", content)
 
 
 def test_file_comes_back_as_written(backbone: Backbone, tmp_path: Path) -> None:
@@ -160,7 +235,8 @@ def test_conversion_that_is_not_proven_leaves_no_file(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = "resnet50" if backbone.arch == "resnet18" else "resnet18"
-    monkeypatch.setattr("transfer.coco_det._resnet", lambda arch: _resnet(other))
+    unpatched = detectron2_resnet
+    monkeypatch.setattr("transfer.detectron.detectron2_resnet", lambda arch: unpatched(other))
     torch.save(backbone.tensors, tmp_path / "model.pth")
     with pytest.raises(UserError, match="do not fit"):
         convert_stage(tmp_path / "model.pth", out=tmp_path, say=lambda _: None)
@@ -179,7 +255,10 @@ def test_conversion_is_a_stage_whose_id_is_known_before(
     assert record.config == convert_config(parent)
     assert record.status == "done"
     assert record.metrics["tensors"] == record.metrics["tensors_expected"] == len(backbone.tensors)
-    assert f"{len(backbone.tensors)} of {len(backbone.tensors)} tensors" in said[-1]
+    assert record.metrics["tensors_left_over"] == 0
+    assert max(record.metrics["maps"].values()) <= 1e-5
+    assert f"{len(backbone.tensors)} of {len(backbone.tensors)} tensors" in said[-2]
+    assert said[-1].startswith("feature maps of two photos")
     file = tmp_path / "convert" / record.id / "d2.pkl"
     before = file.stat().st_mtime_ns
     assert convert_stage(tmp_path / "model.pth", say=said.append).id == record.id

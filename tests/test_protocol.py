@@ -1,5 +1,7 @@
 """A protocol says what its source says, key by key; whatever a run does otherwise is named."""
 
+import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from results.command import UserError
 from transfer.convert import IMAGENET_MEAN, IMAGENET_STD, Converted
+from transfer.linter import Finding, lint, not_yet_named
 from transfer.protocol import (
     build_cfg,
     check_fit,
@@ -39,6 +42,18 @@ MOCO = {
     "SOLVER.BASE_LR": 0.02,
 }
 """facebookresearch/moco, detection/configs: Base-RCNN-C4-BN, coco_R_50_C4_2x and coco_R_50_C4_2x_moco, joined."""
+MOCO_VOC = {
+    **MOCO,
+    "MODEL.MASK_ON": False,
+    "MODEL.ROI_HEADS.NUM_CLASSES": 20,
+    "INPUT.MIN_SIZE_TRAIN": [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
+    "DATASETS.TRAIN": ["voc_2007_trainval", "voc_2012_trainval"],
+    "DATASETS.TEST": ["voc_2007_test"],
+    "SOLVER.STEPS": [18000, 22000],
+    "SOLVER.MAX_ITER": 24000,
+    "SOLVER.WARMUP_ITERS": 100,
+}
+"""facebookresearch/moco, detection/configs: Base-RCNN-C4-BN, pascal_voc_R_50_C4_24k and _24k_moco, joined."""
 MMSELFSUP = {
     "MODEL.MASK_ON": True,
     "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
@@ -52,9 +67,11 @@ MMSELFSUP = {
 }
 """open-mmlab/mmselfsup, benchmarks/detection/configs/coco_R_50_FPN_1x.yaml."""
 PUBLISHED: dict[str, dict[str, Any]] = {
+    "c4-24k": MOCO_VOC,
     "c4-1x": {**MOCO, "SOLVER.MAX_ITER": 90000, "SOLVER.STEPS": [60000, 80000]},
     "c4-2x": {**MOCO, "SOLVER.MAX_ITER": 180000, "SOLVER.STEPS": [120000, 160000]},
     "fpn-1x": MMSELFSUP,
+    "fpn-2x": {**MMSELFSUP, "SOLVER.MAX_ITER": 180000, "SOLVER.STEPS": [120000, 160000]},
 }
 
 
@@ -80,6 +97,107 @@ def test_unscaled_run_deviates_in_what_one_process_and_the_data_need_only(name: 
     masks = published_cfg(protocol).INPUT.MASK_FORMAT
     cfg = build_cfg(protocol, resolve(protocol), weights(protocol.backbones[0]), classes, masks)
     assert all("NORM: BN, published SyncBN (one process" in line for line in deviations(cfg, protocol))
+
+
+def rules(findings: list[Finding]) -> list[str]:
+    return [finding.rule for finding in findings]
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_no_built_in_protocol_breaks_a_rule(name: str) -> None:
+    protocol = load_protocol(name)
+    content = weights(protocol.backbones[0])
+    assert lint(published_cfg(protocol), protocol, content, processes=8) == []
+    assert lint(build_cfg(protocol, resolve(protocol), content), protocol, content) == []
+
+
+WRONG = {
+    "BGR": ("FORMAT: RGB", "FORMAT: BGR", "channel order: images come as BGR"),
+    "mean in 0..1": ("[123.675, 116.28, 103.53]", "[0.485, 0.456, 0.406]", "pixel mean: .* 0..255, not in 0..1"),
+    "std of one": ("[58.395, 57.12, 57.375]", "[1.0, 1.0, 1.0]", "pixel std: "),
+    "stride": ("STRIDE_IN_1X1: false", "STRIDE_IN_1X1: true", "stride: strides stand in 1x1"),
+    "frozen": ("FREEZE_AT: 0", "FREEZE_AT: 2", "frozen layers: stages below 2"),
+    "norm": ("NORM: SyncBN", "NORM: FrozenBN", "batch norm: MODEL.RESNETS.NORM is FrozenBN"),
+    "no extra norm": ("Res5ROIHeadsExtraNorm", "Res5ROIHeads", "extra norm: Res5ROIHeads has no norm after res5"),
+    "no precise norm": ("ENABLED: true", "ENABLED: false", "precise batch norm: off"),
+    "rate": ("BASE_LR: 0.02", "BASE_LR: 0.01", "learning rate: 0.01 for 16 images; .* 0.02$"),
+    "rate of another batch": ("IMS_PER_BATCH: 16", "IMS_PER_BATCH: 8", "learning rate: 0.02 for 8 .* 0.01$"),
+    "steps": ("[60000, 80000]", "[60000]", r"steps: the rate falls at \[60000\] of 90000; .* 67% and 89%"),
+    "length": ("MAX_ITER: 90000", "MAX_ITER: 12000", "length: 12000 iterations"),
+    "sizes": ("[640, 672, 704, 736, 768, 800]", "[800]", "training sizes: "),
+    "proposals": ("PRE_NMS_TOPK_TEST: 6000", "PRE_NMS_TOPK_TEST: 1000", r"test proposals: \[1000, 1000\]"),
+}
+"""Planted in a protocol's file, which `deviations` takes for the truth."""
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_linter_catches_what_is_wrong_in_a_protocols_own_file(tmp_path: Path, fault: str) -> None:
+    old, new, message = WRONG[fault]
+    protocol = load_protocol(written(tmp_path, old, new))
+    cfg = published_cfg(protocol)
+    assert deviations(cfg, protocol) == []
+    found = [str(finding) for finding in lint(cfg, protocol, weights(), processes=8)]
+    assert any(re.search(message, line) for line in found), found
+    unrelated = {"length", "steps"} if fault in ("length", "steps") else set()
+    assert {line.partition(":")[0] for line in found} - unrelated - {message.partition(":")[0]} == set()
+
+
+def plant_frozen(model: Any) -> None:
+    model.backbone.res3.requires_grad_(False)
+
+
+def plant_other_norm(model: Any) -> None:
+    from detectron2.layers import FrozenBatchNorm2d
+
+    model.roi_heads.res5[0].conv1.norm = FrozenBatchNorm2d(512)
+
+
+def plant_no_extra_norm(model: Any) -> None:
+    del model.roi_heads.res5.norm
+
+
+@pytest.fixture(scope="module")
+def c4_model() -> Any:
+    import torch
+    from detectron2.modeling import build_model
+
+    protocol = load_protocol("c4-1x")
+    with torch.device("meta"):  # its structure is all that is looked at
+        return build_model(build_cfg(protocol, resolve(protocol), weights(), device="meta"))
+
+
+@pytest.mark.parametrize(
+    ("plant", "message"),
+    [
+        (plant_frozen, r"frozen layers: \d+ parameters of the model are not trained, e\.g\. backbone\.res3"),
+        (plant_other_norm, r"batch norm: 1 norms of the model are not BN, e\.g\. roi_heads\.res5\.0\.conv1\.norm"),
+        (plant_no_extra_norm, "extra norm: the model has no norm after res5"),
+    ],
+)
+def test_linter_looks_at_the_built_model(c4_model: Any, plant: Any, message: str) -> None:
+    protocol = load_protocol("c4-1x")
+    cfg = build_cfg(protocol, resolve(protocol), weights())
+    model = copy.deepcopy(c4_model)
+    assert lint(cfg, protocol, weights(), model) == []
+    plant(model)
+    (found,) = lint(cfg, protocol, weights(), model)
+    assert re.match(message, str(found))
+
+
+def test_many_processes_need_a_synchronised_norm() -> None:
+    protocol = load_protocol("fpn-1x")
+    cfg = build_cfg(protocol, resolve(protocol), weights())  # for one process
+    assert lint(cfg, protocol, weights()) == []
+    assert rules(lint(cfg, protocol, weights(), processes=2)) == ["batch norm", "batch norm"]
+
+
+def test_finding_is_left_out_where_a_deviation_says_so_already() -> None:
+    protocol = load_protocol("c4-1x")
+    cfg = build_cfg(protocol, resolve(protocol, iterations=900), weights())
+    findings = lint(cfg, protocol, weights())
+    assert rules(findings) == ["length"]
+    assert not_yet_named(findings, deviations(cfg, protocol)) == []
+    assert not_yet_named(findings, []) == ["length: 900 iterations; in the papers 90000 or 180000"]
 
 
 PLANTED = {

@@ -22,11 +22,16 @@ Draw = tuple[int, int]
 """Seed of the augmentation, and index of the image."""
 
 
-def training_batches(cfg: "CfgNode", images: list[dict[str, Any]], start: int, workers: int) -> Iterator[list[Any]]:
-    """Batches from iteration `start` on, without end, as Detectron2's models take them."""
+def training_batches(
+    cfg: "CfgNode", images: list[dict[str, Any]], start: int, workers: int, rank: int = 0, processes: int = 1
+) -> Iterator[list[Any]]:
+    """Batches from iteration `start` on, without end, as Detectron2's models take them.
+
+    Of several processes, each gets its share: what every so many-th place of the whole batch holds in one process.
+    """
     from detectron2.data import DatasetMapper
 
-    plan = _Plan(cfg, images, start)
+    plan = _Plan(cfg, images, start, rank, processes)
     mapped = _Mapped(images, DatasetMapper(cfg, is_train=True))
     return iter(DataLoader(mapped, batch_sampler=plan, num_workers=workers, collate_fn=list))
 
@@ -56,13 +61,16 @@ class _Plan:
     cfg: "CfgNode"
     images: list[dict[str, Any]]
     start: int
+    rank: int
+    processes: int
 
     def __iter__(self) -> Iterator[list[Draw]]:
         ratios = [image["width"] / image["height"] for image in self.images]
         grouped = self.cfg.DATALOADER.ASPECT_RATIO_GROUPING
         batches = planned(ratios, self.cfg.SOLVER.IMS_PER_BATCH, self.cfg.SEED, grouped)
         for iteration, batch in enumerate(islice(batches, self.start, None), self.start):
-            yield [(derive_seed(self.cfg.SEED, iteration, place), index) for place, index in enumerate(batch)]
+            drawn = [(derive_seed(self.cfg.SEED, iteration, place), index) for place, index in enumerate(batch)]
+            yield drawn[self.rank :: self.processes]
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,14 @@ class _Mapped(Dataset[Any]):
     mapper: Any
 
     def __getitem__(self, draw: Draw) -> Any:
+        from detectron2.data.detection_utils import SizeMismatchError
+
         seed, index = draw
         random.seed(seed)
         np.random.seed(seed % 2**32)  # Detectron2's augmentations draw from the global generators
         try:
             return self.mapper(self.images[index])
+        except SizeMismatchError as error:
+            raise UserError(" ".join(str(error).split())) from error
         except OSError as error:
             raise UserError(f"{self.images[index]['file_name']}: does not decode ({error})") from error

@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from results.command import UserError, nearest
+from results.command import UserError
 from results.content import file_hash
-from results.record import data_root
+from transfer.data_checks import check_coco, check_files
 from transfer.detectron import quiet
 
 SPLITS = ("train2017", "val2017")
@@ -38,21 +38,16 @@ class CocoSet:
     """Names, in the order of their ids."""
     mask_format: str
     """Detectron2's INPUT.MASK_FORMAT: "bitmask" where masks are run-length coded, else "polygon"."""
+    notes: tuple[str, ...] = ()
+    """Faults of single annotations, few enough to go on with."""
 
-
-def find_coco(given: str | Path) -> Path:
-    """A folder, or the name of one in $WHITEBENCH_DATA.
-
-    Raises:
-        UserError: there is none.
-    """
-    for folder in (Path(given), data_root() / given):
-        if folder.is_dir():
-            return folder
-    if str(given) in ("sample", "sample-det"):
-        raise UserError(f"there is no sample in {data_root()} yet: python -m pretrain.data sample")
-    there = [path.parent.name for path in data_root().glob("*/annotations")]
-    raise UserError(f"there is no COCO folder '{given}', here or in {data_root()}{nearest(str(given), there)}")
+    @property
+    def counts(self) -> dict[str, int]:
+        return {
+            f"{name}_{what}": len(split.names) if what == "images" else split.objects
+            for name, split in (("train", self.train), ("val", self.val))
+            for what in ("images", "objects")
+        }
 
 
 def annotation_hashes(folder: Path) -> dict[str, str]:
@@ -80,11 +75,12 @@ def read_coco(folder: Path) -> CocoSet:
     train, val = (_split(folder, split, raw[split]) for split in SPLITS)
     coded = any(isinstance(item.get("segmentation"), dict) for item in _objects(raw["train2017"]))
     names = tuple(categories["train2017"].values())
-    return CocoSet(folder, train, val, names, "bitmask" if coded else "polygon")
+    notes = [note for split in SPLITS for note in _check_content(folder, split, raw[split])]
+    return CocoSet(folder, train, val, names, "bitmask" if coded else "polygon", tuple(notes))
 
 
-def register(coco: CocoSet) -> tuple[str, str]:
-    """Makes the set known to Detectron2; the names of its splits there."""
+def register(coco: CocoSet) -> tuple[list[str], str]:
+    """Makes the set known to Detectron2; the names there of what to train with, and of what to judge by."""
     from detectron2.data import DatasetCatalog
     from detectron2.data.datasets import register_coco_instances
 
@@ -96,7 +92,7 @@ def register(coco: CocoSet) -> tuple[str, str]:
             with quiet("detectron2"):
                 register_coco_instances(name, {}, str(part.annotations), str(part.images))
         names.append(name)
-    return names[0], names[1]
+    return names[:-1], names[-1]
 
 
 def _annotations(folder: Path, split: str) -> Path:
@@ -146,6 +142,12 @@ def _split(folder: Path, split: str, raw: dict[str, Any]) -> Split:
     if missing:
         raise UserError(f"{images}: {len(missing)} of {len(names)} images are missing, e.g. {missing[0]}")
     return Split(path, images, names, len(_objects(raw)))
+
+
+def _check_content(folder: Path, split: str, raw: dict[str, Any]) -> list[str]:
+    notes = check_coco(_annotations(folder, split), raw["images"], _objects(raw))
+    check_files(folder / split, ((str(item["file_name"]), item["width"], item["height"]) for item in raw["images"]))
+    return notes
 
 
 def _check_references(path: Path, raw: dict[str, Any]) -> None:

@@ -148,20 +148,29 @@ class _ArraysOnly(pickle.Unpickler):
 
 @dataclass(frozen=True)
 class Proof:
-    """Count of a conversion's tensors that a Detectron2 model holds, bit by bit."""
+    """Counts of a conversion's tensors: in a Detectron2 model, bit by bit and finite; its places; without a place."""
 
     matched: int
     expected: int
+    left_over: int
 
     def __str__(self) -> str:
-        return f"{self.matched} of {self.expected} tensors in Detectron2's model, all equal, none left over"
+        left = self.left_over or "none"
+        return (
+            f"{self.matched} of {self.expected} tensors in Detectron2's model, all equal and finite, {left} left over"
+        )
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """For a record."""
+        return {"tensors": self.matched, "tensors_expected": self.expected, "tensors_left_over": self.left_over}
 
 
 def load_proven(model: "nn.Module", path: Path, content: Converted) -> Proof:
     """Loads `path`, which holds `content`, into a Detectron2 model by Detectron2's own loader; compares what arrived.
 
     Raises:
-        UserError: a tensor found no place, or a place of the backbone no tensor, or they differ.
+        UserError: a tensor found no place, or a place of the backbone no tensor, or they differ, or are not finite.
     """
     from detectron2.checkpoint import DetectionCheckpointer
 
@@ -182,9 +191,11 @@ def prove(model: "nn.Module", content: Converted) -> Proof:
             f"{len(unfilled)} places unfilled; e.g. {fault}"
         )
     for name, array in content.tensors.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{name} has values that are not finite (NaN or infinite)")
         if not np.array_equal(places[name].cpu().numpy(), array):
             raise UserError(f"{name}: Detectron2's model does not hold what was converted")
-    return Proof(len(content.tensors), len(places))
+    return Proof(len(content.tensors), len(places), len(left_over))
 
 
 def _place(name: str) -> re.Match[str] | None:

@@ -53,6 +53,22 @@ def _register_extra_norm() -> None:
         ROI_HEADS_REGISTRY.register(Res5ROIHeadsExtraNorm)
 
 
+def detectron2_resnet(arch: str) -> Any:
+    """Detectron2's own ResNet of this depth, stem to res5."""
+    require_detectron2()
+    from detectron2.config import get_cfg
+    from detectron2.layers import ShapeSpec
+    from detectron2.modeling.backbone import build_resnet_backbone
+
+    cfg = get_cfg()
+    cfg.MODEL.RESNETS.DEPTH = int(arch.removeprefix("resnet"))
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if arch in ("resnet18", "resnet34") else 256
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.RESNETS.NORM, cfg.MODEL.RESNETS.STRIDE_IN_1X1 = "BN", False
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    return build_resnet_backbone(cfg, ShapeSpec(channels=3))
+
+
 @contextmanager
 def quiet(*names: str) -> Iterator[None]:
     """Loggers of these names say nothing below an error."""

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pretrain.config import strict, validated
 from results.command import UserError, nearest
+from results.content import canonical
 from results.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
     from transfer.convert import Converted
+    from transfer.data import DetectionSet
 
 PROTOCOLS = Path(__file__).parent / "protocols"
 STATED = (
@@ -41,7 +43,7 @@ REASONS = {
     "MODEL.RESNETS.DEPTH": "the checkpoint's",
     "MODEL.ROI_HEADS.NUM_CLASSES": "the data's",
     "INPUT.MASK_FORMAT": "the data's",
-    **dict.fromkeys(NORMS, "one process: the same statistics, over its whole batch"),
+    **dict.fromkeys(NORMS, "the same statistics, over the whole batch"),
 }
 
 
@@ -57,10 +59,17 @@ class Protocol:
     """Architectures that fit."""
     base: str
     """A config of Detectron2's model zoo."""
+    papers_rules: bool = True
+    """Whether the papers' rules apply (see `transfer.linter`); where not, only what the weights need is looked at."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd is Detectron2's usual one; adamw that of its later baselines (ViTDet), with SOLVER's rate and schedule."""
     detectron2: dict[str, Any] = field(default_factory=dict)
     """What the protocol sets on top of `base`, nested by Detectron2's own keys."""
+
+    @property
+    def determines(self) -> dict[str, Any]:
+        """What of it makes a difference to a run."""
+        return {key: value for key, value in canonical(self).items() if key != "papers_rules"}
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,14 @@ def check_fit(protocol: Protocol, arch: str) -> None:
         raise UserError(f"protocol {protocol.name} is for {' or '.join(protocol.backbones)}, not for {arch}{other}")
 
 
+def check_masks(protocol: Protocol, cfg: "CfgNode", data: "DetectionSet") -> None:
+    """Raises `UserError` where the protocol trains masks and the data have boxes alone."""
+    from transfer.voc_data import VocSet
+
+    if cfg.MODEL.MASK_ON and isinstance(data, VocSet):
+        raise UserError(f"protocol {protocol.name} needs masks, and VOC has boxes alone; for it there is c4-24k")
+
+
 def published_cfg(protocol: Protocol) -> "CfgNode":
     """The protocol in Detectron2's form, as published.
 
@@ -164,6 +181,7 @@ def build_cfg(
     mask_format: str = "polygon",
     device: str = "cpu",
     seed: int = 0,
+    processes: int = 1,
 ) -> "CfgNode":
     """The config that is run: the published one, scaled to `settings`, for these weights, data and device."""
     check_fit(protocol, content.arch)
@@ -175,8 +193,10 @@ def build_cfg(
     cfg.INPUT.MASK_FORMAT = mask_format
     cfg.MODEL.DEVICE, cfg.SEED, cfg.MODEL.WEIGHTS = device, seed, ""
     for node in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
-        if node.NORM == "SyncBN":  # torch's refuses the CPU; in one process it is plain batch norm anyway
+        if node.NORM == "SyncBN" and processes == 1:  # torch's refuses the CPU; in one process it is plain batch norm
             node.NORM = "BN"
+        elif node.NORM == "SyncBN" and device == "cpu":
+            node.NORM = "naiveSyncBN"
     cfg.freeze()
     return cfg
 

@@ -1,12 +1,10 @@
 """Fine-tunes and evaluates: Detectron2's model, optimizer, schedule, mapper and evaluator in a plain loop.
 
-A stopped run goes on from its checkpoint and ends with the same model as one that never stopped (on a CPU).
+A stopped run goes on from its checkpoint and ends with the same model as one that never stopped (on a CPU). In several
+processes each has its share of every batch; the first one keeps the record.
 """
 
-import contextlib
-import io
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,21 +14,23 @@ import torch
 from pretrain import resume
 from pretrain.progress import StopRequest
 from pretrain.repeatable import derive_seed, make_repeatable
-from results.command import UserError
+from results.command import Interrupted, UserError
 from results.record import Run
 from transfer.batches import training_batches
-from transfer.coco_data import CocoSet, register
 from transfer.convert import Converted, load_proven
+from transfer.data import DetectionSet, part_of, register
 from transfer.detectron import quiet
+from transfer.estimate import Estimate, measure
+from transfer.evaluation import Evaluation, evaluate
+from transfer.progress import Events, Progress
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-SIZES = {"APs": (0, 32**2), "APm": (32**2, 96**2), "APl": (96**2, math.inf)}
-"""COCO's areas of small, medium and large objects, square pixels."""
-TASKS = {"bbox": "box", "segm": "mask"}
-LOG_SECONDS, CHECKPOINT_MINUTES = 10.0, 10.0
+CHECKPOINT_MINUTES = 10.0
+PICTURES = 8
+WORTH_AN_ESTIMATE = 20
+"""Iterations: with fewer, measuring costs as much as training."""
 
 
 class FineTuning:
@@ -39,6 +39,7 @@ class FineTuning:
     Args:
         d2_file: holds `content`; what Detectron2 itself loads.
         optimizer: see `transfer.protocol.Protocol`.
+        subset: only so many images to train with, and to judge by.
         say: takes lines of progress.
     """
 
@@ -47,66 +48,105 @@ class FineTuning:
         cfg: "CfgNode",
         content: Converted,
         d2_file: Path,
-        coco: CocoSet,
+        data: DetectionSet,
         optimizer: str = "sgd",
         threads: int = 1,
         workers: int = 0,
+        subset: int | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         from detectron2.modeling import build_model
         from detectron2.solver import build_lr_scheduler
+        from detectron2.utils import comm
 
         make_repeatable(threads)
         if cfg.MODEL.DEVICE != "cpu":  # torchvision's deterministic RoIAlign is slow there and needs huge memory
             torch.use_deterministic_algorithms(False)
         torch.manual_seed(derive_seed(cfg.SEED, "heads"))
-        self.cfg, self.coco, self.workers, self.say = cfg, coco, workers, say
+        self.cfg, self.data, self.workers, self.say = cfg, data, workers, say
+        self.rank, self.processes = comm.get_rank(), comm.get_world_size()
         self.trained = False
         with quiet("detectron2", "fvcore"):
             self.model = build_model(cfg)
             self.proof = load_proven(self.model, d2_file, content)
             self.optimizer = _optimizer(optimizer, cfg, self.model)
             self.scheduler = build_lr_scheduler(cfg, self.optimizer)
-            self.train_set, self.val_set = register(coco)
-            self.images = self._training_images()
+            self.train_sets, self.val_set = register(data)
+            self.images = part_of(dataset_images(self.train_sets, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS), subset)
+            self.val_images = part_of(dataset_images([self.val_set], False), subset)
+        self.parallel = self._in_parallel()
 
-    def _training_images(self) -> list[dict[str, Any]]:
-        from detectron2.data import get_detection_dataset_dicts
+    def _in_parallel(self) -> torch.nn.Module:
+        """As Detectron2 wraps a model where there are several processes."""
+        if self.processes == 1:
+            return self.model
+        devices = [torch.cuda.current_device()] if self.cfg.MODEL.DEVICE == "cuda" else None
+        return torch.nn.parallel.DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
 
-        filter_empty = self.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        images: list[dict[str, Any]] = get_detection_dataset_dicts([self.train_set], filter_empty=filter_empty)
-        return images
-
-    def fit(self, run: Run) -> None:
+    def fit(self, folder: Path, run: Run | None) -> None:
         """Trains to the end, from where the run's checkpoint stands.
 
+        Args:
+            run: the record, in `folder`; None in processes other than the first.
         Raises:
             UserError: the loss is not finite. Interrupted: a signal asked to stop; the place is saved.
         """
         from detectron2.utils.events import EventStorage
 
-        start, total = self._resume(run), self.cfg.SOLVER.MAX_ITER
+        start, total = self._resume(folder, run), self.cfg.SOLVER.MAX_ITER
         if self.trained:
             return
-        batches = training_batches(self.cfg, self.images, start, self.workers)
-        progress = _Progress(run, start, total, self.cfg.SOLVER.IMS_PER_BATCH, self.say)
+        if total - start >= WORTH_AN_ESTIMATE:
+            self._estimate(start, run)
+        batches = self._batches(start)
+        events = Events(folder, start) if run is not None else None
+        progress = Progress(run, start, total, self.cfg.SOLVER.IMS_PER_BATCH, self.say, events)
         self.model.train()
-        with EventStorage(start), StopRequest(acts=True) as stop:
+        with EventStorage(start), StopRequest(acts=run is not None) as stop:
             for iteration in range(start, total):
                 losses = self._step(next(batches), iteration)
                 progress.tell("iteration", iteration + 1, losses, self.optimizer.param_groups[0]["lr"])
-                if stop.requested or stop.checkpoint_due(CHECKPOINT_MINUTES):
+                asked = self._any_asked(stop.requested)
+                if run is not None and (asked or stop.checkpoint_due(CHECKPOINT_MINUTES)):
                     self._save(run, iteration + 1)
-                if stop.requested:
-                    stop.leave(f"{run.id}: saved after iteration {iteration + 1}; the same command goes on from there")
+                if asked:
+                    self._leave(
+                        stop, run, f"saved after iteration {iteration + 1}; the same command goes on from there"
+                    )
         self._set_precise_norms()
         self.trained = True
-        self._save(run, total)
+        if run is not None:
+            self._save(run, total)
+        if events is not None:
+            events.close()
+
+    def _batches(self, start: int) -> Any:
+        return training_batches(self.cfg, self.images, start, self.workers, self.rank, self.processes)
+
+    def _estimate(self, start: int, run: Run | None) -> None:
+        from detectron2.data import DatasetMapper
+        from detectron2.utils.events import EventStorage
+
+        batch = next(self._batches(start))
+        image = DatasetMapper(self.cfg, is_train=False)(self.val_images[0])
+        weights = sum(parameter.numel() * 4 for parameter in self.model.parameters())
+        with EventStorage():
+            found: Estimate = measure(
+                self.model,
+                lambda: sum(self.parallel(batch).values()).backward(),
+                lambda: self.model([image]),
+                self.cfg.SOLVER.MAX_ITER - start,
+                -(-len(self.val_images) // self.processes),
+                weights * (2 if isinstance(self.optimizer, torch.optim.AdamW) else 1),
+            )
+        if run is not None:
+            self.say(str(found))
+            run.metrics["estimate"] = found.metrics
 
     def _step(self, batch: list[Any], iteration: int) -> dict[str, float]:
-        torch.manual_seed(derive_seed(self.cfg.SEED, iteration))
+        torch.manual_seed(derive_seed(self.cfg.SEED, iteration, *([self.rank] if self.rank else [])))
         try:
-            losses = self.model(batch)
+            losses = self.parallel(batch)
         except FloatingPointError as error:  # Detectron2's own check of its proposals
             raise UserError(f"not finite in iteration {iteration + 1}: {error} Try a smaller --lr") from error
         values = {name: float(value.detach()) for name, value in losses.items()}
@@ -119,6 +159,19 @@ class FineTuning:
         self.scheduler.step()
         return values
 
+    def _any_asked(self, requested: bool) -> bool:
+        """Whether any process was asked to stop: all leave together, or those left behind would wait for ever."""
+        if self.processes == 1:
+            return requested
+        flag = torch.tensor(float(requested), device=self.model.device)
+        torch.distributed.all_reduce(flag)
+        return bool(flag > 0)
+
+    def _leave(self, stop: StopRequest, run: Run | None, place: str) -> None:
+        if run is None:
+            raise Interrupted(place)
+        stop.leave(f"{run.id}: {place}")
+
     def _set_precise_norms(self) -> None:
         """Running statistics of the final weights, over batches that follow the training's (TEST.PRECISE_BN)."""
         from detectron2.utils.events import EventStorage
@@ -126,14 +179,14 @@ class FineTuning:
 
         precise = self.cfg.TEST.PRECISE_BN
         if precise.ENABLED and get_bn_modules(self.model):
-            batches = training_batches(self.cfg, self.images, self.cfg.SOLVER.MAX_ITER, self.workers)
+            batches = self._batches(self.cfg.SOLVER.MAX_ITER)
             torch.manual_seed(derive_seed(self.cfg.SEED, "precise"))
             self.model.train()
             with EventStorage(), quiet("fvcore"):
                 update_bn_stats(self.model, batches, precise.NUM_ITER)
 
-    def _resume(self, run: Run) -> int:
-        state = resume.load(run.folder)
+    def _resume(self, folder: Path, run: Run | None) -> int:
+        state = resume.load(folder)
         if state is None:
             return 0
         self.model.load_state_dict(state["model"])
@@ -141,8 +194,9 @@ class FineTuning:
         if not self.trained:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
-        run.rewind(state["iteration"])
-        self.say(f"going on after iteration {state['iteration']}")
+        if run is not None:
+            run.rewind(state["iteration"])
+            self.say(f"going on after iteration {state['iteration']}")
         return int(state["iteration"])
 
     def _save(self, run: Run, iteration: int) -> None:
@@ -153,40 +207,27 @@ class FineTuning:
         resume.save(run.folder, state)
         run.save()
 
-    def evaluate(self, run: Run) -> dict[str, float | None]:
-        """COCO's metrics on val2017 in per cent: box_AP, box_AP50, ..., mask_APl; None where there is nothing to find.
+    def evaluate(self, folder: Path, run: Run | None) -> Evaluation | None:
+        """See `transfer.evaluation.evaluate`. None in processes other than the first."""
+        progress = Progress(run, 0, -(-len(self.val_images) // self.processes), self.processes, self.say)
+        with StopRequest(acts=run is not None) as stop:
 
-        A model that detects nothing at all has AP 0, also where Detectron2 says NaN.
-        """
-        from detectron2.evaluation import COCOEvaluator
-
-        with quiet("detectron2", "fvcore"):
-            evaluator = COCOEvaluator(self.val_set, tuple(TASKS), distributed=False, use_fast_impl=False)
-            self._detect(evaluator, run)
-            with contextlib.redirect_stdout(io.StringIO()):
-                found = evaluator.evaluate()
-        values = {(task, name): found[task][name] for task in TASKS for name in METRICS}
-        if all(math.isnan(value) for value in values.values()):
-            areas = [item["area"] for item in evaluator._coco_api.dataset["annotations"]]
-            values = {key: 0.0 if _occurs(key[1], areas) else math.nan for key in values}
-        return {f"{TASKS[task]}_{name}": None if math.isnan(v) else v for (task, name), v in values.items()}
-
-    @torch.no_grad()
-    def _detect(self, evaluator: Any, run: Run) -> None:
-        """Shows the model each image of val2017, and its detections to `evaluator`."""
-        from detectron2.data import build_detection_test_loader
-
-        loader = build_detection_test_loader(self.cfg, self.val_set, num_workers=self.workers)
-        progress = _Progress(run, 0, len(loader), 1, self.say)
-        torch.manual_seed(derive_seed(self.cfg.SEED, "evaluation"))
-        self.model.eval()
-        evaluator.reset()
-        with StopRequest(acts=True) as stop:
-            for done, images in enumerate(loader, 1):
-                evaluator.process(images, self.model(images))
+            def each(done: int, total: int) -> None:
                 progress.tell("image", done)
-                if stop.requested:
-                    stop.leave(f"{run.id}: trained; the same command evaluates it")
+                if self.processes == 1 and stop.requested:
+                    self._leave(stop, run, "trained; the same command evaluates it")
+
+            return evaluate(
+                self.model, self.cfg, self.data, self.val_set, self.val_images, folder, self.workers, PICTURES, each
+            )
+
+
+def dataset_images(names: list[str], filter_empty: bool) -> list[dict[str, Any]]:
+    """Detectron2's dictionaries of registered sets, one after another."""
+    from detectron2.data import get_detection_dataset_dicts
+
+    images: list[dict[str, Any]] = get_detection_dataset_dicts(names, filter_empty=filter_empty)
+    return images
 
 
 def _optimizer(name: str, cfg: "CfgNode", model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -198,32 +239,3 @@ def _optimizer(name: str, cfg: "CfgNode", model: torch.nn.Module) -> torch.optim
     solver = cfg.SOLVER
     groups = get_default_optimizer_params(model, weight_decay_norm=solver.WEIGHT_DECAY_NORM)
     return torch.optim.AdamW(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
-
-
-def _occurs(metric: str, areas: list[float]) -> bool:
-    """Whether there are objects that the metric is about."""
-    low, high = SIZES.get(metric, (0, math.inf))
-    return any(low <= area < high for area in areas)
-
-
-class _Progress:
-    """A line to the user every so many seconds, and for the last of `total`; in training also to `metrics.jsonl`."""
-
-    def __init__(self, run: Run, start: int, total: int, batch: int, say: Callable[[str], None]) -> None:
-        self.run, self.start, self.total, self.batch, self.say = run, start, total, batch, say
-        self.began = self.told = time.monotonic()
-
-    def tell(self, unit: str, done: int, losses: dict[str, float] | None = None, lr: float = 0.0) -> None:
-        """`done` units (iterations, images) of the total are done."""
-        now = time.monotonic()
-        if now - self.told < LOG_SECONDS and done < self.total:
-            return
-        self.told = now
-        rate = (done - self.start) / max(now - self.began, 1e-9)
-        left, speed, loss = (self.total - done) / rate, rate * self.batch, ""
-        if losses is not None:
-            values = {"loss": sum(losses.values()), **losses, "lr": lr, "images_per_s": speed, "eta_s": round(left)}
-            self.run.log(step=done, steps=self.total, **values)
-            loss = f"  loss {values['loss']:.3f}"
-        minutes, seconds = divmod(round(left), 60)
-        self.say(f"{unit} {done}/{self.total}{loss}  {speed:.1f} images/s  {minutes}:{seconds:02d} left")

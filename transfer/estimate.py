@@ -1,0 +1,87 @@
+"""What a fine-tuning will take, measured on its own first batches before it starts."""
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from results.command import UserError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    iteration_s: float
+    image_s: float
+    """Of evaluation, in this process."""
+    total_s: float
+    memory_gb: float
+    """Largest so far on the GPU; on a CPU, of the process (in 10^9 bytes)."""
+    on: str
+    """What the memory is of."""
+
+    def __str__(self) -> str:
+        rates = f"{self.iteration_s:.2g} s an iteration and {self.image_s:.2g} s an image of evaluation"
+        return f"estimate: {_duration(self.total_s)} in all, {rates}; {self.memory_gb:.1f} GB of {self.on}"
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """For a record."""
+        return asdict(self)
+
+
+def measure(
+    model: torch.nn.Module,
+    step: Callable[[], Any],
+    look: Callable[[], Any],
+    iterations: int,
+    images: int,
+    state_bytes: int,
+) -> Estimate:
+    """Times one training step and one image of evaluation, after one of each to warm up; leaves `model` as it was.
+
+    Args:
+        step: forward and backward of a batch. look: evaluation of one image.
+        iterations, images: of what is ahead.
+        state_bytes: what the optimizer will hold besides.
+    Raises:
+        UserError: the GPU's memory does not suffice.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    cuda = next(model.parameters()).is_cuda
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        iteration_s = _second_time(step, model.train(), cuda)
+        with torch.no_grad():
+            image_s = _second_time(look, model.eval(), cuda)
+    except torch.OutOfMemoryError as error:
+        raise UserError("the GPU's memory does not suffice; try a smaller --batch, or --gpus") from error
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    for parameter in model.parameters():
+        parameter.grad = None
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    total_s = iterations * iteration_s + images * image_s
+    return Estimate(iteration_s, image_s, total_s, (peak + state_bytes) / 1e9, "the GPU's memory" if cuda else "memory")
+
+
+def _second_time(work: Callable[[], Any], model: torch.nn.Module, cuda: bool) -> float:
+    work()
+    if cuda:
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = round(seconds / 60), seconds / 3600
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} minutes" if minutes < 120 else f"{hours:.1f} hours" if hours < 72 else f"{hours / 24:.1f} days"

@@ -1,0 +1,202 @@
+"""Looks at what is about to be trained, before the first iteration: is it what the papers fine-tune?
+
+`transfer.protocol.deviations` compares a run with its protocol's file, key by key. A file of one's own can be wrong
+itself, and a model can be other than its config says: so these rules look at the config and at the built model, and
+know what the weights need and what the papers do (facebookresearch/moco, detection/, and its appendix).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from torch import nn
+
+    from transfer.convert import Converted
+    from transfer.protocol import Protocol
+
+SYNCHRONISED = ("SyncBN", "naiveSyncBN", "nnSyncBN")
+RATE, BATCH = 0.02, 16
+"""Of the papers; another batch takes a learning rate in proportion."""
+COCO_STEPS, VOC_STEPS = (2 / 3, 8 / 9), (18 / 24, 22 / 24)
+"""Where the rate falls, in parts of the schedule: 60k and 80k of 90k; 18k and 22k of 24k."""
+COCO_LENGTHS, VOC_LENGTHS = (90_000, 180_000), (24_000,)
+COCO_SIZES, VOC_SIZES = tuple(range(640, 801, 32)), tuple(range(480, 801, 32))
+C4_PROPOSALS = (6000, 1000)
+"""At test time, before and after suppression."""
+PRECISE_BATCHES = 200
+
+
+@dataclass(frozen=True)
+class Finding:
+    rule: str
+    keys: tuple[str, ...]
+    """Of Detectron2's config, that it is about."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.text}"
+
+
+def lint(
+    cfg: "CfgNode", protocol: "Protocol", content: "Converted", model: "nn.Module | None" = None, processes: int = 1
+) -> list[Finding]:
+    """What breaks a rule; the papers' own rules apply where the protocol does not say that it is none of a paper's.
+
+    Args:
+        cfg: as it is run.
+        content: the backbone: what normalisation and layout its weights need.
+        model: built from `cfg`, before the first iteration; None: the config alone is looked at.
+        processes: in one, plain batch norm has the statistics of the whole batch, as synchronised ones do in many.
+    """
+    found = list(_of_the_weights(cfg, content))
+    if protocol.papers_rules:
+        found += [*_of_training(cfg, processes), *_of_the_schedule(cfg, protocol.optimizer), *_of_the_input(cfg)]
+        found += _of_the_model(cfg, model) if model is not None else []
+    return found
+
+
+def not_yet_named(findings: list[Finding], deviations: list[str]) -> list[str]:
+    """Lines for findings about keys of which `deviations` says nothing already."""
+    named = {line.partition(":")[0] for line in deviations}
+    return [str(finding) for finding in findings if not named.intersection(finding.keys)]
+
+
+def _of_the_weights(cfg: "CfgNode", content: "Converted") -> Iterator[Finding]:
+    """What would be wrong whatever the protocol: the pretrained weights expect RGB, their mean, and their strides."""
+    if cfg.INPUT.FORMAT != "RGB":
+        text = f"images come as {cfg.INPUT.FORMAT}, but the weights were trained on RGB"
+        yield Finding("channel order", ("INPUT.FORMAT",), text)
+    for key, values, wanted in (
+        ("PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN, content.pixel_mean),
+        ("PIXEL_STD", cfg.MODEL.PIXEL_STD, content.pixel_std),
+    ):
+        if len(values) != 3 or any(abs(value - expected) > 0.5 for value, expected in zip(values, wanted)):
+            scale = "; images are in 0..255, not in 0..1" if max(values) <= 1 else ""
+            text = f"{_plain(values)}, but the weights were trained with {_plain(wanted)}{scale}"
+            yield Finding(f"pixel {key[6:].lower()}", (f"MODEL.{key}",), text)
+    if cfg.MODEL.RESNETS.STRIDE_IN_1X1 and cfg.MODEL.RESNETS.DEPTH >= 50:
+        text = "strides stand in 1x1 convolutions; in the weights' ResNet they stand in the 3x3 ones"
+        yield Finding("stride", ("MODEL.RESNETS.STRIDE_IN_1X1",), text)
+
+
+def _of_training(cfg: "CfgNode", processes: int) -> Iterator[Finding]:
+    if cfg.MODEL.BACKBONE.FREEZE_AT != 0:
+        text = f"stages below {cfg.MODEL.BACKBONE.FREEZE_AT} stay frozen; the papers fine-tune all layers"
+        yield Finding("frozen layers", ("MODEL.BACKBONE.FREEZE_AT",), text)
+    right = (*SYNCHRONISED, "BN") if processes == 1 else SYNCHRONISED
+    for key, norm in _norms(cfg):
+        if norm not in right:
+            yield Finding(
+                "batch norm", (key,), f"{key} is {norm or 'none'}; the papers synchronise it over the whole batch"
+            )
+    if _is_c4(cfg) and cfg.MODEL.ROI_HEADS.NAME != "Res5ROIHeadsExtraNorm":
+        text = f"{cfg.MODEL.ROI_HEADS.NAME} has no norm after res5; MoCo's Res5ROIHeadsExtraNorm has"
+        yield Finding("extra norm", ("MODEL.ROI_HEADS.NAME",), text)
+    precise = cfg.TEST.PRECISE_BN
+    if not precise.ENABLED:
+        text = "off; the papers evaluate with statistics of the final weights"
+        yield Finding("precise batch norm", ("TEST.PRECISE_BN.ENABLED",), text)
+    elif precise.NUM_ITER < PRECISE_BATCHES:
+        text = f"over {precise.NUM_ITER} batches, not {PRECISE_BATCHES}"
+        yield Finding("precise batch norm", ("TEST.PRECISE_BN.NUM_ITER",), text)
+
+
+def _of_the_schedule(cfg: "CfgNode", optimizer: str) -> Iterator[Finding]:
+    solver, voc = cfg.SOLVER, _is_voc(cfg)
+    rate = RATE * solver.IMS_PER_BATCH / BATCH
+    if optimizer != "sgd":
+        yield Finding("optimizer", (), f"{optimizer}; the papers use SGD with momentum 0.9")
+    elif abs(solver.BASE_LR - rate) > 0.01 * rate:
+        text = (
+            f"{solver.BASE_LR:g} for {solver.IMS_PER_BATCH} images; in proportion to {RATE} for {BATCH} it is {rate:g}"
+        )
+        yield Finding("learning rate", ("SOLVER.BASE_LR",), text)
+    for key, value in (("MOMENTUM", 0.9), ("WEIGHT_DECAY", 1e-4), ("GAMMA", 0.1)):
+        if solver[key] != value:
+            yield Finding(
+                key.lower().replace("_", " "), (f"SOLVER.{key}",), f"{solver[key]:g}, in the papers {value:g}"
+            )
+    places = tuple(step / solver.MAX_ITER for step in solver.STEPS)
+    expected = VOC_STEPS if voc else COCO_STEPS
+    if len(places) != len(expected) or any(abs(a - b) > 0.01 for a, b in zip(places, expected)):
+        text = f"the rate falls at {_plain(solver.STEPS)} of {solver.MAX_ITER}; in the papers at " + " and ".join(
+            f"{share:.0%}" for share in expected
+        )
+        yield Finding("steps", ("SOLVER.STEPS",), text)
+    lengths = VOC_LENGTHS if voc else COCO_LENGTHS
+    if solver.MAX_ITER not in lengths:
+        text = f"{solver.MAX_ITER} iterations; in the papers {' or '.join(map(str, lengths))}"
+        yield Finding("length", ("SOLVER.MAX_ITER",), text)
+
+
+def _of_the_input(cfg: "CfgNode") -> Iterator[Finding]:
+    given, rpn, sizes = cfg.INPUT, cfg.MODEL.RPN, VOC_SIZES if _is_voc(cfg) else COCO_SIZES
+    if tuple(given.MIN_SIZE_TRAIN) != sizes:
+        text = f"shorter sides {_plain(given.MIN_SIZE_TRAIN)}; in the papers {sizes[0]} to {sizes[-1]} by 32"
+        yield Finding("training sizes", ("INPUT.MIN_SIZE_TRAIN",), text)
+    if sizes[-1] != given.MIN_SIZE_TEST:
+        text = f"shorter side {given.MIN_SIZE_TEST}; in the papers {sizes[-1]}"
+        yield Finding("test size", ("INPUT.MIN_SIZE_TEST",), text)
+    if given.RANDOM_FLIP != "horizontal":
+        yield Finding("flip", ("INPUT.RANDOM_FLIP",), f"{given.RANDOM_FLIP}; in the papers horizontal")
+    counts = rpn.PRE_NMS_TOPK_TEST, rpn.POST_NMS_TOPK_TEST
+    if _is_c4(cfg) and counts != C4_PROPOSALS:
+        text = f"{_plain(counts)} before and after suppression; in the papers {_plain(C4_PROPOSALS)}"
+        yield Finding("test proposals", ("MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST"), text)
+
+
+def _of_the_model(cfg: "CfgNode", model: "nn.Module") -> Iterator[Finding]:
+    """That the built model is what its config says."""
+    from detectron2.layers import get_norm
+
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    if frozen and cfg.MODEL.BACKBONE.FREEZE_AT == 0:
+        yield Finding("frozen layers", (), f"{len(frozen)} parameters of the model are not trained, e.g. {frozen[0]}")
+    wants_extra = _is_c4(cfg) and cfg.MODEL.ROI_HEADS.NAME.endswith("ExtraNorm")
+    if wants_extra and _at(model, "roi_heads.res5.norm") is None:
+        yield Finding("extra norm", (), "the model has no norm after res5, whatever its config says")
+    kind = type(get_norm(cfg.MODEL.RESNETS.NORM, 8))
+    others = [name for name, norm in _pretrained_norms(cfg, model) if type(norm) is not kind]
+    if others:
+        text = f"{len(others)} norms of the model are not {cfg.MODEL.RESNETS.NORM}, e.g. {others[0]}"
+        yield Finding("batch norm", (), text)
+
+
+def _pretrained_norms(cfg: "CfgNode", model: "nn.Module") -> Iterator[tuple[str, "nn.Module"]]:
+    """Those of stem to res5, and the one after it: in a C4 model res5 stands in the head."""
+    from detectron2.layers import FrozenBatchNorm2d
+    from torch import nn
+
+    kinds = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+    for place in ("backbone", "roi_heads.res5") if _is_c4(cfg) else ("backbone.bottom_up",):
+        for name, module in _at(model, place).named_modules() if _at(model, place) is not None else ():
+            if isinstance(module, kinds):
+                yield f"{place}.{name}", module
+
+
+def _norms(cfg: "CfgNode") -> Iterator[tuple[str, str]]:
+    """Keys and values of the norms that the papers synchronise: the backbone's (with the head's res5), and FPN's."""
+    yield "MODEL.RESNETS.NORM", cfg.MODEL.RESNETS.NORM
+    if not _is_c4(cfg):
+        yield "MODEL.FPN.NORM", cfg.MODEL.FPN.NORM
+
+
+def _at(module: "nn.Module", path: str) -> Any:
+    for name in path.split("."):
+        module = getattr(module, name, None)  # type: ignore[assignment]
+    return module
+
+
+def _is_c4(cfg: "CfgNode") -> bool:
+    return "fpn" not in str(cfg.MODEL.BACKBONE.NAME)
+
+
+def _is_voc(cfg: "CfgNode") -> bool:
+    """MoCo's protocol for VOC has boxes only; those for COCO have masks."""
+    return not cfg.MODEL.MASK_ON
+
+
+def _plain(values: Any) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in values) + "]"

@@ -1,0 +1,79 @@
+"""The proof that matters in the end: the checkpoint's own network and Detectron2's see the same in real photos."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from results.command import UserError
+
+if TYPE_CHECKING:
+    from pretrain.checkpoint import Backbone
+    from transfer.convert import Converted
+
+TOLERANCE = 1e-5
+"""Of a map's largest absolute value: float32's rounding, summed over the layers."""
+STAGES = ("res2", "res3", "res4", "res5")
+HEIGHT, WIDTH = 224, 320
+
+
+def compare_maps(backbone: "Backbone", network: nn.Module, content: "Converted") -> dict[str, float | None]:
+    """{"res2": difference, ...}: the largest between the maps of both networks, in parts of the map's largest value.
+
+    None where both maps are zero all over (of a backbone that is dead), which proves nothing.
+
+    Args:
+        backbone: as the checkpoint has it; run as torchvision's network.
+        network: Detectron2's ResNet that holds `content`, the conversion of `backbone`; it has outputs res2 to res5.
+    Raises:
+        UserError: a difference above `TOLERANCE`; maps that are not finite.
+    """
+    seen = photos(content.pixel_mean, content.pixel_std)
+    original = torchvision_maps(backbone, seen)
+    with torch.no_grad():
+        found = network.eval()(seen)
+    differences: dict[str, float | None] = {}
+    for stage in STAGES:
+        largest = float(original[stage].abs().max())
+        if not math.isfinite(largest):
+            raise UserError(f"the backbone's maps of photos are not finite ({stage}): its weights are of no use")
+        difference = float((found[stage] - original[stage]).abs().max())
+        if not difference <= TOLERANCE * largest:
+            raise UserError(
+                f"{stage} of Detectron2's network differs from the original by {difference:.1g} on photos, where the "
+                f"largest value is {largest:.3g}; at most {TOLERANCE:g} of that is rounding"
+            )
+        differences[stage] = difference / largest if largest else None
+    return differences
+
+
+@torch.no_grad()
+def torchvision_maps(backbone: "Backbone", seen: Tensor) -> dict[str, Tensor]:
+    """{"res2": [N, C, H, W], ...} of torchvision's network with these tensors; seen: [N, 3, H, W], normalised."""
+    from torchvision.models import get_model
+
+    network = get_model(backbone.arch)
+    network.load_state_dict(backbone.tensors, strict=False)  # complete, as `read_backbone` gives it, but for its head
+    network.eval()
+    x = network.maxpool(network.relu(network.bn1(network.conv1(seen))))
+    maps = {}
+    for place, stage in enumerate(STAGES, 1):
+        x = maps[stage] = getattr(network, f"layer{place}")(x)
+    return maps
+
+
+def photos(mean: list[float], std: list[float]) -> Tensor:
+    """scikit-learn's two photos, the middle of each, normalised: float32 [2, 3, HEIGHT, WIDTH].
+
+    Args:
+        mean, std: by channel, RGB, in 0..255.
+    """
+    from sklearn.datasets import load_sample_images
+
+    cut = []
+    for image in load_sample_images().images:  # uint8 [427, 640, 3], RGB
+        top, left = (image.shape[0] - HEIGHT) // 2, (image.shape[1] - WIDTH) // 2
+        cut.append(torch.from_numpy(image[top : top + HEIGHT, left : left + WIDTH].copy()))
+    pixels = torch.stack(cut).permute(0, 3, 1, 2).float()
+    return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
