@@ -1,5 +1,6 @@
 """`coco_det.py` ends with an AP from the real Detectron2, the same one for the same seed, whatever interrupts it."""
 
+import ast
 import json
 import os
 import signal
@@ -152,6 +153,117 @@ def test_interrupted_run_goes_on_and_ends_with_the_same_model(
     resumed = detect(converted, tiny(coco))
     assert resumed.cost["restarts"] == 1
     assert equal(weights(resumed), undisturbed)
+
+
+KILL_ITSELF = """
+import os, signal, sys
+from pathlib import Path
+from pretrain.progress import StopRequest
+from transfer.stages import Options, detect_stage
+from transfer.trainer import FineTuning
+
+step = FineTuning._step
+
+def killed(self, batch, iteration):
+    if iteration == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, iteration)
+
+FineTuning._step = killed
+StopRequest.checkpoint_due = lambda self, minutes: True
+detect_stage(Path(sys.argv[1]), Options("sample", sys.argv[2], iterations=4, image_size=64, batch=2, device="cpu"))
+"""
+
+
+def test_killed_run_goes_on_and_ends_with_the_same_model_and_ap(
+    command: Callable[..., subprocess.CompletedProcess[str]],
+    converted: Path,
+    coco: Path,
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    done = command("-c", KILL_ITSELF, str(converted), str(coco), PYTHONPATH=str(REPOSITORY), WHITEBENCH_RUNS=str(runs))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    before = read_record(stage_folder("detect", detect_id(PARENT, tiny(coco))))
+    assert before is not None
+    assert before.status == "running"
+    said: list[str] = []
+    resumed = detect_stage(converted, tiny(coco), say=said.append)
+    assert "going on after iteration 3" in said
+    after = weights(resumed)
+    monkeypatch.setenv("WHITEBENCH_RUNS", str(tmp_path / "again"))
+    undisturbed = detect(converted, tiny(coco))
+    assert equal(after, weights(undisturbed))
+    assert {name: resumed.metrics[name] for name in METRICS} == {name: undisturbed.metrics[name] for name in METRICS}
+
+
+def test_processes_share_every_batch_as_one_would_have_it(coco: Path) -> None:
+    from transfer.batches import _Plan
+    from transfer.convert import Converted
+    from transfer.protocol import build_cfg, load_protocol, resolve
+
+    protocol = load_protocol("sample")
+    content = Converted({}, {"arch": "resnet18", "mean": [0.5] * 3, "std": [0.2] * 3})
+    cfg = build_cfg(protocol, resolve(protocol, batch=4), content)
+    images = [{"width": 64, "height": 64}] * 9
+
+    def plan(rank: int, processes: int) -> list[list[tuple[int, int]]]:
+        return [batch for _, batch in zip(range(5), _Plan(cfg, images, 2, rank, processes))]
+
+    whole, shares = plan(0, 1), [plan(rank, 2) for rank in range(2)]
+    for batch, first, second in zip(whole, *shares):
+        assert len(first) == len(second) == 2
+        assert sorted(first + second) == sorted(batch)
+
+
+@pytest.mark.parametrize(
+    ("processes", "device", "norm"),
+    [(1, "cpu", "BN"), (1, "cuda", "BN"), (2, "cpu", "naiveSyncBN"), (8, "cuda", "SyncBN")],
+)
+def test_norms_are_synchronised_where_there_are_several_processes(processes: int, device: str, norm: str) -> None:
+    from transfer.convert import Converted
+    from transfer.protocol import build_cfg, load_protocol, resolve
+
+    protocol = load_protocol("c4-1x")
+    content = Converted({}, {"arch": "resnet50", "mean": [0.5] * 3, "std": [0.2] * 3})
+    cfg = build_cfg(protocol, resolve(protocol), content, device=device, processes=processes)
+    assert norm == cfg.MODEL.RESNETS.NORM
+
+
+def test_batch_that_cannot_be_shared_is_refused(converted: Path, coco: Path) -> None:
+    with pytest.raises(UserError, match=r"--gpus 3: a batch of 2 images is not divisible"):
+        detect(converted, tiny(coco, processes=3))
+    with pytest.raises(UserError, match="processes: at least 1"):
+        detect(converted, tiny(coco, processes=0))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_two_processes_end_with_ap_and_go_on_where_they_were_stopped(ckpt: Path, coco: Path, tmp_path: Path) -> None:
+    arguments = ["--ckpt", str(ckpt), "--coco", str(coco), "--out", str(tmp_path), "--image-size", "64", "--batch", "2"]
+    arguments += ["--device", "cpu", "--gpus", "2", "--iterations", "60"]
+    whole = [sys.executable, "transfer/coco_det.py", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        whole, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("iteration"):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130, errors
+    (path,) = tmp_path.glob("detect/*/run.json")
+    assert json.loads(path.read_text())["status"] == "interrupted"
+    done = subprocess.run(whole, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert "going on after iteration" in done.stdout
+    record = json.loads(path.read_text())
+    assert record["status"] == "done"
+    assert record["config"]["world_size"] == 2
+    assert 0 <= record["metrics"]["box_AP"] <= 100
 
 
 def test_finished_run_is_not_repeated(converted: Path, coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,6 +440,24 @@ def test_absent_detectron2_is_one_line_that_says_how_to_get_it(
         detect(converted, tiny(coco, seed=9))
     monkeypatch.undo()
     detectron.require_detectron2.cache_clear()
+
+
+def test_detectron2_is_imported_where_it_is_used_and_nowhere_else() -> None:
+    """So that every other command works without it."""
+    for path in REPOSITORY.glob("*/**/*.py"):
+        room = path.relative_to(REPOSITORY).parts[0]
+        if room in ("pretrain", "transfer", "slurm", "results"):
+            tree = ast.parse(path.read_text())
+            everywhere = {name for node in ast.walk(tree) for name in _imported(node)}
+            at_top = {name for node in tree.body for name in _imported(node)}
+            assert "detectron2" not in at_top, path
+            assert room == "transfer" or "detectron2" not in everywhere, path
+
+
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name.partition(".")[0] for alias in node.names]
+    return [(node.module or "").partition(".")[0]] if isinstance(node, ast.ImportFrom) else []
 
 
 def test_terminated_command_saves_its_place_and_says_so(ckpt: Path, coco: Path, tmp_path: Path) -> None:

@@ -75,6 +75,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
+CLASSES = {"c4-24k": 20}
+
+
 def at(cfg: Any, key: str) -> Any:
     for part in key.split("."):
         cfg = cfg[part]
@@ -97,6 +100,18 @@ def test_unscaled_run_deviates_in_what_one_process_and_the_data_need_only(name: 
     masks = published_cfg(protocol).INPUT.MASK_FORMAT
     cfg = build_cfg(protocol, resolve(protocol), weights(protocol.backbones[0]), classes, masks)
     assert all("NORM: BN, published SyncBN (one process" in line for line in deviations(cfg, protocol))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_config_that_a_run_writes_down_says_what_the_sources_say(name: str, tmp_path: Path) -> None:
+    from detectron2.config import get_cfg
+
+    protocol = load_protocol(name)
+    cfg = build_cfg(protocol, resolve(protocol), weights(), processes=8, device="cuda", classes=CLASSES.get(name, 80))
+    (tmp_path / "detectron2.yaml").write_text(cfg.dump())
+    read = get_cfg()
+    read.merge_from_file(str(tmp_path / "detectron2.yaml"), allow_unsafe=False)
+    assert {key: at(read, key) for key in PUBLISHED[name]} == PUBLISHED[name]
 
 
 def rules(findings: list[Finding]) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from results.command import Interrupted
+from results.command import Interrupted, UserError
 from results.content import write_atomically
 from results.record import Record, Run, read_record
 
@@ -34,7 +34,11 @@ def detect_in_processes(
     command = run.record.command
     with Forwarding(acts=True) as stop:
         arguments = (d2_file, options, cell, encoder, out, command)
-        launch(_work, options.processes, run.record.config["device"], arguments)
+        try:
+            launch(_work, options.processes, run.record.config["device"], arguments)
+        except UserError:
+            if not stop.requested:  # otherwise it was asked to stop before it had begun
+                raise
         record = read_record(run.folder)
         if record is None or record.status != "done":
             stop.leave(record.error or run.id if record is not None else run.id)

@@ -11,7 +11,8 @@ from typing import Any
 from results.command import UserError
 
 HOW_TO_GET_IT = (
-    "Detectron2 is not installed: 'make env' installs it; with a compiler (and CUDA's, for a GPU), so does "
+    "Detectron2 is not installed: 'make env' installs it for a CPU or a GPU, but for its own compiled operators; with "
+    "them, where there is a compiler (and CUDA's nvcc, for a GPU): "
     "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
 )
 

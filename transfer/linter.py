@@ -2,7 +2,7 @@
 
 `transfer.protocol.deviations` compares a run with its protocol's file, key by key. A file of one's own can be wrong
 itself, and a model can be other than its config says: so these rules look at the config and at the built model, and
-know what the weights need and what the papers do (facebookresearch/moco, detection/, and its appendix).
+know what the weights need and what the papers do (facebookresearch/moco, detection/configs).
 """
 
 from collections.abc import Iterator
