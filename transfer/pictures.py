@@ -11,8 +11,8 @@ from results.content import write_atomically
 from transfer.evaluation import Curves, Evaluation
 
 GRID, CURVES, CURVE_VALUES = "predictions.png", "pr_curves.png", "pr_curves.json"
-SIDE = 320
-"""Width of a picture in the grid, pixels."""
+CELL, HEADING = (320, 240), 16
+"""Width and height of a picture in the grid, and height of the line above it, pixels."""
 BEST = 8
 """Detections drawn in a picture, by score, whatever their scores."""
 
@@ -72,18 +72,18 @@ def draw_curves(folder: Path, curves: Curves) -> None:
 
 
 def _grid(pairs: list[list[Any]]) -> Any:
-    """Pairs in two columns of pairs, each picture `SIDE` pixels wide."""
-    from PIL import Image
+    """Two pairs a row, each picture in a cell of `CELL` pixels, under a line that says which is which."""
+    from PIL import Image, ImageDraw, ImageOps
 
-    scaled = [[part.resize((SIDE, round(part.height * SIDE / part.width))) for part in pair] for pair in pairs]
-    rows = [scaled[k : k + 2] for k in range(0, len(scaled), 2)]
-    heights = [max(part.height for pair in row for part in pair) for row in rows]
-    sheet = Image.new("RGB", (SIDE * 2 * min(2, len(pairs)), sum(heights)), "white")
-    top = 0
-    for row, height in zip(rows, heights):
-        for place, part in enumerate(part for pair in row for part in pair):
-            sheet.paste(part, (place * SIDE, top))
-        top += height
+    columns, (width, height) = 2 * min(2, len(pairs)), CELL
+    rows = -(-2 * len(pairs) // columns)
+    sheet = Image.new("RGB", (columns * width, HEADING + rows * height), "white")
+    write = ImageDraw.Draw(sheet)
+    for column in range(columns):
+        write.text((column * width + 4, 2), ("in the annotations", f"found, best {BEST}")[column % 2], fill="black")
+    for place, part in enumerate(part for pair in pairs for part in pair):
+        fitted = ImageOps.pad(part, CELL, color="white")
+        sheet.paste(fitted, (place % columns * width, HEADING + place // columns * height))
     return sheet
 
 
