@@ -198,9 +198,10 @@ class Run:
             self.record = before
             return self
         if before is not None:
-            self.record.cost = {**before.cost, "restarts": before.cost.get("restarts", 0) + 1}
+            self.record.cost |= {**before.cost, "restarts": before.cost.get("restarts", 0) + 1}
             self.record.started = before.started
-            self.record.earlier = [*before.earlier, _start_of(before)]
+            started = [_start_of(before)] if before.environment else []  # else it failed before it opened its run
+            self.record.earlier = [*before.earlier, *started]
         self.record.started = self.record.started or _now()
         self.record.environment = environment()
         self._began, self._energy = time.monotonic(), EnergyMeter(self.gpus)

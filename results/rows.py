@@ -82,6 +82,9 @@ COLUMNS = {
 LAST = "last"
 """What every stage of ours reports where its protocol does not choose: the state after the last epoch or step."""
 
+RESUMED = ("detect",)
+"""The evaluations that go on where they stopped; others begin anew, under one code."""
+
 FROM_CELL = ("method", "recipe", "seed", "sweep")
 Facts = dict[str, Any]
 
@@ -145,7 +148,7 @@ def evaluation_facts(record: Record) -> Facts:
         "eval_wall_s": real(record.cost.get("wall_s")),
         "eval_gpu_s": real(record.cost.get("gpu_s")),
         "eval_energy_kwh": real(record.cost.get("energy_kwh")),
-        "eval_resumed_under_other_code": record.resumed_under_other_code,
+        "eval_resumed_under_other_code": record.stage in RESUMED and record.resumed_under_other_code,
         "started": text(record.started),
         "ended": text(record.ended),
         "id": record.id,

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from results.aggregate import aggregate
+from results.experiments import EVAL_COST, PRETRAIN_COST
 from results.record import Record, read_record
 from slurm.graph import Graph
 
 TIMING = {"images_per_s", "data_wait"}
-COST = {"pretrain_wall_s", "pretrain_gpu_h", "pretrain_cpu_h", "pretrain_energy_kwh", "eval_wall_s"}
+COST = {*PRETRAIN_COST, *EVAL_COST}
 
 
 def differences(graph: Graph, reference: Path, work: Path) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from results.command import Interrupted, UserError, nearest, parse_seeds, run_command
 from results.content import write_json
-from results.record import Run, parse_record, read_metrics, read_record, stage_folder
+from results.record import Record, Run, parse_record, read_metrics, read_record, stage_folder
 
 ROOT = Path(__file__).parents[1]
 CONFIG = {"epochs": 2, "method": {"name": "intl"}}
@@ -123,6 +123,16 @@ def test_a_resumed_run_keeps_the_code_of_its_earlier_starts(monkeypatch: pytest.
     assert record is not None
     assert [start["git"][0] for start in record.earlier] == ["1", "1"]
     assert record.resumed_under_other_code
+
+
+def test_a_run_that_failed_before_it_began_was_not_resumed() -> None:
+    run = open_run()
+    write_json(run.folder / "run.json", Record(run.id, "pretrain", {}, status="failed"))
+    with open_run() as run:
+        pass
+    record = read_record(run.folder)
+    assert record is not None
+    assert (record.earlier, record.resumed_under_other_code) == ([], False)
 
 
 def test_a_second_process_is_refused_while_the_first_is_at_work() -> None:
