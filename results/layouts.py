@@ -148,7 +148,7 @@ Line = tuple[Setting, dict[Place, Cell], str]
 
 def _published_rows(layout: Layout, tables: Tables, published: Published) -> tuple[list[Line], list[str]]:
     """The published rows of a layout, and the sources to which their last cells refer."""
-    names = {theirs: ours for ours, theirs in published.map["datasets"].items()} | {"VOC07+12": "voc"}
+    names = {theirs: ours for ours, theirs in published.map["datasets"].items()}
     run = {(row["recipe"], board.stage) for board in tables.leaderboards for row in board.rows}
     lines: dict[tuple[Setting, str], tuple[dict[Place, Cell], set[str]]] = {}
     sources: dict[str, int] = {}

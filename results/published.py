@@ -96,7 +96,7 @@ class Published:
     @cached_property
     def experiments(self) -> list[tuple[dict[str, str], dict[str, float]]]:
         """Each published experiment: its setting, and its values by our metrics' names."""
-        ours = {theirs: name for name, theirs in self.map["metrics"].items()}
+        ours = {theirs: name for name, theirs in self.map["metrics"].items()} | self.map["other_metrics"]
         merged: dict[tuple[str, ...], dict[str, float]] = {}
         with open(self.table, newline="") as file:
             for row in csv.DictReader(file):

@@ -665,6 +665,16 @@ def test_what_a_publication_does_not_state_is_undecided(records: Records, table:
     assert "91.80 (undecided)" in render(tables_of([records.root]))
 
 
+def test_voc_is_compared_with_its_own_values(records: Records, table: Callable[..., Rows]) -> None:
+    config = {"data": {"dataset": "imagenet1k"}, "network": {"backbone": "resnet50"}, "schedule": {"epochs": 200}}
+    parent = records.pretrain("cwrgp", config=config)
+    metrics = {"box_AP": 57.0, "box_AP50": 82.0, "box_AP75": 63.0}
+    records.evaluate(parent, metrics, "detect", 0, {"protocol": {"name": "c4-24k"}, "dataset": "voc"})  # type: ignore[arg-type]
+    [row] = table("leaderboard_voc_detect-c4-24k.csv")
+    assert (row["box_AP_published"], row["mask_AP_published"], row["mask_AP_mean"]) == ("57.2", "", "")
+    assert "protocol equal" in row["published_fields"]
+
+
 def test_a_run_that_deviates_from_its_protocol_is_not_comparable(records: Records, table: Callable[..., Rows]) -> None:
     parent = records.pretrain(
         "cwrgp",
