@@ -116,15 +116,15 @@ def table(results: dict[str, Any]) -> str:
         f"workers, loader={results['loader']}; {results['device']} at a load of {load}, torch {results['torch']}; "
         f"medians of {len(turns[SYNTHETIC])} turns of {results['steps']} steps.",
         "",
-        "| input | images/s | of synthetic | waiting for data | first batch, s | peak memory, MB |",
-        "|---|---|---|---|---|---|",
+        "| input | images/s | of synthetic | CPU ms/image | waiting for data | first batch, s | peak memory, MB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, one in found.items():
         share = one["images_per_s"] / found[SYNTHETIC]["images_per_s"]
         title = name if name == SYNTHETIC else f"real, colour in the {name}"
         lines.append(
-            f"| {title} | {one['images_per_s']:.1f} | {share:.0%} | {one['data_wait']:.1%} | "
-            f"{one['first_batch_s']:.2f} | {one['memory'] / 1e6:.0f} |"
+            f"| {title} | {one['images_per_s']:.1f} | {share:.0%} | {one['cpu_ms']:.1f} | "
+            f"{one['data_wait']:.1%} | {one['first_batch_s']:.2f} | {one['memory'] / 1e6:.0f} |"
         )
     return "\n".join(lines)
 

@@ -22,6 +22,8 @@ class Speed:
     images_per_s: float
     data_wait: float
     """Share of the time in which the step waited for its batch."""
+    cpu_ms: float
+    """Processor time an image, of all threads of this process: on a busy machine it says more than the rate."""
     first_batch_s: float
     """From asking for the first batch to having it: kernels are loaded or compiled, files opened."""
     memory: int
@@ -45,20 +47,21 @@ def training_speed(recipe: Recipe, steps: int, warm_up: int = 5, synthetic: bool
         trainer = Trainer(recipe, read_manifest(recipe.data.dataset), world)
         trainer.method.prepare_epoch(0, trainer.embed)
         trainer.method.train()
-        began = waited = first = 0.0
+        began = waited = first = cpu = 0.0
         with closing(_repeated(recipe, world.device) if synthetic else _endless(trainer)) as batches:
             for step in range(total):
                 if step == warm_up:
                     _finish(world.device)
-                    began, waited = time.perf_counter(), 0.0
+                    began, waited, cpu = time.perf_counter(), 0.0, time.process_time()
                 asked = time.perf_counter()
                 raw = next(batches)
                 waited += time.perf_counter() - asked
                 first = first or waited
                 trainer.step(raw, step, total)
             _finish(world.device)
-            seconds = time.perf_counter() - began
-    return Speed(steps * recipe.batch / seconds, waited / seconds, first, _peak(world.device))
+            seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    images = steps * recipe.batch
+    return Speed(images / seconds, waited / seconds, 1000 * cpu / images, first, _peak(world.device))
 
 
 def _endless(trainer: Trainer) -> Generator[RawBatch, None, None]:

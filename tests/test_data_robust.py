@@ -209,7 +209,7 @@ def test_the_quicker_placement_is_kept_for_the_views_that_were_measured(
 
     def speed(recipe: Any, steps: int) -> Speed:
         asked.append(recipe.data.placement)
-        return Speed(rates[recipe.data.placement], 0.1, 1.0, 0)
+        return Speed(rates[recipe.data.placement], 0.1, 1.0, 1.0, 0)
 
     monkeypatch.setattr("pretrain.repeatable.resolve_device", lambda device: "cuda")
     assert placement_of(recipe.data, "cuda") == "loader"
@@ -271,5 +271,6 @@ def test_the_training_step_is_timed_on_real_and_on_synthetic_input(
     speed = training_speed(small, steps=2, warm_up=1, synthetic=synthetic)
     assert speed.images_per_s > 0
     assert 0 <= speed.data_wait < 1
+    assert speed.cpu_ms > 0
     assert speed.memory > 1e6
     assert not list(tmp_path.iterdir())
