@@ -72,9 +72,9 @@ def race(options: argparse.Namespace) -> dict[str, Any]:
     load_before = os.getloadavg()[0]
     for _ in range(options.rounds):
         for name in inputs:
-            done = subprocess.run(
-                [*command, "--turn", name], env=environment, check=True, stdout=subprocess.PIPE, text=True
-            )
+            done = subprocess.run([*command, "--turn", name], env=environment, stdout=subprocess.PIPE, text=True)
+            if done.returncode:
+                sys.exit(done.returncode)  # it has said why
             turns[name].append(json.loads(done.stdout.splitlines()[-1]))
     return {
         "recipe": " ".join([options.recipe, *options.overrides]),
@@ -130,4 +130,6 @@ def table(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    from results.command import run_command
+
+    run_command(main)
