@@ -49,6 +49,8 @@ class Preset(Share):
     """Tasks of an array that may run at the same time."""
     sbatch: dict[str, Any] = field(default_factory=dict)
     """Any further options of sbatch, e.g. {nice: 100, exclusive: true}."""
+    scratch: str | None = None
+    """A folder on each node's own disk, to which a dataset is copied once; the node's variables may stand in it."""
     slots: int | None = None
     """Local: cores that jobs may use together; None: all of this machine."""
 

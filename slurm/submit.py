@@ -18,6 +18,7 @@ from slurm.clusters import Preset
 from slurm.facts import time_limits
 from slurm.graph import Graph, Job
 from slurm.ledger import MARK, announce
+from slurm.scratch import SCRATCH
 from slurm.snapshot import job_path
 from slurm.states import JobState
 from slurm.worker import Worker, job_environment
@@ -170,7 +171,8 @@ def _teardown(folder: Path) -> list[str]:
 
 def worker_environment(job: Job, preset: Preset, code: Path) -> dict[str, str]:
     own = preset.environment.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
-    return {**preset.environment, **job_environment(job.resources.threads), **job_path(code, own)}
+    scratch = {SCRATCH: preset.scratch} if preset.scratch else {}
+    return {**preset.environment, **job_environment(job.resources.threads), **job_path(code, own), **scratch}
 
 
 def batch_script(

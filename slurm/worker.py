@@ -23,6 +23,7 @@ from results.command import INTERRUPTED, Interrupted
 from results.content import write_json
 from results.lock import LEASE_S, Held, Lock, is_taken
 from results.record import Record, read_record
+from slurm.scratch import use_scratch
 from slurm.stages import Task, run_task
 
 ATTEMPTS = "attempts.jsonl"
@@ -46,6 +47,7 @@ class Worker:
         _let_predecessor_end(self.task.folder)
         try:
             with interruptible():
+                use_scratch(self.task)
                 run_task(self.task)
         except Interrupted as stop:
             print(f"interrupted: {stop}", flush=True)
