@@ -6,6 +6,7 @@ that was killed after its run was done is no failure: this exits with 0, else wi
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from slurm.worker import ATTEMPTS, Worker, leave_failure, runs_on
 
 KILLED = 128
 """Exit codes above it: the shell's and srun's words for a death by signal."""
+PEER_LOST = re.compile("by peer|broken pipe|remote worker|remote process", re.IGNORECASE)
+"""What gloo and nccl say in the other ranks when one has died: a consequence, not the cause."""
 FORGIVEN = 3
 """So many kills in a row, without any progress between them, end the job as failed."""
 
@@ -32,9 +35,11 @@ def must_return(task: Task, code: int, error: str | None, job: str, log: str) ->
         job: SLURM's id, of an array's task `<array>_<task>`.
         log: where the job's log is.
     """
-    if _status(task) == "failed" or not runs_on(job):
+    record = read_record(task.folder)
+    failed = record is not None and record.status == "failed" and not PEER_LOST.search(record.error or "")
+    if failed or not runs_on(job):
         return False
-    if error is None and code > KILLED:
+    if code > KILLED and (error is None or PEER_LOST.search(error)):
         kills = _note_kill(task.folder, code, job, log)
         if kills <= FORGIVEN:
             return True
@@ -70,16 +75,17 @@ def _place(folder: Path) -> list[Any]:
 
 
 def _error(folder: Path, job: str, ranks: int) -> str | None:
-    """The last line of the first rank's traceback that submitit kept."""
+    """The last line of a rank's traceback that submitit kept, the cause before its consequences in other ranks."""
     from submitit.core.utils import JobPaths, pickle_load
 
+    errors = []
     for rank in range(ranks):
         path = JobPaths(folder, job_id=job, task_id=rank).result_pickle
         if path.exists():
             outcome, told = pickle_load(path)
             if outcome == "error":
-                return (f"rank {rank}: " if ranks > 1 else "") + str(told).strip().splitlines()[-1]
-    return None
+                errors.append((f"rank {rank}: " if ranks > 1 else "") + str(told).strip().splitlines()[-1])
+    return min(errors, key=lambda text: bool(PEER_LOST.search(text)), default=None)
 
 
 def main(folder: Path, code: int) -> int:

@@ -62,6 +62,21 @@ def test_the_error_of_whatever_rank_failed_is_kept_though_the_others_were_killed
     assert (record.status, record.error) == ("failed", "rank 3: ValueError: deliberate")
 
 
+LOST = "RuntimeError: [pair.cc:545] Read error [127.0.0.1]:4534: Connection reset by peer."
+
+
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_ranks_that_failed_because_another_was_killed_do_not_hide_it(status: str) -> None:
+    leave(status, error=LOST if status == "failed" else None)
+    assert must_return(TASK, 137, f"rank 1: {LOST}", "12", "the-log")
+
+
+def test_the_cause_goes_before_its_consequences_in_other_ranks(tmp_path: Path) -> None:
+    for rank, told in enumerate([LOST, "Traceback\nValueError: deliberate", LOST]):
+        cloudpickle_dump(("error", told), JobPaths(tmp_path, "12", rank).result_pickle)
+    assert aftermath._error(tmp_path, "12", 4) == "rank 1: ValueError: deliberate"
+
+
 def test_processes_that_end_before_they_can_say_why_leave_a_failure_that_names_the_log() -> None:
     assert not must_return(TASK, 1, None, "12", "the-log")
     record = read_record(TASK.folder)

@@ -24,6 +24,11 @@ conf=${conf//@NODE_PORT_1@/$((CLUSTER_PORT + 1))} conf=${conf//@NODE_PORT_2@/$((
 conf=${conf//@CPUS@/$CLUSTER_CPUS}
 conf=${conf//@FIRST_JOB@/$(($(date +%s) % 600000 * 100 + 1))}
 printf '%s\n' "$conf" >"$SLURM_CONF"
+# ranks of several nodes meet at the first node's name
+for node in wb1 wb2; do
+  getent hosts "$node" >/dev/null || echo "127.0.0.1 $node" >>/etc/hosts 2>/dev/null ||
+    echo "start.sh: warning: $node does not resolve, and /etc/hosts is not writable" >&2
+done
 # slurmd wants a character device for each GPU, with a number at the end of its name
 mkdir "$state/dev"
 for i in 0 1 2 3; do ln -s /dev/null "$state/dev/gpu$i"; done
