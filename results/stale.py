@@ -68,7 +68,7 @@ def _protocol(stage: str, name: str) -> dict[str, str] | None:
     from transfer.protocol import load_protocol
 
     try:
-        found: Any = load_protocol(name) if stage == "detect" else find_protocol(stage, name)
+        found: Any = load_protocol(name).determines if stage == "detect" else canonical(find_protocol(stage, name))
     except UserError:
         return None
-    return flat(canonical(found))
+    return flat(found)
