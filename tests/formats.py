@@ -198,6 +198,8 @@ def table(arch: str) -> str:
 
     chosen, other, network = resnet(arch, seed=1), resnet(arch, seed=2), detectron2_resnet(arch)
     lines = [
+        "# Checkpoints that are recognised",
+        "",
         f"Checkpoints of a {arch}, written in each project's layout by `python -m tests.formats {arch}`, read,",
         "converted and loaded into Detectron2's own ResNet. Maps: the largest difference between the original's and",
         "Detectron2's feature maps of two photos, res2 to res5, in parts of a map's largest value.",
