@@ -1,0 +1,112 @@
+"""Faults of processes, nodes and the controller: nothing is lost, and nothing is run twice. On a cluster of our own."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launching import log, prepare, wait_until, write_sweep
+from tests.own_cluster import NoCluster, own_cluster
+
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    try:
+        with own_cluster():
+            yield prepare(tmp_path, monkeypatch, "lab", "kind: slurm\nsignal_delay_s: 5\n")
+    except NoCluster as reason:
+        pytest.skip(str(reason))
+
+
+def attempts(place: Path) -> dict[str, dict[str, Any]]:
+    """Id of each run to what its latest job has noted."""
+    found = {}
+    for path in (place / "runs" / "pretrain").glob("*/attempts.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        found[path.parent.name] = lines[-1]
+    return found
+
+
+def queue_is_empty() -> bool:
+    told = subprocess.run(["squeue", "-h"], capture_output=True, text=True)
+    return told.returncode == 0 and not told.stdout.strip()
+
+
+def assert_all_counted_once(place: Path, cells: int, to: int) -> None:
+    ends = [line["id"] for line in log(place) if "end" in line]
+    assert len(ends) == len(set(ends)) == cells
+    counts = [int(path.read_text()) for path in (place / "runs" / "pretrain").glob("*/count")]
+    assert counts == [to] * cells
+    records = [json.loads(path.read_text()) for path in (place / "runs" / "pretrain").glob("*/run.json")]
+    assert [record["status"] for record in records] == ["done"] * cells
+
+
+def test_sigkill_at_twenty_random_moments_loses_nothing(place: Path, launch: Any) -> None:
+    chosen, killed = random.Random(0), 0
+    sweep = write_sweep(place, {"pretrain": {"function": "count", "options": {"to": 200, "every": 0.1}}}, seeds=7)
+    launch(sweep, "--cluster", "lab")
+    end = time.monotonic() + 500
+    while killed < 20 and time.monotonic() < end:
+        time.sleep(chosen.uniform(0.0, 1.5))
+        alive = [
+            line["pid"]
+            for line in attempts(place).values()
+            if "pid" in line and b"submitit" in _command_line(line["pid"])
+        ]
+        if alive:
+            os.kill(chosen.choice(alive), signal.SIGKILL)
+            killed += 1
+        elif queue_is_empty():
+            break
+    wait_until(queue_is_empty, 300)
+    assert killed == 20
+    assert_all_counted_once(place, cells=7, to=200)
+
+
+def test_a_restarted_controller_and_a_node_that_goes_down_lose_nothing(place: Path, launch: Any) -> None:
+    sweep = write_sweep(place, {"pretrain": {"function": "count", "options": {"to": 400, "every": 0.1}}}, seeds=2)
+    launch(sweep, "--cluster", "lab")
+    wait_until(lambda: len([line for line in log(place) if "from" in line]) == 2)
+    state = Path(os.environ["CLUSTER_STATE"])
+    _end(state / "slurmctld.pid", signal.SIGTERM)
+    code = subprocess.run(["squeue", "-h"], capture_output=True, timeout=60).returncode
+    assert code != 0
+    subprocess.run(["slurmctld"], check=True)
+    wait_until(lambda: subprocess.run(["scontrol", "ping"], capture_output=True).returncode == 0, 60)
+    running = subprocess.run(["squeue", "-h", "-t", "running", "-o", "%N"], capture_output=True, text=True)
+    node = running.stdout.split()[0]
+    _end(state / f"slurmd.{node}.pid", signal.SIGKILL)
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True)
+    wait_until(lambda: not any(b"submitit" in _command_line(line["pid"]) for line in _on(place, node)), 60)
+    subprocess.run(["slurmd", "-N", node], check=True)
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=True)
+    wait_until(queue_is_empty, 300)
+    assert_all_counted_once(place, cells=2, to=400)
+
+
+def _on(place: Path, node: str) -> list[dict[str, Any]]:
+    """What jobs have noted that the queue does not show as running: those of the node that is down."""
+    told = subprocess.run(["squeue", "-h", "-r", "-t", "running", "-o", "%i"], capture_output=True, text=True)
+    return [line for line in attempts(place).values() if line["job"] not in told.stdout.split()]
+
+
+def _command_line(process: int) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _end(file: Path, number: signal.Signals) -> None:
+    process = int(file.read_text())
+    os.kill(process, number)
+    wait_until(lambda: not _command_line(process), 30)
