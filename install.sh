@@ -77,8 +77,26 @@ detectron2() {
     --target "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 }
 
+# Once for all processes, also where PYTHONDONTWRITEBYTECODE keeps each of them from it: torch is imported in half the time
+bytecode() {
+  local want; want=$(cat "$stamps"/{requirements,ffcv,sal-detectron2,lightly-utils,lightly} 2>/dev/null | sha256sum)
+  done_already bytecode "$want" && return
+  say "Bytecode"
+  # its exit code tells of files that are no Python, which some packages ship as templates
+  "$venv/bin/python" -m compileall -q -j 0 "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null 2>&1 || :
+  stamp bytecode "$want"
+}
+
 case ${1:-all} in
-  all) system_packages "${debian[@]}"; environment; [ -n "${SKIP_FFCV:-}" ] || ffcv; detectron2; native lightly-utils; native lightly ;;
+  all)
+    system_packages "${debian[@]}"
+    environment
+    [ -n "${SKIP_FFCV:-}" ] || ffcv
+    detectron2
+    native lightly-utils
+    native lightly
+    bytecode
+    ;;
   slurm) system_packages "${slurm[@]}" ;;
   *) die "unknown step '$1' (all, slurm)" ;;
 esac
