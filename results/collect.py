@@ -133,6 +133,8 @@ def read_proven(path: Path) -> Record:
     for name in ("parents", "earlier"):
         if not isinstance(getattr(record, name), list):
             raise UserError(f"{path}: not a whole record ({name} is no list)")
+    if record.status == "failed" and not record.config:  # as `slurm.worker.leave_failure` writes it
+        raise UserError(f"{path}: failed before it began: {record.error}")
     if not record.id.endswith(f"-{plain_hash(record.config)[:12]}"):
         raise UserError(f"{path}: its id is not that of its config: changed after it was written")
     return record

@@ -334,6 +334,10 @@ def _damage(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
         (_damage(lambda record: record.update(id=7)), "id, stage or status"),
         (_damage(lambda record: record.update(parents="x")), "parents is no list"),
         (_damage(lambda record: record["config"].update(seed=99)), "changed after it was written"),
+        (
+            _damage(lambda record: record.update(config={}, status="failed", error="no disk")),
+            "failed before it began: no disk",
+        ),
     ],
 )
 def test_an_unusable_record_is_named_and_left_out(
