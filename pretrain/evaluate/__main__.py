@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     for stage, default, text in (
         ("linear", "features", "train a linear classifier on frozen features"),
         ("knn", "cosine-20", "let the nearest training images vote"),
-        ("semi", "sample-10", "fine-tune backbone and a linear classifier on 1 % or 10 % of the training labels"),
+        ("semi", "sample-10", "fine-tune backbone and a linear classifier on 1 %% or 10 %% of the training labels"),
     ):
         command = stages.add_parser(
             stage,
