@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pretrain.diagnostics import (
+from pretrain.diagnostics.measures import (
     alignment,
     change,
     condition_number,

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from pretrain.data import training_loader
 from pretrain.data.manifest import Manifest
-from pretrain.diagnostics import alignment, change, condition_number, effective_rank, spectrum, stable_rank, uniformity
+from pretrain.diagnostics.measures import (
+    alignment,
+    change,
+    condition_number,
+    effective_rank,
+    spectrum,
+    stable_rank,
+    uniformity,
+)
 from pretrain.evaluate.online import evaluating
 from pretrain.methods import Method
 from pretrain.recipe import Recipe
