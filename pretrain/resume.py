@@ -6,7 +6,7 @@ takes its name, so that at every moment at least one file on disk has its hash i
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from results.command import UserError
 from results.content import file_hash, write_atomically
@@ -15,13 +15,15 @@ CHECKPOINT, PREVIOUS, HASHES = "checkpoint.pt", "checkpoint.previous.pt", "check
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Writes `state` (tensors, numbers, strings and containers of them only) as the folder's checkpoint."""
-    import torch
+    """Writes `state` (tensors, numbers, strings and containers of them only) as the folder's checkpoint.
 
+    Raises:
+        OSError: the disk is full, say; the checkpoint before stays.
+    """
     fresh = folder / f".{CHECKPOINT}.{os.getpid()}.tmp"
     try:
         with open(fresh, "wb") as file:
-            torch.save(state, file)
+            _write(state, file)
             file.flush()
             os.fsync(file.fileno())
         current = _whole(folder / CHECKPOINT, _hashes(folder))
@@ -57,6 +59,18 @@ def load(folder: Path) -> dict[str, Any] | None:
 def forget_previous(folder: Path) -> None:
     """Drops the older checkpoint of a run that is done."""
     (folder / PREVIOUS).unlink(missing_ok=True)
+
+
+def _write(state: dict[str, Any], file: IO[bytes]) -> None:
+    import torch
+
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # its writer cannot close a file that it could not write, and hides the reason
+        reason = error.__context__
+        if isinstance(reason, OSError):
+            raise OSError(reason.errno, reason.strerror, file.name) from error
+        raise
 
 
 def _whole(path: Path, known: list[str]) -> list[str]:

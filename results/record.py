@@ -118,6 +118,20 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return list(_metric_lines(folder / METRICS))
 
 
+def _append(path: Path, line: str) -> None:
+    """The whole line, or on a full disk none of it: half a line would hide those after it."""
+    with open(path, "ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        content = line.encode() + b"\n"
+        written = 0
+        try:
+            while written < len(content):
+                written += file.write(content[written:])
+        except OSError:
+            file.truncate(before)
+            raise
+
+
 def _metric_lines(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         for line in path.read_text().splitlines():
@@ -212,19 +226,22 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.already_done:
-            self.record.ended = _now()
-            if error is None:
-                self.record.status = "done"
-            elif isinstance(error, Interrupted | KeyboardInterrupt | SystemExit):
-                self.record.status, self.record.error = "interrupted", str(error) or "interrupted"
-            else:
-                self.record.status, self.record.error = "failed", f"{type(error).__name__}: {error}"
-                (self.folder / "error.txt").write_text("".join(traceback.format_exception(kind, error, trace)))
-            self.save()
-        if self._sinks is not None:
-            self._sinks.close()
-        self._lock.release()
+        try:
+            if not self.already_done:
+                self.record.ended = _now()
+                if error is None:
+                    self.record.status = "done"
+                elif isinstance(error, Interrupted | KeyboardInterrupt | SystemExit):
+                    self.record.status, self.record.error = "interrupted", str(error) or "interrupted"
+                else:
+                    self.record.status, self.record.error = "failed", f"{type(error).__name__}: {error}"
+                    told = "".join(traceback.format_exception(kind, error, trace))
+                    write_atomically(self.folder / "error.txt", told.encode())
+                self.save()
+        finally:  # on a full disk, too, another process may go on
+            if self._sinks is not None:
+                self._sinks.close()
+            self._lock.release()
 
     def save(self) -> None:
         """Writes `run.json` with the cost so far."""
@@ -251,8 +268,7 @@ class Run:
             before = read_metrics(self.folder)[-1:]
             step = before[0].get("step") if before else None
             self._sinks = Sinks(self.folder, self.id, self.record.config, step)
-        with open(self.folder / METRICS, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        _append(self.folder / METRICS, json.dumps(line))
         self._sinks.log(line)
 
     def rewind(self, step: int) -> None:

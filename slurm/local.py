@@ -5,6 +5,7 @@ fails stops only what depends on it. The first Ctrl-C asks the jobs to save and 
 """
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ ASK_AGAIN_S = 3.0
 LINGER_S = 30.0
 """A job whose record says that it ended may live on so long (ranks that wait for a dead one) before it is killed."""
 ELSEWHERE_S = 5.0
+ROOM_FOR_A_RECORD = 2**16
+"""Bytes; with less, a job that fails cannot say so."""
 NO_LIMIT_MIN = 60 * 24 * 365
 
 
@@ -172,7 +175,7 @@ class LocalScheduler:
         elif status == "failed" and record is not None:
             self.display.failed(job, record.error or "", log)
         elif not self.stops:
-            self.display.failed(job, "its process died (killed, or out of memory); launching again goes on", log)
+            self.display.failed(job, f"{_why_silent(job.folder)}; launching again goes on", log)
 
     def _look_elsewhere(self) -> None:
         """Jobs that another launcher's process is at work on: waits for them."""
@@ -212,6 +215,13 @@ class LocalScheduler:
                 child.kill()
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _why_silent(folder: Path) -> str:
+    """Why a process that has ended left no word of it in its record."""
+    if shutil.disk_usage(folder).free < ROOM_FOR_A_RECORD:
+        return f"no space left on the disk of {folder}"
+    return "its process died (killed, or out of memory)"
 
 
 def _order(graph: Graph) -> list[str]:

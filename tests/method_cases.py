@@ -63,6 +63,7 @@ CASES = [
     Case("wmse", {"window": 32}, images=64, width=12),
     Case("zero_cl"),
     Case("moco", {"queue": 40}),
+    Case("moco", {"queue": 40, "bn_splits": 2}, "moco-split"),
     Case("byol", {"predictor": 20}),
     Case("simsiam", {"predictor": 20}),
     Case("swav", {"prototypes": 10, "frozen_iterations": 0}, views=4),

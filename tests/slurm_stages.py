@@ -45,6 +45,12 @@ def die(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
     count(run, parents, options)
 
 
+def hoard(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
+    """Takes 4 MB of disk."""
+    (run.folder / "hoard").write_bytes(bytes(4 * 2**20))
+    count(run, parents, options)
+
+
 def stubborn(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
     """Hears no request to stop."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

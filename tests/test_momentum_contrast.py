@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pretrain.methods.moco import Config, MoCo
 from pretrain.methods.momentum_contrast import Queue, info_nce
 from pretrain.methods.similarity import unit_rows
+from results.command import UserError
 from tests.method_cases import build, embeddings
 from tests.tiny_encoder import batch_of
 
@@ -68,6 +69,30 @@ def test_the_key_encoder_follows_slowly_and_gets_no_gradient() -> None:
     for before, parameter in zip(start, target.parameters(), strict=True):
         torch.testing.assert_close(parameter, before + 0.1)
         assert parameter.grad is None
+
+
+def test_parts_of_a_batch_have_norms_of_their_own_and_keys_other_company_than_their_queries() -> None:
+    whole, split = (build("moco", {"queue": 20, "bn_splits": splits}) for splits in (1, 4))
+    assert isinstance(whole, MoCo)
+    assert isinstance(split, MoCo)
+    views = batch_of(16).views
+    parts = torch.cat([whole.encoder(part).z for part in views[0].chunk(4)])
+    pair = split.contrast(split.encoder, *views)
+    torch.testing.assert_close(pair.query, unit_rows(parts))
+    with torch.no_grad():
+        unshuffled = unit_rows(torch.cat([whole.encoder(part).z for part in views[1].chunk(4)]))
+    assert (pair.key - unshuffled).abs().max() > 1e-3
+    whole.load_state_dict(split.state_dict())
+    for method in (whole, split):  # with norms that look at no batch, parts and shuffling leave no trace
+        method.eval()
+    torch.testing.assert_close(split.contrast(split.encoder, *views), whole.contrast(whole.encoder, *views))
+
+
+@pytest.mark.parametrize("splits", [0, 3, 16])
+def test_parts_that_cannot_be_are_refused(splits: int) -> None:
+    method = build("moco", {"queue": 20, "bn_splits": splits})
+    with pytest.raises(UserError, match=r"batch of 16 images does not fall into .* \(method\.bn_splits\)"):
+        method.check(16, 2)
 
 
 def test_defaults_are_the_papers() -> None:

@@ -7,33 +7,25 @@ makes queries and the second keys, not the other way round as well.
 
 from pretrain.config import strict
 from pretrain.methods import Batch, Encoder, Method, Step
-from pretrain.methods.momentum_contrast import MomentumContrast, check_contrast
+from pretrain.methods.momentum_contrast import Contrast, MomentumContrast, check_contrast
 from pretrain.methods.similarity import cosine_distance, spread
 
 
 @strict
-class Config:
-    temperature: float = 0.2
-    """tau: similarities are divided by it before the softmax."""
-    queue: int = 65536
-    """Past keys of all processes that serve as negatives."""
-    momentum: float = 0.999
-    """Of the keys' encoder, constant."""
-    shuffle_bn: bool = True
-    """Deal keys to other processes than their queries, whose batch norms would otherwise let them find each other;
-    makes no difference for one process or for norms over all of them."""
+class Config(Contrast):
+    pass
 
 
 class MoCo(Method[Config]):
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
-        self.contrast = MomentumContrast(encoder, config.momentum, config.queue, config.shuffle_bn)
+        self.contrast = MomentumContrast(encoder, config)
 
     def forward(self, batch: Batch) -> Step:
         pair = self.contrast(self.encoder, *batch.views)
-        loss = self.contrast.loss(pair, self.config.temperature)
+        loss = self.contrast.loss(pair)
         distance = cosine_distance(pair.query.detach(), pair.key)
         return Step(loss, {"distance": distance, "spread": spread(pair.query)})
 
     def check(self, batch: int, views: int) -> None:
-        check_contrast("moco", views, self.config.queue, self.config.momentum, self.config.temperature)
+        check_contrast("moco", self.config, batch, views)

@@ -1,17 +1,38 @@
 """Keys by a slowly moving encoder, and the queue of past keys: what MoCo is made of and PCL builds on."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pretrain.config import strict
 from pretrain.distributed import gather_with_gradient, rank, world_size
-from pretrain.methods import Encoder
+from pretrain.methods import Encoded, Encoder
 from pretrain.methods.similarity import unit_rows
 from pretrain.networks import MomentumCopy
 from pretrain.whitening import float32_region
 from results.command import UserError
+from results.content import added
+
+
+@strict
+class Contrast:
+    """The settings of a momentum contrast."""
+
+    temperature: float = 0.2
+    """tau: similarities are divided by it before the softmax."""
+    queue: int = 65536
+    """Past keys of all processes that serve as negatives."""
+    momentum: float = 0.999
+    """Of the keys' encoder, constant."""
+    shuffle_bn: bool = True
+    """Let batch norms see keys among other images than those of their queries, whose statistics would otherwise let
+    them find each other; makes no difference where one norm sees all (one process and one part)."""
+    bn_splits: int = added(1)
+    """Parts of a process's batch that have batch norms of their own, as on so many GPUs. On one GPU MoCo's authors take
+    8 for CIFAR-10: without, queries and keys of a batch share its statistics, and past keys do not."""
 
 
 class Pair(NamedTuple):
@@ -50,38 +71,43 @@ class Queue(nn.Module):
 class MomentumContrast(nn.Module):
     """An EMA copy of the encoder that encodes keys, and their queue."""
 
-    def __init__(self, encoder: Encoder, momentum: float, queue: int, shuffle_bn: bool) -> None:
+    def __init__(self, encoder: Encoder, config: Contrast) -> None:
         super().__init__()
-        self.target = MomentumCopy(encoder, momentum)
-        self.queue = Queue(queue, encoder.embedding_dim)
-        self.shuffle_bn = shuffle_bn
+        self.config = config
+        self.target = MomentumCopy(encoder, config.momentum)
+        self.queue = Queue(config.queue, encoder.embedding_dim)
 
     def forward(self, encoder: Encoder, query_view: Tensor, key_view: Tensor) -> Pair:
         """Both views [B, 3, S, S] encoded; the copy takes a step towards the encoder first."""
         self.target.update(self.target.momentum)
         with torch.no_grad():
             key = unit_rows(self._keys(key_view))
-        return Pair(unit_rows(encoder(query_view).z), key)
+        return Pair(unit_rows(embed_in_parts(encoder, query_view, self.config.bn_splits)), key)
 
-    def loss(self, pair: Pair, temperature: float) -> Tensor:
+    def loss(self, pair: Pair) -> Tensor:
         """InfoNCE of this process's pairs against the queue, which then takes up the keys of all processes."""
         # The queue is copied: pushing changes it before the backward pass needs what the loss has seen.
-        loss = info_nce(pair.query, pair.key, self.queue.rows.clone(), temperature)
+        loss = info_nce(pair.query, pair.key, self.queue.rows.clone(), self.config.temperature)
         self.queue.push(gather_with_gradient(pair.key))
         return loss
 
     def _keys(self, view: Tensor) -> Tensor:
-        """[B, D]. Shuffled, a process's batch norms see other images than those of its queries."""
-        processes = world_size()
-        if not self.shuffle_bn or processes == 1:
-            keys: Tensor = self.target(view).z
-            return keys
+        """[B, D]. Shuffled, the batch norms see each key among other images than those of its query."""
+        processes, parts = world_size(), self.config.bn_splits
+        if not self.config.shuffle_bn or processes * parts == 1:
+            return embed_in_parts(self.target, view, parts)
         views = gather_with_gradient(view)
         generator = torch.Generator().manual_seed(int(self.queue.pushed))  # the same on every process
         order = torch.randperm(len(views), generator=generator).to(view.device)
         own = views[order.chunk(processes)[rank()]]
-        shuffled = gather_with_gradient(self.target(own).z)
+        shuffled = gather_with_gradient(embed_in_parts(self.target, own, parts))
         return shuffled[order.argsort()].chunk(processes)[rank()]
+
+
+def embed_in_parts(encode: Callable[[Tensor], Encoded], view: Tensor, parts: int) -> Tensor:
+    """Embeddings [B, D] of [B, 3, S, S], each of the equal parts of the batch with batch norms of its own, as so many
+    processes would have them."""
+    return torch.cat([encode(part).z for part in view.chunk(parts)])
 
 
 def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) -> Tensor:
@@ -99,13 +125,18 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) 
         return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
 
 
-def check_contrast(name: str, views: int, queue: int, momentum: float, temperature: float) -> None:
+def check_contrast(name: str, config: Contrast, batch: int, views: int) -> None:
     """Raises `UserError` where the settings of a method `name` with a momentum contrast cannot work."""
     if views != 2:
         raise UserError(f"{name}: takes 2 views, one for the query and one for the key, not {views} (data.views)")
-    if queue < 1:
-        raise UserError(f"{name}: a queue of {queue} keys holds no negatives (method.queue)")
-    if not 0 <= momentum <= 1:
-        raise UserError(f"{name}: momentum lies between 0 and 1, not {momentum} (method.momentum)")
-    if temperature <= 0:
-        raise UserError(f"{name}: temperature is above 0, not {temperature} (method.temperature)")
+    if config.queue < 1:
+        raise UserError(f"{name}: a queue of {config.queue} keys holds no negatives (method.queue)")
+    if not 0 <= config.momentum <= 1:
+        raise UserError(f"{name}: momentum lies between 0 and 1, not {config.momentum} (method.momentum)")
+    if config.temperature <= 0:
+        raise UserError(f"{name}: temperature is above 0, not {config.temperature} (method.temperature)")
+    if config.bn_splits < 1 or batch % config.bn_splits or batch // config.bn_splits < 2:
+        raise UserError(
+            f"{name}: a process's batch of {batch} images does not fall into {config.bn_splits} equal parts of 2 or "
+            "more (method.bn_splits)"
+        )

@@ -61,7 +61,7 @@ class PAUC(Method[Config]):
         return Step(loss, scalars)
 
     def check(self, batch: int, views: int) -> None:
-        pcl.check("pauc", self.config, views)
+        pcl.check("pauc", self.config, batch, views)
         for key in ("alignment_weight", "uniformity_weight", "correlation_weight", "correlation_trade_off"):
             if getattr(self.config, key) < 0:
                 raise UserError(f"pauc: {key} is at least 0, not {getattr(self.config, key)} (method.{key})")

@@ -18,22 +18,18 @@ from pretrain.clustering import Clusters, cluster
 from pretrain.config import strict
 from pretrain.distributed import gather_with_gradient, rank
 from pretrain.methods import Batch, Embed, Encoder, Method, Step
-from pretrain.methods.momentum_contrast import MomentumContrast, Pair, check_contrast
+from pretrain.methods.momentum_contrast import Contrast, MomentumContrast, Pair, check_contrast
 from pretrain.methods.similarity import cosine_distance, spread, unit_rows
 from pretrain.whitening import float32_region
 from results.command import UserError
 
 
 @strict
-class Config:
-    temperature: float = 0.2
-    """tau of InfoNCE, and the mean temperature of prototypes."""
+class Config(Contrast):
+    """`temperature` is also the mean one of prototypes; the keys' encoder is also whose embeddings are clustered."""
+
     queue: int = 16384
     """r: past keys that are negatives, and prototypes that are."""
-    momentum: float = 0.999
-    """Of the keys' encoder, which is also the one whose embeddings are clustered."""
-    shuffle_bn: bool = True
-    """As MoCo's."""
     clusters: tuple[int, ...] = (25000, 50000, 100000)
     """K of each clustering."""
     warmup_epochs: int = 20
@@ -56,7 +52,7 @@ class PCL(Method[Config]):
         return Step(contrasted.loss, contrasted.scalars)
 
     def check(self, batch: int, views: int) -> None:
-        check("pcl", self.config, views)
+        check("pcl", self.config, batch, views)
 
 
 class Contrasted(NamedTuple):
@@ -71,7 +67,7 @@ class PrototypeContrast(nn.Module):
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.momentum = MomentumContrast(encoder, config.momentum, config.queue, config.shuffle_bn)
+        self.momentum = MomentumContrast(encoder, config)
         self.clusters: list[Clusters] = []
 
     def prepare_epoch(self, epoch: int, embed: Embed) -> None:
@@ -86,7 +82,7 @@ class PrototypeContrast(nn.Module):
 
     def forward(self, encoder: Encoder, batch: Batch, step: int) -> Contrasted:
         pair = self.momentum(encoder, *batch.views)
-        loss = self.momentum.loss(pair, self.config.temperature)
+        loss = self.momentum.loss(pair)
         distance = cosine_distance(pair.query.detach(), pair.key)
         scalars = {"distance": distance, "info_nce": loss.detach(), "spread": spread(pair.query)}
         if self.clusters:
@@ -158,9 +154,9 @@ def on_device(clusters: Clusters, like: Tensor) -> Clusters:
     return Clusters(*(tensor.to(like.device) for tensor in vars(clusters).values()))
 
 
-def check(name: str, config: Config, views: int) -> None:
+def check(name: str, config: Config, batch: int, views: int) -> None:
     """Raises `UserError` where a method `name` with these settings cannot work."""
-    check_contrast(name, views, config.queue, config.momentum, config.temperature)
+    check_contrast(name, config, batch, views)
     if not config.clusters or min(config.clusters) < 2:
         raise UserError(
             f"{name}: each clustering has at least 2 clusters, not {list(config.clusters)} (method.clusters)"
