@@ -15,7 +15,8 @@ done_already() { [ "$(cat "$stamps/$1" 2>/dev/null)" = "$2" ]; }
 stamp() { printf '%s' "$2" >"$stamps/$1"; }
 
 debian=(g++ pkg-config python3-venv libturbojpeg0-dev libopencv-core-dev libopencv-imgproc-dev)
-slurm=(munge slurmctld slurmd slurm-client)   # a test cluster; only the tests need it
+# a test cluster and its accounting database; only the tests need them
+slurm=(munge slurmctld slurmd slurm-client slurmdbd mariadb-server-core mariadb-client-core)
 
 missing() { for p in "$@"; do [ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || printf '%s ' "$p"; done; }
 

@@ -30,6 +30,8 @@ class Share:
     """Per process; None: as many as it has threads."""
     memory_gb: float | None = None
     """Per node."""
+    memory_per_gpu_gb: float | None = None
+    """Of jobs that have GPUs, in place of `memory_gb`."""
     hours: float | None = None
     """Time limit of a job. A run that needs longer is saved shortly before and queued again."""
 
@@ -57,8 +59,10 @@ class Preset(Share):
     def share(self, stage: str) -> Share:
         """The stage's exceptions, filled up with what holds for all stages."""
         own = self.stages.get(stage, Share())
-        names = Share.__dataclass_fields__
-        return replace(own, **{name: getattr(self, name) for name in names if getattr(own, name) is None})
+        inherited = {name: getattr(self, name) for name in Share.__dataclass_fields__ if getattr(own, name) is None}
+        if own.memory_gb is not None:
+            inherited.pop("memory_per_gpu_gb", None)
+        return replace(own, **inherited)
 
 
 def load_preset(name: str, dry_run: bool = False) -> Preset:

@@ -176,13 +176,14 @@ class Planner:
                 f"{where}: stages.pretrain: {gpus} GPUs on {nodes} node(s), but the recipe has world_size={processes} "
                 f"(one process a GPU); say world_size={gpus * nodes}, or gpus: {max(1, processes // nodes)}"
             )
+        per_gpu = share.memory_per_gpu_gb if gpus else None
         return Resources(
             nodes=nodes,
             processes=processes // nodes,
             threads=threads,
             cpus=spec.cpus or share.cpus or threads,
             gpus=gpus,
-            memory_gb=spec.memory_gb or share.memory_gb,
+            memory_gb=spec.memory_gb or (gpus * per_gpu if per_gpu else share.memory_gb),
             hours=spec.hours or share.hours,
         )
 

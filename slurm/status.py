@@ -4,7 +4,12 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from io import StringIO
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from results.command import UserError
 from slurm.clusters import slurm_answers
@@ -61,15 +66,22 @@ def status_json(graph: Graph, states: Mapping[str, JobState]) -> str:
 
 
 def status_text(graph: Graph, states: Mapping[str, JobState], width: int | None = None) -> str:
-    """A line a cell, a column a stage; below it what failed, why, and where its log is."""
+    """A row a cell, a column a stage; below it what failed, why, and where its log is.
+
+    Args:
+        width: characters a line; None: the terminal's, or 160. Where columns need more, their text is wrapped.
+    """
     columns = graph.columns()
-    rows = [["", *columns]]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for name in ("", *columns):
+        table.add_column(name, overflow="fold")
     for cell, jobs in graph.cells().items():
         shown = {job.column: _cell_text(states[job.key]) for job in jobs}
-        rows.append([cell, *(shown.get(column, "") for column in columns)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    limit = width or shutil.get_terminal_size((160, 24)).columns
-    lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths)).rstrip()[:limit] for row in rows]
+        table.add_row(*(Text(text) for text in (cell, *(shown.get(column, "") for column in columns))))
+    console = Console(file=StringIO(), width=width or shutil.get_terminal_size((160, 24)).columns, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
     return "\n".join([*lines, "", summary(states), *problems(graph, states)])
 
 

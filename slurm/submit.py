@@ -111,8 +111,10 @@ def submit(graph: Graph, planned: list[Submission], preset: Preset, folder: Path
         column = submission.jobs[0].column
         executor = SlurmExecutor(folder / submission_name(i, submission), max_num_timeout=MAX_REQUEUES)
         comment = announce(graph.name, [job.key for job in submission.jobs])
-        told = parameters(submission, preset, graph.name, submission.dependency(ids), comment, limits, code)
-        executor.update_parameters(**told, teardown=_teardown(executor.folder))
+        told = parameters(
+            submission, preset, graph.name, submission.dependency(ids), comment, limits, executor.folder, code
+        )
+        executor.update_parameters(**told)
         environment = worker_environment(submission.jobs[0], preset, code)
         try:
             handles = executor.submit_array([Worker(job.task, environment) for job in submission.jobs])
@@ -129,6 +131,7 @@ def parameters(
     dependency: str | None,
     comment: str,
     limits: Mapping[str | None, int],
+    folder: Path,
     code: Path,
 ) -> dict[str, Any]:
     """What submitit's SlurmExecutor is told.
@@ -139,6 +142,7 @@ def parameters(
     job = submission.jobs[0]
     wanted, share = job.resources, preset.share(job.stage)
     environment = worker_environment(job, preset, code)
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     chosen = {
         "job_name": f"{sweep}:{job.column}",
         "time": min(max(1, round(60 * (wanted.hours or DEFAULT_HOURS))), limits.get(share.partition, NO_LIMIT)),
@@ -156,17 +160,35 @@ def parameters(
         "array_parallelism": preset.throttle,
         "signal_delay_s": preset.signal_delay_s,
         "stderr_to_stdout": True,
-        "setup": [*preset.setup, *(f"export {name}={shlex.quote(value)}" for name, value in environment.items())],
+        "setup": [*preset.setup, *exports, *_before(folder)],
+        "teardown": [*AFTER],
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={wanted.cpus}"],
         "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **preset.sbatch},
     }
     return {key: value for key, value in chosen.items() if value is not None}
 
 
-def _teardown(folder: Path) -> list[str]:
-    """Lines of the batch script after its processes have ended."""
-    after = f"{shlex.quote(sys.executable)} -m slurm.aftermath {shlex.quote(str(folder.absolute()))}"
-    return ["code=$?", f'[ "$code" -eq 0 ] || exec {after} "$code"']
+def _before(folder: Path) -> list[str]:
+    """Lines of the batch script before its processes start.
+
+    SLURM's SIGTERM, when the time limit has come, is for a watcher beside them: processes that do not hear it end
+    too late for the script to do anything after them.
+    """
+    aftermath = f"{shlex.quote(sys.executable)} -m slurm.aftermath {shlex.quote(str(folder.absolute()))}"
+    return [
+        f'aftermath() {{ {aftermath} "$@"; }}',
+        "(trap 'aftermath; exit' TERM; while :; do sleep 60 & wait $!; done) & watcher=$!",
+        "trap told=1 TERM",
+    ]
+
+
+AFTER = (
+    "code=$?",
+    '[ -z "$told" ] || { wait "$watcher"; exit; }',
+    'kill -9 "$watcher"',
+    '[ "$code" -eq 0 ] || { aftermath "$code"; exit; }',
+)
+"""Lines after they have ended."""
 
 
 def worker_environment(job: Job, preset: Preset, code: Path) -> dict[str, str]:
@@ -186,11 +208,11 @@ def batch_script(
     from submitit.slurm.slurm import _make_sbatch_string
 
     dependency = submission.dependency([f"<id of #{i}>" for i in range(max(submission.waited_for, default=-1) + 1)])
-    told = parameters(submission, preset, sweep, dependency, f"{MARK}<drawn at launch>", limits, code)
+    told = parameters(submission, preset, sweep, dependency, f"{MARK}<drawn at launch>", limits, folder, code)
     if len(submission.jobs) > 1:
         told["map_count"] = len(submission.jobs)
     command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    return _make_sbatch_string(command=command, folder=folder, teardown=_teardown(folder), **told)
+    return _make_sbatch_string(command=command, folder=folder, **told)
 
 
 def submission_name(number: int, submission: Submission) -> str:

@@ -108,13 +108,23 @@ def _give_way() -> None:
 
 
 def runs_on(job: str) -> bool:
-    """False where SLURM has ended the job already (scancel): it must not come back.
+    """False where SLURM has ended the job already (scancel): it must not come back."""
+    return _queue_says(job, "%T") in (None, "RUNNING")
+
+
+def ran_out_of_time(job: str) -> bool:
+    """Whether SLURM is ending the job because its time limit has come."""
+    return _queue_says(job, "%r") == "TimeLimit"
+
+
+def _queue_says(job: str, what: str) -> str | None:
+    """None where SLURM does not answer.
 
     Args:
         job: of an array's task `<array>_<task>`. SLURM_JOB_ID of the last task stands for the whole array.
     """
-    asked = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, timeout=60)
-    return asked.returncode != 0 or asked.stdout.strip() == "RUNNING"
+    asked = subprocess.run(["squeue", "-h", "-j", job, "-o", what], capture_output=True, text=True, timeout=60)
+    return None if asked.returncode else asked.stdout.strip()
 
 
 def _let_predecessor_end(folder: Path) -> None:

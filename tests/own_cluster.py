@@ -14,7 +14,7 @@ import pytest
 from tests.launching import ROOT
 
 SCRIPTS = Path(__file__).parent / "slurm_cluster"
-NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "slurmdbd", "mariadbd")
 
 
 class NoCluster(Exception):
@@ -22,8 +22,10 @@ class NoCluster(Exception):
 
 
 @contextmanager
-def own_cluster(cpus: int = 4) -> Iterator[None]:
+def own_cluster(cpus: int = 4, accounting: bool = False) -> Iterator[None]:
     """Brings it up, each node with so many cores, and stops it in the end; the environment finds it meanwhile.
+
+    With accounting it keeps a database of its jobs, and refuses those of accounts other than `whitebench`.
 
     Raises:
         NoCluster: SLURM is not installed and we are not root on Debian, or it does not start for one who is not root.
@@ -36,7 +38,8 @@ def own_cluster(cpus: int = 4) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="wb-", dir="/tmp") as folder:
         state = Path(folder) / "slurm"
         patch.setenv("CLUSTER_STATE", str(state))
-        patch.setenv("CLUSTER_PORT", str(_free_ports(3)))
+        patch.setenv("CLUSTER_PORT", str(_free_ports(4)))
+        patch.setenv("CLUSTER_ACCOUNTING", str(int(accounting)))
         patch.setenv("CLUSTER_CPUS", str(cpus))
         patch.setenv("SLURM_CONF", str(state / "slurm.conf"))
         patch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")

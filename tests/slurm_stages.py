@@ -45,6 +45,14 @@ def die(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
     count(run, parents, options)
 
 
+def deaf(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
+    """Hears no warning in its first job, and is killed at the time limit."""
+    if not (run.folder / "count").exists():
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+    count(run, parents, options)
+
+
 def hoard(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
     """Takes 4 MB of disk."""
     (run.folder / "hoard").write_bytes(bytes(4 * 2**20))

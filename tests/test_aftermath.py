@@ -22,6 +22,7 @@ TASK = Task("linear", "sample/intl", id="intl-s0-0123456789ab", cell={"recipe": 
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WHITEBENCH_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(aftermath, "runs_on", lambda job: True)
+    monkeypatch.setattr(aftermath, "ran_out_of_time", lambda job: False)
     return tmp_path / "runs"
 
 
@@ -52,6 +53,29 @@ def test_a_cancelled_job_does_not_return(monkeypatch: pytest.MonkeyPatch) -> Non
     record = read_record(TASK.folder)
     assert record is not None
     assert record.status == "running"  # so that the next launch goes on with it
+
+
+@pytest.mark.parametrize("code", [None, 130])
+def test_a_job_whose_time_limit_came_too_early_returns_until_it_gets_no_further(
+    monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    leave("interrupted")
+    monkeypatch.setattr(aftermath, "runs_on", lambda job: False)
+    monkeypatch.setattr(aftermath, "ran_out_of_time", lambda job: True)
+    told = [must_return(TASK, code, None, "12", "the-log") for _ in range(FORGIVEN + 1)]
+    assert told == [True] * FORGIVEN + [False]
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert "time limit ends before it saves: more hours, or signal_delay_s" in (record.error or "")
+
+
+def test_a_job_that_is_ended_for_another_reason_than_its_time_limit_is_left_alone() -> None:
+    leave("running")
+    assert not must_return(TASK, None, None, "12", "the-log")
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert record.status == "running"
+    assert not (TASK.folder / ATTEMPTS).exists()
 
 
 def test_the_error_of_whatever_rank_failed_is_kept_though_the_others_were_killed() -> None:

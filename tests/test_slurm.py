@@ -20,10 +20,11 @@ from tests.own_cluster import NoCluster, own_cluster
 pytestmark = pytest.mark.slurm
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.long)], ids=["plain", "accounting"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Without and with an accounting database."""
     try:
-        with own_cluster():
+        with own_cluster(accounting=request.param):
             yield
     except NoCluster as reason:
         pytest.skip(str(reason))

@@ -93,6 +93,41 @@ def test_a_restarted_controller_and_a_node_that_goes_down_lose_nothing(place: Pa
     assert_all_counted_once(place, cells=2, to=400)
 
 
+def test_a_time_limit_that_runs_out_is_crossed_by_who_saves_in_time_and_by_who_is_killed(
+    place: Path, launch: Any
+) -> None:
+    """A minute, SLURM's shortest; each run needs more than two. One hears the warning, one is deaf at first."""
+    (place / "short.yaml").write_text("kind: slurm\nsignal_delay_s: 5\nhours: 0.016\n")
+    stages = {
+        "pretrain": {"function": "count", "options": {"to": 1500, "every": 0.1}},
+        "linear": {"function": "deaf", "options": {"to": 1600, "every": 0.1}, "needs": []},
+    }
+    sweep = write_sweep(place, stages, seeds=1)
+    launch(sweep, "--cluster", "short")
+    told = subprocess.run(["squeue", "-h", "-o", "%l"], capture_output=True, text=True, check=True).stdout.split()
+    assert "1:00" in told
+    wait_until(queue_is_empty, 600)
+    for stage, to in (("pretrain", 1500), ("linear", 1600)):
+        lines = [line for line in log(place) if line["stage"] == stage]
+        starts = [line["from"] for line in lines if "from" in line]
+        assert len([line for line in lines if "end" in line]) == 1
+        assert starts == sorted(set(starts)), "a start went back"
+        assert len(starts) >= 2
+        (folder,) = (place / "runs" / stage).iterdir()
+        record = json.loads((folder / "run.json").read_text())
+        assert (record["status"], record["metrics"]["top1"]) == ("done", to)
+        assert record["cost"]["restarts"] == len(starts) - 1
+
+
+def test_two_hundred_tiny_cells_go_through_arrays_of_four(place: Path, launch: Any) -> None:
+    sweep = write_sweep(place, {"pretrain": {"function": "count"}}, seeds=200)
+    shown = launch(sweep, "--cluster", "lab")[1]
+    assert "submitted 200 jobs and the leaderboard by 51 calls of sbatch" in shown
+    wait_until(queue_is_empty, 900)
+    assert_all_counted_once(place, cells=200, to=1)
+    assert len((place / "tables" / "runs.csv").read_text().splitlines()) == 201
+
+
 def _on(place: Path, node: str) -> list[dict[str, Any]]:
     """What jobs have noted that the queue does not show as running: those of the node that is down."""
     told = subprocess.run(["squeue", "-h", "-r", "-t", "running", "-o", "%i"], capture_output=True, text=True)

@@ -24,7 +24,7 @@ from slurm.snapshot import snapshot_place, take_snapshot
 from slurm.stages import LEADERBOARD, STAGES, Task
 from slurm.states import JobState
 from slurm.submit import Submission, batch_script, plan_submissions
-from slurm.sweep import Sweep, cells, load_sweep
+from slurm.sweep import StageSpec, Sweep, cells, load_sweep
 
 SAMPLE = {"recipes": ["sample/intl", "sample/random"], "seeds": [0, 1]}
 
@@ -349,9 +349,26 @@ def test_the_batch_script_asks_for_what_the_stage_and_the_preset_say() -> None:
         assert line in script.splitlines(), line
     assert "export PYTHONPATH=/runs/sweeps/code/0123" in script
     assert f"submitit.core._submit {folder}\n" in script
-    assert f'slurm.aftermath {folder} "$code"' in script
+    assert f'slurm.aftermath {folder} "$@"' in script
     assert script.index("module load cuda") < script.index("srun")
     assert "--kill-on-bad-exit=1" in script
+
+
+@pytest.mark.parametrize(
+    ("preset", "gpus", "expected"),
+    [
+        (Preset(memory_gb=8, memory_per_gpu_gb=60), 0, 8),
+        (Preset(memory_gb=8, memory_per_gpu_gb=60), 4, 240),
+        (Preset(memory_per_gpu_gb=60), 0, None),
+        (Preset(memory_per_gpu_gb=60, stages={"knn": Share(memory_gb=16)}), 4, 16),
+        (Preset(memory_gb=8, stages={"knn": Share(memory_per_gpu_gb=20)}), 4, 80),
+    ],
+)
+def test_memory_is_a_node_s_or_a_gpu_s(preset: Preset, gpus: int, expected: float | None) -> None:
+    stages = {"pretrain": StageSpec(), "knn": StageSpec(gpus=gpus)}
+    graph = build_graph(Sweep("mine", recipes=("sample/intl",), stages=stages), preset)
+    (job,) = [job for job in graph.work if job.stage == "knn"]
+    assert job.resources.memory_gb == expected
 
 
 @pytest.mark.parametrize(

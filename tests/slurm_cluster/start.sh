@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Brings the test cluster up: munged, slurmctld and two slurmd, all on loopback, with all their files in CLUSTER_STATE.
+# Brings the test cluster up: munged, slurmctld and two slurmd, and with CLUSTER_ACCOUNTING=1 slurmdbd and a database, all
+# on loopback, with all their files in CLUSTER_STATE.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/env.sh"
@@ -22,6 +23,13 @@ conf=$(<"$here/slurm.conf.in")
 conf=${conf//@STATE@/$state} conf=${conf//@USER@/$(id -un)} conf=${conf//@HOST@/$host} conf=${conf//@PORT@/$CLUSTER_PORT}
 conf=${conf//@NODE_PORT_1@/$((CLUSTER_PORT + 1))} conf=${conf//@NODE_PORT_2@/$((CLUSTER_PORT + 2))}
 conf=${conf//@CPUS@/$CLUSTER_CPUS}
+accounting=AccountingStorageType=accounting_storage/none
+[ "$CLUSTER_ACCOUNTING" = 0 ] || accounting="AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=$((CLUSTER_PORT + 3))
+AccountingStoragePass=$state/munge.sock
+AccountingStorageEnforce=associations"
+conf=${conf//@ACCOUNTING@/$accounting}
 conf=${conf//@FIRST_JOB@/$(($(date +%s) % 600000 * 100 + 1))}
 printf '%s\n' "$conf" >"$SLURM_CONF"
 # ranks of several nodes meet at the first node's name
@@ -39,6 +47,7 @@ printf 'CgroupPlugin=autodetect\n' >"$state/cgroup.conf"
 munged --force --key-file="$state/munge.key" --socket="$state/munge.sock" --pid-file="$state/munged.pid" \
   --log-file="$state/munged.log" --seed-file="$state/munge.seed"
 wait_for 10 munged munge -n -S "$state/munge.sock"
+[ "$CLUSTER_ACCOUNTING" = 0 ] || . "$here/accounting.sh"
 slurmctld
 wait_for 30 slurmctld scontrol ping
 for node in wb1 wb2; do slurmd -N "$node"; done

@@ -6,7 +6,10 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 state=$CLUSTER_STATE
 [ -d "$state" ] || exit 0
 
-runs() { [ -s "$1" ] && [[ $(cat "/proc/$(<"$1")/comm" 2>/dev/null) == "$2"* ]]; }  # never a pid that now is another's
+runs() {  # runs PIDFILE NAME: never a pid that now is another's
+  local pid
+  pid=$(cat "$1" 2>/dev/null) && [[ -n $pid && $(cat "/proc/$pid/comm" 2>/dev/null) == "$2"* ]]
+}
 stop() {  # stop NAME PIDFILE...
   local name=$1 file; shift
   for file; do runs "$file" "$name" && kill "$(<"$file")"; done
@@ -22,5 +25,7 @@ if runs "$state/slurmctld.pid" slurmctld; then
   for _ in $(seq 100); do [ -z "$(timeout 5 squeue -h 2>/dev/null)" ] && break; sleep 0.1; done
 fi
 stop slurm "$state"/slurmd.*.pid "$state/slurmctld.pid"
+stop slurmdbd "$state/slurmdbd.pid"
+stop mariadbd "$state/mariadbd.pid"
 stop munged "$state/munged.pid"
 rm -rf "$state"
