@@ -136,7 +136,8 @@ def _row(test: Comparison, values: Values) -> dict[str, Any]:
     else:
         other = float(test.other)
     row: dict[str, Any] = {"test": str(test), **_summary("arm", own)}
-    row |= _summary("other", [other] if isinstance(other, float) else other)
+    number = {"other_mean": other, "other_sd": None, "other_n": None}
+    row |= number if isinstance(other, float) else _summary("other", other)
     if not own or (not isinstance(other, float) and not other):
         return {**row, "verdict": UNDECIDED, "why": "not measured"}
     middle, low, high = difference(own, other)
@@ -171,13 +172,14 @@ def show(table: pd.DataFrame) -> str:
     """The claims with their verdicts and, indented, their tests."""
     lines = []
     for (claim, paper, verdict), tests in table.groupby(["claim", "paper", "claim_verdict"], sort=False):
-        lines.append(f"{verdict:20}{claim} ({paper})")
+        lines.append(f"{verdict:24}{claim} ({paper})")
         for row in tests.to_dict("records"):
+            other = f"{row['other_mean']:.3g}" + (f" (n={row['other_n']:.0f})" if row["other_n"] > 0 else "")
             found = row["why"] or (
-                f"{row['arm_mean']:.3g} (n={row['arm_n']}) and {row['other_mean']:.3g} (n={row['other_n']}), "
+                f"{row['arm_mean']:.3g} (n={row['arm_n']}) and {other}, "
                 f"difference {row['difference']:.3g} [{row['ci95_low']:.3g}, {row['ci95_high']:.3g}]"
             )
-            lines.append(f"    {row['verdict']:18}{row['test']}: {found}")
+            lines.append(f"    {row['verdict']:20}{row['test']}: {found}")
     return "\n".join(lines)
 
 

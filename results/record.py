@@ -4,13 +4,9 @@ Nothing else is the truth: tables, status and resumption are derived from these 
 merged. `run.json` is replaced atomically; `metrics.jsonl` is only ever appended to, one JSON object a line.
 """
 
-import importlib.metadata
 import json
 import os
-import platform
 import shlex
-import socket
-import subprocess
 import sys
 import time
 import traceback
@@ -24,15 +20,13 @@ from typing import Any, Literal, Self
 from results.command import Interrupted, UserError
 from results.content import canonical, file_hash, run_id, write_atomically, write_json
 from results.energy import EnergyMeter
+from results.environment import environment
 from results.lock import Held, Lock
 from results.sinks import Sinks, wanted
 
 SCHEMA = 1
 RECORD, METRICS = "run.json", "metrics.jsonl"
-SNAPSHOT = "snapshot.json"
-"""Beside code that was copied from a checkout for jobs in a queue: its hash, commit and dirtiness."""
 Status = Literal["running", "done", "failed", "interrupted"]
-VERSIONED = ("torch", "torchvision", "numpy", "ffcv", "sal-detectron2", "detectron2", "submitit", "pandas")
 
 
 def runs_root() -> Path:
@@ -281,47 +275,9 @@ class Run:
         self.record.artifacts[name] = {"path": str(path.relative_to(self.folder)), "sha256": file_hash(path)}
 
 
-def environment() -> dict[str, Any]:
-    """Versions, git state, host and device, without importing any heavy package that is not imported already."""
-    versions: dict[str, str] = {}
-    for package in VERSIONED:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    torch = sys.modules.get("torch")
-    cuda = torch is not None and torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if torch is not None and cuda else platform.processor() or platform.machine()
-    return {
-        **_git_state(),
-        "python": platform.python_version(),
-        **versions,
-        "host": socket.gethostname(),
-        "device": device,
-    }
-
-
 def _start_of(record: Record) -> dict[str, Any]:
     """What tells the code of a start apart from that of a later one."""
     return {**{key: record.environment.get(key) for key in ("git", "dirty", "host")}, "hashes": record.hashes}
-
-
-def _git_state() -> dict[str, Any]:
-    """Commit, and whether source files differ from it (tables that a run writes do not count)."""
-    here = Path(__file__).parent.parent
-    if (here / SNAPSHOT).exists():
-        taken: dict[str, Any] = json.loads((here / SNAPSHOT).read_bytes())
-        return taken
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=20)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.yaml", "*.txt", "*.toml")
-    return {"git": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
 
 
 def _shown(argument: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from results.content import file_hash, write_json
-from results.record import SNAPSHOT, environment
+from results.environment import SNAPSHOT, environment
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pretrain", "transfer", "slurm", "results")

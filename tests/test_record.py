@@ -116,7 +116,7 @@ def test_cost_is_summed_over_restarts() -> None:
 
 def test_a_resumed_run_keeps_the_code_of_its_earlier_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     for git in ("1" * 40, "1" * 40, "2" * 40):
-        monkeypatch.setattr("results.record._git_state", lambda git=git: {"git": git, "dirty": False})
+        monkeypatch.setattr("results.environment._git_state", lambda git=git: {"git": git, "dirty": False})
         with pytest.raises(Interrupted), open_run() as run:
             raise Interrupted
     record = read_record(run.folder)

@@ -1,0 +1,52 @@
+"""What a run ran on and with: versions, commit, host and device."""
+
+import importlib.metadata
+import json
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SNAPSHOT = "snapshot.json"
+"""Beside code that was copied from a checkout for jobs in a queue: its hash, commit and dirtiness."""
+VERSIONED = ("torch", "torchvision", "numpy", "ffcv", "sal-detectron2", "detectron2", "submitit", "pandas")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git state, host and device, without importing any heavy package that is not imported already."""
+    versions: dict[str, str] = {}
+    for package in VERSIONED:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    torch = sys.modules.get("torch")
+    cuda = torch is not None and torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if torch is not None and cuda else platform.processor() or platform.machine()
+    return {
+        **_git_state(),
+        "python": platform.python_version(),
+        **versions,
+        "host": socket.gethostname(),
+        "device": device,
+    }
+
+
+def _git_state() -> dict[str, Any]:
+    """Commit, and whether source files differ from it (tables that a run writes do not count)."""
+    here = Path(__file__).parent.parent
+    if (here / SNAPSHOT).exists():
+        taken: dict[str, Any] = json.loads((here / SNAPSHOT).read_bytes())
+        return taken
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.yaml", "*.txt", "*.toml")
+    return {"git": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
