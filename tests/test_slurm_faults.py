@@ -72,12 +72,15 @@ def test_sigkill_at_twenty_random_moments_loses_nothing(place: Path, launch: Any
     assert_all_counted_once(place, cells=7, to=200)
 
 
-def test_a_restarted_controller_and_a_node_that_goes_down_lose_nothing(place: Path, launch: Any) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restarted_controller_and_a_node_that_goes_down_lose_nothing(
+    how: signal.Signals, place: Path, launch: Any
+) -> None:
     sweep = write_sweep(place, {"pretrain": {"function": "count", "options": {"to": 400, "every": 0.1}}}, seeds=2)
     launch(sweep, "--cluster", "lab")
     wait_until(lambda: len([line for line in log(place) if "from" in line]) == 2)
     state = Path(os.environ["CLUSTER_STATE"])
-    _end(state / "slurmctld.pid", signal.SIGTERM)
+    _end(state / "slurmctld.pid", how)
     code = subprocess.run(["squeue", "-h"], capture_output=True, timeout=60).returncode
     assert code != 0
     subprocess.run(["slurmctld"], check=True)
