@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.publish:
         from results.files import publish
 
-        print(f"{publish(tables, options.out / RECORDS)} records published in {options.out / RECORDS}")
+        print(f"{publish(tables.sources, options.out / RECORDS)} records published in {options.out / RECORDS}")
     if not options.quiet:
         terminal = sys.stdout.isatty()
         print(render(tables, terminal, os.get_terminal_size().columns if terminal else 200), end="")

@@ -1,12 +1,13 @@
 """python results/claims.py [RUNS ...]: the papers' claims, what was measured for each, and the verdict.
 
 `claims.yaml` names the claims and their tests, `slurm/sweeps/claims.yaml` runs their arms, and this judges the records:
-a row of `claims.csv` is one test. n counts pretrainings; a difference has a 95 % interval by Welch's t.
+a row of `claims.csv` is one test. n counts pretrainings; a difference has a 95 % interval by Welch's t, of that test
+alone: not corrected for there being several.
 """
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ import pandas as pd
 from results.collect import PRETRAIN, collect, read_proven
 from results.command import UserError, run_command
 from results.content import write_atomically
-from results.record import runs_root
+from results.files import publish
+from results.record import Record, runs_root
 from results.yaml_file import read_yaml
 
 HERE = Path(__file__).parent
+RECORDS = "claims_records"
+"""Apart from those of the leaderboards, to which the claims' arms do not belong."""
 CLAIMS = HERE / "claims.yaml"
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold here", "undecided"
 LEVEL = 0.95
@@ -67,10 +71,23 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
     return claims
 
 
-def measure(roots: Sequence[Path]) -> Values:
-    """What the records below `roots` say of each arm, in the order of pretraining seeds."""
+def arms(claims: Sequence[Claim]) -> set[str]:
+    """The recipes that they are about."""
+    tests = [test for claim in claims for test in claim.tests]
+    others = {test.other for test in tests if isinstance(test.other, str) and "@" not in test.other}
+    return {test.arm for test in tests} | others
+
+
+def read_records(roots: Sequence[Path], recipes: Collection[str]) -> dict[Path, Record]:
+    """By their files, the records below `roots` of these recipes' pretrainings and of their evaluations."""
     found = collect([root for root in roots if root.is_dir()]).found.values()
-    records = [read_proven(item.path) for item in found]
+    records = {item.path: read_proven(item.path) for item in found}
+    parents = {r.id for r in records.values() if r.stage == PRETRAIN and r.cell.get("recipe") in recipes}
+    return {path: r for path, r in records.items() if parents & {r.id, r.config.get("parent")}}
+
+
+def measure(records: Collection[Record]) -> Values:
+    """What the records say of each arm, in the order of pretraining seeds."""
     pretrained = sorted((r for r in records if r.stage == PRETRAIN), key=lambda r: (r.config.get("seed", 0), r.id))
     values: Values = {}
     for parent in pretrained:
@@ -157,7 +174,7 @@ def _summary(side: str, values: Sequence[float]) -> dict[str, float | int | None
     }
 
 
-def _evaluations(parent: str, records: Sequence[Any]) -> dict[str, list[float]]:
+def _evaluations(parent: str, records: Collection[Record]) -> dict[str, list[float]]:
     """Top-1 of a pretraining's evaluations, by stage and, other than the backbone's, features: knn, knn@transformed."""
     tops: dict[str, list[float]] = {}
     for record in records:
@@ -183,21 +200,35 @@ def show(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python results/claims.py",
-        description="Judges the papers' claims by the runs of slurm/sweeps/claims.yaml and claims-whitened.yaml.",
+        description="Judges the papers' claims by the runs of slurm/sweeps/claims.yaml and claims-whitened.yaml, and "
+        f"by the published ones in OUT/{RECORDS}.",
     )
     parser.add_argument("runs", nargs="*", type=Path, help="folders of runs (default: $WHITEBENCH_RUNS, or ./runs)")
     parser.add_argument("--out", type=Path, default=HERE, help="where claims.csv goes (default: results)")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--publish", action="store_true", help=f"also copy the records behind it to OUT/{RECORDS}")
+    mode.add_argument("--check", action="store_true", help=f"fail if OUT's claims.csv is not what OUT/{RECORDS} gives")
     options = parser.parse_args(arguments)
     missing = [path for path in options.runs if not path.is_dir()]
     if missing:
         raise UserError(f"{missing[0]}: no such folder of runs")
-    table = judge(read_claims(), measure([*(options.runs or [runs_root()]), HERE / "records"]))
+    claims, roots = read_claims(), [] if options.check else options.runs or [runs_root()]
+    records = read_records([*roots, options.out / RECORDS], arms(claims))
+    table, path = judge(claims, measure(records.values())), options.out / "claims.csv"
     text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    write_atomically(options.out / "claims.csv", text.encode())
+    if options.check:
+        if not path.exists() or path.read_text() != text:
+            raise UserError(f"{path}: is not what {options.out / RECORDS} gives")
+        print(f"{path}: is what {RECORDS}/ gives")
+        return 0
+    write_atomically(path, text.encode())
     print(show(table))
+    if options.publish:
+        print(f"{publish(records, options.out / RECORDS)} records published in {options.out / RECORDS}")
+    return 0
 
 
 if __name__ == "__main__":

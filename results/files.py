@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -39,13 +40,13 @@ def write_tables(tables: Tables, out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def publish(tables: Tables, records: Path) -> int:
-    """Copies the `run.json` files behind the tables to `records/<stage>/<id>.json`; returns how many there are."""
-    for path in tables.sources:
+def publish(sources: Collection[Path], records: Path) -> int:
+    """Copies the `run.json` files `sources` to `records/<stage>/<id>.json`; returns how many there are."""
+    for path in sources:
         content = path.read_bytes()
         record = parse_record(content, path)
         write_atomically(records / record.stage / f"{record.id}.json", content)
-    return len(tables.sources)
+    return len(sources)
 
 
 def first_difference(tables: Tables, out: Path) -> str | None:

@@ -14,11 +14,13 @@ from results.claims import (
     UNDECIDED,
     Claim,
     Comparison,
+    arms,
     difference,
     judge,
     main,
     measure,
     read_claims,
+    read_records,
     show,
 )
 from results.command import UserError
@@ -91,23 +93,30 @@ def test_records_give_the_values_and_the_file(tmp_path: Path, capsys: pytest.Cap
             if arm == "claims/bw-zca":
                 records.evaluate(parent, {"top1": 20.0 + seed}, stage="knn", config={"features": "transformed"})
                 records.evaluate(parent, {"top1": 35.0 + seed}, stage="knn")
-    values = measure([tmp_path / "runs"])
+        other = records.pretrain("simclr", seed, "sample/simclr")
+        records.evaluate(other, {"top1": 1.0})
+    found = read_records([tmp_path / "runs"], arms(read_claims()))
+    assert len(found) == 18
+    values = measure(found.values())
     assert values["claims/bw-zca", "effective_rank"] == [30, 31, 32]
     assert values["claims/bw-zca", "linear"] == [40, 41, 42]
     assert values["claims/bw-zca", "knn@transformed"] == [20, 21, 22]
     assert values["claims/bw-zca", "knn"] == [35, 36, 37]
-    main([str(tmp_path / "runs"), "--out", str(tmp_path)])
+    main([str(tmp_path / "runs"), "--out", str(tmp_path), "--publish"])
     assert "knn of claims/bw-zca above knn@transformed" in capsys.readouterr().out
     assert (tmp_path / "claims.csv").read_text().count("\n") == 1 + sum(len(claim.tests) for claim in read_claims())
+    assert main(["--out", str(tmp_path), "--check"]) == 0  # from the published records alone
+    (tmp_path / "claims.csv").write_text("")
+    with pytest.raises(UserError, match=r"claims\.csv: is not what .*claims_records gives"):
+        main(["--out", str(tmp_path), "--check"])
+
+
+def test_the_suite_s_own_file_is_what_its_records_give() -> None:
+    assert main(["--check"]) == 0
 
 
 def test_every_test_names_an_arm_that_the_sweep_runs() -> None:
-    arms = set(load_sweep("claims", [], []).recipes)
-    assert arms <= set(recipe_names())
-    for claim in read_claims():
-        for test in claim.tests:
-            named = {test.arm} | ({test.other} if isinstance(test.other, str) and "@" not in test.other else set())
-            assert named <= arms, claim.claim
+    assert arms(read_claims()) <= set(load_sweep("claims", [], []).recipes) <= set(recipe_names())
 
 
 @pytest.mark.parametrize(
