@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
+from results.claims import TABLE
 from results.grid import to_html
 from results.layouts import layouts
 from results.leaderboard import Tables
@@ -11,6 +12,7 @@ from results.papers import paper_tables
 from results.published import Published
 from results.report_boards import boards, comparisons
 from results.report_charts import cost, curves, spectra, transfer
+from results.report_claims import claims
 from results.report_parts import Palette, legend, section
 from results.report_runs import runs
 from results.run_details import read_details
@@ -34,6 +36,7 @@ def page(tables: Tables, most: int, views: bool = True) -> str:
         ("spectra", "Spectra over time", spectra(pretrainings)),
         ("transfer", "Classification against detection", transfer(tables, palette)),
         ("cost", "Cost", cost(tables, palette)),
+        ("claims", "The papers' claims", claims(HERE / TABLE)),
         ("tables", "In the papers' layouts", _layouts(tables)),
         ("runs", "Runs", runs(tables, details, views)),
         ("left-out", "Left out", _left_out(tables)),

@@ -7,16 +7,19 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from results import run_details
-from results.aggregate import tables_of
+from results.aggregate import RESULTS, tables_of
 from results.charts import DotRow, Mark, Scale, Series, dots, lines, pareto, scatter
+from results.claims import HOLDS, TABLE
 from results.commands import repeat
 from results.record import Record
 from results.report import main
 from results.report_charts import correlation
+from results.report_claims import claims
 from results.report_page import page
 from results.run_details import difference, read_details, tail, thinned
 from tests.test_aggregate import Records
@@ -84,6 +87,19 @@ def test_the_page_is_whole_and_fetches_nothing(records: Records) -> None:
     sections = ("leaderboards", "comparisons", "curves", "spectra", "transfer", "cost", "tables", "runs")
     assert set(sections) <= set(shown.ids)
     assert shown.tags.count("svg") > 20
+
+
+def test_the_claims_are_those_of_the_table() -> None:
+    text = claims(RESULTS / TABLE)
+    judged = pd.read_csv(RESULTS / TABLE)
+    Page(text)
+    assert text.count("<tr data-f=") == judged.claim.nunique()
+    assert text.count(f">{HOLDS}</span>") == (judged.verdict == HOLDS).sum() + sum(
+        verdict == HOLDS for _, verdict in judged.groupby("claim").claim_verdict.first().items()
+    )
+    for value in judged.arm_mean:
+        assert f"{value:.3g} (n=3)" in text
+    assert claims(RESULTS / "no-such.csv") == ""
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
