@@ -22,8 +22,8 @@ def claims(path: Path) -> str:
         cells = [cell(_verdict(verdict), raw=True), cell(f"{claim} ({paper})"), cell("<br>".join(lines), raw=True)]
         rows.append((f"{claim} {paper} {verdict}", cells))
     hint = (
-        '<p class="hint">Each is tested by small experiments (<code>slurm/sweeps/claims.yaml</code>), and holds if all its '
-        "tests do: if the 95 % interval of each difference lies beyond its margin. n counts pretrainings.</p>"
+        '<p class="hint">Each is tested by small experiments (<code>slurm/sweeps/claims.yaml</code>), and holds if all '
+        "its tests do: if the 95 % interval of each difference lies beyond its margin. n counts pretrainings.</p>"
     )
     return hint + table([("verdict", False), ("claim", False), ("tests", False)], rows)
 
