@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
+Disk = Callable[[int], Path]
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +63,29 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """disk(megabytes): a file system of that size, kept in memory; with more megabytes it grows."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = False
+
+    def mount(megabytes: int) -> Path:
+        nonlocal mounted
+        how = f"size={megabytes}m" if not mounted else f"remount,size={megabytes}m"
+        told = subprocess.run(["mount", "-t", "tmpfs", "-o", how, "tmpfs", place], capture_output=True, text=True)
+        if told.returncode:
+            pytest.skip(f"needs to mount a file system: {told.stderr.strip() or 'not allowed'}")
+        mounted = True
+        return place
+
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small file system")
+    yield mount
+    if mounted:
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 @pytest.fixture

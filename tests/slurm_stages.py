@@ -54,8 +54,8 @@ def deaf(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
 
 
 def hoard(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
-    """Takes 4 MB of disk."""
-    (run.folder / "hoard").write_bytes(bytes(4 * 2**20))
+    """Takes so many megabytes of disk."""
+    (run.folder / "hoard").write_bytes(bytes(options["megabytes"] * 2**20))
     count(run, parents, options)
 
 

@@ -3,13 +3,14 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from results.record import Run, read_metrics
+from tests.conftest import Disk
 from tests.launching import prepare, write_sweep
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -28,29 +29,6 @@ SMALL = (
 """Six steps, with a checkpoint of 136 MB after each."""
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """disk(megabytes): a file system of that size, kept in memory; with more megabytes it grows."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = False
-
-    def mount(megabytes: int) -> Path:
-        nonlocal mounted
-        how = f"size={megabytes}m" if not mounted else f"remount,size={megabytes}m"
-        told = subprocess.run(["mount", "-t", "tmpfs", "-o", how, "tmpfs", place], capture_output=True, text=True)
-        if told.returncode:
-            pytest.skip(f"needs to mount a file system: {told.stderr.strip() or 'not allowed'}")
-        mounted = True
-        return place
-
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to mount a small file system")
-    yield mount
-    if mounted:
-        subprocess.run(["umount", "--lazy", place], check=True)
-
-
 def fill(place: Path) -> None:
     """A file `ballast` that takes all the room there is."""
     free = os.statvfs(place)
@@ -63,7 +41,7 @@ def only_run(runs: Path) -> Path:
 
 
 def test_a_pretraining_says_so_keeps_its_last_checkpoint_and_ends_as_if_undisturbed(
-    disk: Callable[[int], Path], tiny_root: Path, tmp_path: Path, command: Command
+    disk: Disk, tiny_root: Path, tmp_path: Path, command: Command
 ) -> None:
     runs = disk(300)  # room for two checkpoints, not for three
     stopped = command("-m", "pretrain", *SMALL, WHITEBENCH_DATA=str(tiny_root), WHITEBENCH_RUNS=str(runs))
@@ -87,7 +65,7 @@ def test_a_pretraining_says_so_keeps_its_last_checkpoint_and_ends_as_if_undistur
         assert (only_run(runs) / name).read_bytes() == (only_run(other) / name).read_bytes()
 
 
-def test_a_line_of_metrics_is_there_whole_or_not_at_all_and_the_run_is_free_again(disk: Callable[[int], Path]) -> None:
+def test_a_line_of_metrics_is_there_whole_or_not_at_all_and_the_run_is_free_again(disk: Disk) -> None:
     place = disk(1)
 
     def write_until_full() -> None:
@@ -109,14 +87,14 @@ def test_a_line_of_metrics_is_there_whole_or_not_at_all_and_the_run_is_free_agai
 
 
 def test_a_sweep_says_which_jobs_it_stopped_and_goes_on_when_there_is_room(
-    disk: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launch: Any
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launch: Any
 ) -> None:
     place = prepare(tmp_path, monkeypatch, "one", "kind: local\nslots: 1\n")
     runs = disk(2)
     monkeypatch.setenv("WHITEBENCH_RUNS", str(runs))
     stages = {
         "pretrain": {"function": "count", "options": {"to": 20}},
-        "linear": {"function": "hoard"},
+        "linear": {"function": "hoard", "options": {"megabytes": 4}},
         "after": {"function": "count", "needs": ["linear"]},
     }
     sweep = write_sweep(place, stages, seeds=1)

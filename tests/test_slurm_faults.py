@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Disk
 from tests.launching import log, prepare, wait_until, write_sweep
 from tests.own_cluster import NoCluster, own_cluster
 
@@ -85,8 +86,8 @@ def test_a_restarted_controller_and_a_node_that_goes_down_lose_nothing(
     assert code != 0
     subprocess.run(["slurmctld"], check=True)
     wait_until(lambda: subprocess.run(["scontrol", "ping"], capture_output=True).returncode == 0, 60)
-    running = subprocess.run(["squeue", "-h", "-t", "running", "-o", "%N"], capture_output=True, text=True)
-    node = running.stdout.split()[0]
+    wait_until(lambda: bool(_busy_nodes()), 60)  # it knows its jobs again once the nodes have told it of them
+    node = _busy_nodes()[0]
     _end(state / f"slurmd.{node}.pid", signal.SIGKILL)
     subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True)
     wait_until(lambda: not any(b"submitit" in _command_line(line["pid"]) for line in _on(place, node)), 60)
@@ -122,13 +123,39 @@ def test_a_time_limit_that_runs_out_is_crossed_by_who_saves_in_time_and_by_who_i
         assert record["cost"]["restarts"] == len(starts) - 1
 
 
+def test_a_disk_that_runs_full_ends_its_job_and_the_next_launch_goes_on(
+    place: Path, launch: Any, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = disk(24)
+    monkeypatch.setenv("WHITEBENCH_RUNS", str(runs))
+    stages = {
+        "pretrain": {"function": "count", "options": {"to": 20}},
+        "linear": {"function": "hoard", "options": {"megabytes": 30}},
+        "after": {"function": "count", "needs": ["linear"]},
+    }
+    sweep = write_sweep(place, stages, seeds=1)
+    launch(sweep, "--cluster", "lab")
+    wait_until(queue_is_empty, 120)
+    jobs = {job["stage"]: job["state"] for job in json.loads(launch(sweep, "--status", "--json")[1])["jobs"]}
+    assert jobs == {"pretrain": "done", "linear": "interrupted", "after": "new"}
+    assert "No space left on device" in launch(sweep, "--logs", "seed=0:linear")[1]
+    disk(80)
+    launch(sweep, "--cluster", "lab")
+    wait_until(queue_is_empty, 120)
+    ends = [json.loads(line)["stage"] for line in (runs / "log.jsonl").read_text().splitlines() if '"end"' in line]
+    assert ends == ["pretrain", "linear", "after"]
+
+
 def test_two_hundred_tiny_cells_go_through_arrays_of_four(place: Path, launch: Any) -> None:
     sweep = write_sweep(place, {"pretrain": {"function": "count"}}, seeds=200)
     shown = launch(sweep, "--cluster", "lab")[1]
     assert "submitted 200 jobs and the leaderboard by 51 calls of sbatch" in shown
     wait_until(queue_is_empty, 900)
     assert_all_counted_once(place, cells=200, to=1)
-    assert len((place / "tables" / "runs.csv").read_text().splitlines()) == 201
+
+
+def _busy_nodes() -> list[str]:
+    return subprocess.run(["squeue", "-h", "-t", "running", "-o", "%N"], capture_output=True, text=True).stdout.split()
 
 
 def _on(place: Path, node: str) -> list[dict[str, Any]]:
