@@ -184,7 +184,7 @@ def _before(folder: Path) -> list[str]:
 
 AFTER = (
     "code=$?",
-    '[ -z "$told" ] || { wait "$watcher"; exit; }',
+    '[ -z "${told:-}" ] || { wait "$watcher"; exit; }',
     'kill -9 "$watcher"',
     '[ "$code" -eq 0 ] || { aftermath "$code"; exit; }',
 )
