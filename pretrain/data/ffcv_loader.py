@@ -5,6 +5,7 @@ that is cached across processes (FFCV compiles its operations anew in each). FFC
 """
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -72,8 +73,8 @@ class FfcvSource:
         finally:
             running.close()
 
-    def render(self, index: Integers, epoch: int, file: NDArray[np.uint8]) -> Rendered:
-        """The views of the images `index`; `file` is the beton's bytes."""
+    def render(self, index: Integers, epoch: int, file: NDArray[np.uint8]) -> Rendering:
+        """Begins with the views of the images `index`; `file` is the beton's bytes."""
         samples = self.samples
         height, width = samples.height[index], samples.width[index]
         raw = samples.mode[index] != JPEG
@@ -86,11 +87,11 @@ class FfcvSource:
             if failed >= 0:
                 raise UserError(undecodable(self.manifest, self.split, int(index[failed])))
 
-        return rendering.start(part).result()
+        return rendering.start(part)
 
 
 class _RenderOperation(_Operation):
-    """FFCV's operation: from indices of images to a rendered batch."""
+    """FFCV's operation: from indices of images to a batch in the making."""
 
     def __init__(self, source: FfcvSource) -> None:
         super().__init__()
@@ -100,7 +101,7 @@ class _RenderOperation(_Operation):
         return replace(previous_state, jit_mode=True), None  # a batch brings its own memory
 
     def generate_code(self) -> Any:
-        def render(batch_indices: Any, memory: None, metadata: Any, storage_state: Any) -> Rendered:
+        def render(batch_indices: Any, memory: None, metadata: Any, storage_state: Any) -> Rendering:
             file, epoch = storage_state
             return self.source.render(batch_indices, epoch, file)
 
@@ -154,15 +155,24 @@ class _Epoch(_EpochIterator):
         super().__init__(loader, order)  # starts the thread
 
     def run(self) -> None:
+        """A batch is begun before the one ahead of it is done, so that no thread of the pool waits for a last part."""
+        begun: deque[Rendering] = deque()
         try:
             file, *_ = self.memory_context.state
             self.storage_state = np.asarray(file), self.epoch
             for number, index in enumerate(self.iter_ixes):
-                if not self._hand_over(self.run_pipeline(number, index, 0, None)[0]):
+                begun.append(self.run_pipeline(number, index, 0, None)[0])
+                if len(begun) > 1 and not self._hand_over(begun.popleft().result()):
+                    return
+            while begun:
+                if not self._hand_over(begun.popleft().result()):
                     return
             self._hand_over(None)
         except BaseException as error:
             self._hand_over(error)
+        finally:
+            for rendering in begun:
+                rendering.cancel()
 
     def _hand_over(self, item: Any) -> bool:
         """Puts `item` into the queue; False where nobody waits any more."""
