@@ -38,6 +38,10 @@ def announce(sweep: str, keys: Sequence[str]) -> str:
     return comment
 
 
+NEVER = ("DependencyNeverSatisfied", "launch failed requeued held")
+"""Reasons for which a job stays pending for ever, unless somebody does something about it."""
+
+
 class Queued(NamedTuple):
     """What SLURM says of a job in its queue."""
 
@@ -54,8 +58,8 @@ class Queued(NamedTuple):
 
     @property
     def can_run(self) -> bool:
-        """False where it waits for what has failed or was cancelled."""
-        return "(failed)" not in self.dependency and self.reason != "DependencyNeverSatisfied"
+        """False where it waits for what has failed or was cancelled, or is held because SLURM could not start it."""
+        return "(failed)" not in self.dependency and self.reason not in NEVER
 
 
 def queued_jobs() -> dict[str, Queued]:

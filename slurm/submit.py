@@ -177,7 +177,7 @@ def _before(folder: Path) -> list[str]:
     aftermath = f"{shlex.quote(sys.executable)} -m slurm.aftermath {shlex.quote(str(folder.absolute()))}"
     return [
         f'aftermath() {{ {aftermath} "$@"; }}',
-        "(trap 'aftermath; exit' TERM; while :; do sleep 60 & wait $!; done) & watcher=$!",
+        "(trap 'aftermath; exit' TERM; trap exit HUP; while :; do sleep 60 & wait $!; done) & watcher=$!",
         "trap told=1 TERM",
     ]
 
@@ -185,7 +185,7 @@ def _before(folder: Path) -> list[str]:
 AFTER = (
     "code=$?",
     '[ -z "${told:-}" ] || { wait "$watcher"; exit; }',
-    'kill -9 "$watcher"',
+    'kill -HUP "$watcher"',
     '[ "$code" -eq 0 ] || { aftermath "$code"; exit; }',
 )
 """Lines after they have ended."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from slurm.ledger import NEVER
 from tests.conftest import Disk
 from tests.launching import log, prepare, wait_until, write_sweep
 from tests.own_cluster import NoCluster, own_cluster
@@ -92,6 +93,28 @@ def test_a_restarted_controller_and_a_node_that_goes_down_lose_nothing(place: Pa
     subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=True)
     wait_until(queue_is_empty, 300)
     assert_all_counted_once(place, cells=2, to=400)
+
+
+def test_what_a_killed_controller_forgets_or_holds_the_next_launch_submits(place: Path, launch: Any) -> None:
+    """Killed, it has not kept the last seconds: SLURM drops young jobs, or starts them beside their old selves."""
+    sweep = write_sweep(place, {"pretrain": {"function": "count", "options": {"to": 100, "every": 0.1}}}, seeds=3)
+    launch(sweep, "--cluster", "lab")
+    wait_until(lambda: len([line for line in log(place) if "from" in line]) == 3)
+    _end(Path(os.environ["CLUSTER_STATE"]) / "slurmctld.pid", signal.SIGKILL)
+    subprocess.run(["slurmctld"], check=True)
+    time.sleep(10)  # it sorts out who is who
+    for _ in range(3):
+        wait_until(nothing_moves, 120)
+        launch(sweep, "--cluster", "lab")
+    wait_until(queue_is_empty, 120)
+    assert_all_counted_once(place, cells=3, to=100)
+
+
+def nothing_moves() -> bool:
+    """Whether all that is left in the queue is held, or waits for that."""
+    told = subprocess.run(["squeue", "-h", "-o", "%T %r"], capture_output=True, text=True)
+    stuck = ("PENDING Dependency", *(f"PENDING {reason}" for reason in NEVER))
+    return told.returncode == 0 and all(line in stuck for line in told.stdout.splitlines())
 
 
 def test_a_time_limit_that_runs_out_is_crossed_by_who_saves_in_time_and_by_who_is_killed(
