@@ -1,5 +1,6 @@
 """A SLURM cluster on loopback, of our own: two nodes with pretend GPUs, brought up by `tests/slurm_cluster`."""
 
+import fcntl
 import os
 import shutil
 import socket
@@ -7,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import pytest
 
@@ -35,10 +36,14 @@ def own_cluster(cpus: int = 4, accounting: bool = False) -> Iterator[None]:
     if missing():
         raise NoCluster(f"needs {', '.join(missing())}: as root on Debian, ./install.sh slurm")
     # a short path: SLURM's sockets lie in it, whose names have at most 108 characters
-    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="wb-", dir="/tmp") as folder:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        TemporaryDirectory(prefix="wb-", dir="/tmp") as folder,
+        _free_ports(4) as first_port,
+    ):
         state = Path(folder) / "slurm"
         patch.setenv("CLUSTER_STATE", str(state))
-        patch.setenv("CLUSTER_PORT", str(_free_ports(4)))
+        patch.setenv("CLUSTER_PORT", str(first_port))
         patch.setenv("CLUSTER_ACCOUNTING", str(int(accounting)))
         patch.setenv("CLUSTER_CPUS", str(cpus))
         patch.setenv("SLURM_CONF", str(state / "slurm.conf"))
@@ -57,14 +62,18 @@ def missing() -> list[str]:
     return [name for name in NEEDED if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
 
 
-def _free_ports(count: int) -> int:
-    """The first of so many neighbouring free ports."""
+@contextmanager
+def _free_ports(count: int) -> Iterator[int]:
+    """The first of so many neighbouring free ports; meanwhile no other cluster of these tests takes them."""
     for first in range(21000, 60000, 97):
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
+        with open(Path(gettempdir()) / f"whitebench-{os.getuid()}-{first}.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for port in range(first, first + count):
+                    with socket.socket() as probe:
+                        probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            yield first
+            return
     raise RuntimeError("no free ports")

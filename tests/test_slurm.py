@@ -17,7 +17,7 @@ from results.command import UserError
 from tests.launching import log, prepare, wait_until, write_sweep
 from tests.own_cluster import NoCluster, own_cluster
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
 
 @pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.long)], ids=["plain", "accounting"])
