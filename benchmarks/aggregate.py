@@ -61,7 +61,7 @@ def aggregation(runs: Path, out: Path, what: str) -> float:
 
 def write_again(runs: Path, count: int) -> None:
     """Replaces so many records, as their runs would."""
-    from results.content import write_atomically
+    from whitebench.files import write_atomically
 
     for path in sorted(runs.glob("linear/*/run.json"))[:count]:
         write_atomically(path, path.read_bytes())
@@ -69,7 +69,7 @@ def write_again(runs: Path, count: int) -> None:
 
 def records(count: int) -> Iterator[dict[str, Any]]:
     """Cells of five stages: pretrain, linear, k-NN, and two detection seeds; one experiment in five seeds."""
-    from results.content import run_id
+    from whitebench.hashing import run_id
 
     draw = random.Random(0)
     for cell in range(-(-count // 5)):
@@ -114,7 +114,7 @@ def pretrain_config(method: str, seed: int, variant: int) -> dict[str, Any]:
 def record(
     stage: str, method: str, seed: int, config: dict[str, Any], metrics: dict[str, float], parent: str
 ) -> dict[str, Any]:
-    from results.content import run_id
+    from whitebench.hashing import run_id
 
     return {
         "schema": 1,

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from pretrain.checkpoint import read_backbone
-from pretrain.data import evaluation_batches
-from pretrain.data.manifest import read_manifest
+from pretrain.data.betons.manifest import read_manifest
+from pretrain.data.loaders.build import evaluation_batches
 from pretrain.diagnostics.measures import effective_rank
 from pretrain.evaluate.features import collect, load_backbone, normalise_for
-from pretrain.methods.similarity import unit_rows
-from results.command import run_command
+from pretrain.losses.similarity import unit_rows
+from whitebench.errors import run_command
 
 EDGE = 1 / 8
 """Of the side: what counts as the picture's edge."""

@@ -77,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 def race(options: argparse.Namespace) -> Results:
     """What each contestant's turns measured, on which files, machine and versions."""
     with tempfile.TemporaryDirectory() as folder:
-        from pretrain.data.beton import write_image_folder
-        from pretrain.data.images import WriteSettings
+        from pretrain.data.betons.images import WriteSettings
+        from pretrain.data.betons.write import write_image_folder
 
         images, options.datasets = Path(folder) / "images", Path(folder) / "datasets"
         repeat(options.images, images, options.repeat)

@@ -30,8 +30,8 @@ Contestant = Callable[[argparse.Namespace], Epoch]
 
 def ours(views: list[dict[str, Any]], written: str = "original", **colour: Any) -> Contestant:
     def made(options: argparse.Namespace) -> Epoch:
-        from pretrain.data import training_loader
-        from pretrain.data.manifest import read_manifest
+        from pretrain.data.betons.manifest import read_manifest
+        from pretrain.data.loaders.build import training_loader
         from pretrain.recipe import Colour, Data, Views
 
         data = Data(dataset=written, views=tuple(Views(**view) for view in views), colour=Colour(**colour))
@@ -46,10 +46,10 @@ def bare_decoding(options: argparse.Namespace) -> Epoch:
     """By the same libjpeg-turbo, without a view being cut."""
     import numpy as np
 
-    from pretrain.data.beton_images import BetonImages
-    from pretrain.data.libjpeg import import_ffcv
-    from pretrain.data.manifest import read_manifest
-    from pretrain.data.render import pool
+    from pretrain.data.betons.libjpeg import import_ffcv
+    from pretrain.data.betons.manifest import read_manifest
+    from pretrain.data.betons.read import BetonImages
+    from pretrain.data.views.render import pool
 
     images = BetonImages(read_manifest(options.datasets / "original"), "train")
     samples, decode = images.samples, import_ffcv("ffcv.libffcv").ctypes_imdecode

@@ -48,7 +48,7 @@ def main() -> None:
 
 def use_images(options: argparse.Namespace, root: Path) -> None:
     """Writes them as a dataset of their own, which the recipe then reads."""
-    from pretrain.data.beton import write_image_folder
+    from pretrain.data.betons.write import write_image_folder
 
     write_image_folder(options.images, root / "images", workers=2, skip_bad=True)
     os.environ["WHITEBENCH_DATA"] = str(root)
@@ -130,6 +130,6 @@ def table(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    from results.command import run_command
+    from whitebench.errors import run_command
 
     run_command(main)

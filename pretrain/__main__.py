@@ -2,7 +2,7 @@
 
 import argparse
 
-from results.command import UserError, run_command
+from whitebench.errors import UserError, run_command
 
 EXAMPLES = """\
 examples:
@@ -33,9 +33,9 @@ def main() -> None:
     command = parser()
     arguments = command.parse_intermixed_args()
     if arguments.list:
-        from pretrain.listing import recipe_table
+        from whitebench import cli  # the list reads tables, which are above this package
 
-        print(recipe_table())
+        cli.run(["recipes"])
     elif arguments.recipe is None:
         command.error("a recipe is needed (python -m pretrain --list shows them)")
     elif arguments.show:
@@ -45,10 +45,10 @@ def main() -> None:
 
 
 def start(name: str, overrides: list[str]) -> None:
-    from pretrain.config import parse_override
     from pretrain.recipe import load
     from pretrain.train import train
-    from results.record import stage_folder
+    from whitebench.config import parse_override
+    from whitebench.records import stage_folder
 
     recipe = load(name, overrides)
     named = dict(parse_override(text) for text in overrides)

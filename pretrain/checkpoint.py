@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from results.command import UserError
-from results.content import file_hash, write_atomically
+from whitebench.errors import UserError
+from whitebench.files import write_atomically
+from whitebench.hashing import file_hash
 
 if TYPE_CHECKING:
     from torch import Tensor

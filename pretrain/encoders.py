@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from results.command import UserError
+from whitebench.errors import UserError
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101")
 STEMS = ("imagenet", "cifar", "cifar-pad2", "small")

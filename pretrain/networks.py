@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pretrain.methods import Encoder
+from pretrain.method import Encoder
 from pretrain.recipe import Network
-from results.command import UserError, nearest
+from whitebench.errors import UserError, nearest
 
 FEATURES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
 """Architecture to the width of its pooled features."""

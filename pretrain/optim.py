@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain import recipe
-from results.command import UserError
+from whitebench.errors import UserError
 
 
 def build_optimizer(

@@ -9,11 +9,11 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.config import parse_override, set_dotted, strict, validated
-from results.command import UserError, nearest
-from results.content import added, canonical
-from results.record import data_root
-from results.yaml_file import read_yaml
+from whitebench.config import parse_override, set_dotted, strict, validated
+from whitebench.errors import UserError, nearest
+from whitebench.hashing import added, canonical
+from whitebench.records import data_root
+from whitebench.yaml import read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 Range = tuple[float, float]
@@ -69,6 +69,10 @@ class Colour:
     before_crop: bool = added(False)
     """All of it on the whole image, before a view is cut from it: then contrast turns about the image's mean, not the
     crop's. Needs loader=device, or placement=loader."""
+
+
+Placement = Literal["loader", "accelerator"]
+"""Where colour augmentation runs."""
 
 
 @strict
@@ -260,7 +264,7 @@ def recipe_of(raw: dict[str, Any], where: str) -> Recipe:
     Raises:
         UserError: see `load`.
     """
-    from pretrain.methods import find_method  # imports torch
+    from pretrain.method import find_method
 
     section = raw.get("method")
     if not isinstance(section, dict) or "name" not in section:

@@ -32,7 +32,7 @@ def resolve_device(device: str) -> Literal["cpu", "cuda"]:
         return "cuda"
     import torch
 
-    from results.command import UserError
+    from whitebench.errors import UserError
 
     there = torch.cuda.is_available()
     if device == "cuda" and not there:

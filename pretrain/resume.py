@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
-from results.command import UserError
-from results.content import file_hash, write_atomically
+from whitebench.errors import UserError
+from whitebench.files import write_atomically
+from whitebench.hashing import file_hash
 
 CHECKPOINT, PREVIOUS, HASHES = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.sha256"
 

@@ -9,8 +9,8 @@ from itertools import count, repeat
 
 import torch
 
-from pretrain.data import RawBatch
-from pretrain.data.manifest import read_manifest
+from pretrain.data.batch import Batch
+from pretrain.data.betons.manifest import read_manifest
 from pretrain.distributed import World
 from pretrain.recipe import Recipe
 from pretrain.repeatable import make_repeatable
@@ -64,18 +64,18 @@ def training_speed(recipe: Recipe, steps: int, warm_up: int = 5, synthetic: bool
     return Speed(images / seconds, waited / seconds, 1000 * cpu / images, first, _peak(world.device))
 
 
-def _endless(trainer: Trainer) -> Generator[RawBatch, None, None]:
+def _endless(trainer: Trainer) -> Generator[Batch, None, None]:
     for epoch in count():
         yield from trainer.loader.epoch(epoch)
 
 
-def _repeated(recipe: Recipe, device: torch.device) -> Generator[RawBatch, None, None]:
+def _repeated(recipe: Recipe, device: torch.device) -> Generator[Batch, None, None]:
     generator = torch.Generator().manual_seed(recipe.seed)
     shapes = [(recipe.batch, 3, size, size) for size in recipe.view_sizes]
     views = [torch.randint(256, shape, generator=generator, dtype=torch.uint8) for shape in shapes]
     views = [view.to(device, memory_format=torch.channels_last) for view in views]
     index = torch.arange(recipe.batch, device=device)
-    yield from repeat(RawBatch(views, index, torch.zeros_like(index)))
+    yield from repeat(Batch(views, index, torch.zeros_like(index)))
 
 
 def _finish(device: torch.device) -> None:

@@ -16,23 +16,25 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import resume
 from pretrain.checkpoint import write_backbone
-from pretrain.data import RawBatch, make_loader, placement_of
-from pretrain.data.manifest import Manifest, read_manifest
-from pretrain.data.preflight import look_ahead
+from pretrain.data.batch import Batch
+from pretrain.data.betons.manifest import Manifest, read_manifest
+from pretrain.data.loaders.build import make_loader
+from pretrain.data.loaders.placement import placement_of
+from pretrain.data.loaders.preflight import look_ahead
+from pretrain.data.normalise import Normalise
 from pretrain.diagnostics.probe import Probe, headline, keep
 from pretrain.distributed import World, convert_sync_bn
-from pretrain.evaluate.features import Normalise
 from pretrain.evaluate.online import embed_training_set, online_knn
-from pretrain.methods import Batch, Method, Step, find_method
+from pretrain.method import Method, Step, find_method
 from pretrain.networks import build_encoder
 from pretrain.optim import LearningRate, build_optimizer
 from pretrain.progress import EpochMeter, StopRequest
 from pretrain.recipe import Recipe
 from pretrain.repeatable import derive_seed, make_repeatable, resolve_device
-from results.command import UserError
-from results.content import file_hash, run_id
-from results.record import Record, Run
-from results.sources import augmentation_hash
+from whitebench.code_hash import augmentation_hash
+from whitebench.errors import UserError
+from whitebench.hashing import file_hash, run_id
+from whitebench.records import Record, Run
 
 BACKBONE = "backbone.safetensors"
 COLLAPSED = 0.1
@@ -146,7 +148,7 @@ class Trainer:
         run.record.data["reading"] = seen.facts
         print(seen.text, file=sys.stderr, flush=True)
 
-    def step(self, raw: RawBatch, step: int, total: int) -> None:
+    def step(self, raw: Batch, step: int, total: int) -> None:
         """Step number `step` of `total`, on the batch `raw`."""
         torch.manual_seed(derive_seed(self.recipe.seed, step, self.world.rank))
         self.method.step, self.method.epoch = step, step // self.steps_per_epoch
@@ -167,7 +169,7 @@ class Trainer:
         """What `encoder` makes of all training images; see `methods.Embed`."""
         return embed_training_set(encoder, self.normalise, self.manifest, self.recipe)
 
-    def _on_device(self, raw: RawBatch) -> Batch:
+    def _on_device(self, raw: Batch) -> Batch:
         views = [self.normalise(view.to(self.device, non_blocking=True)) for view in raw.views]
         index, label = (values.to(self.device, non_blocking=True) for values in (raw.index, raw.label))
         return Batch(views, index, label)

@@ -1,1 +1,1 @@
-"""Run folders in, tables out. `results.record` and `results.command` are the ground floor of all rooms."""
+"""Run folders in, tables out. `whitebench.records` and `whitebench.errors` are the ground floor of all rooms."""

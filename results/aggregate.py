@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from results.command import UserError, run_command
-from results.record import runs_root
+from whitebench.errors import UserError, run_command
+from whitebench.records import runs_root
 
 if TYPE_CHECKING:
-    from results.leaderboard import Tables
+    from results.leaderboards.leaderboard import Tables
 
 RESULTS = Path(__file__).parent
 RECORDS, CACHE = "records", ".collected.json"
@@ -22,7 +22,7 @@ RECORDS, CACHE = "records", ".collected.json"
 
 def aggregate(runs: Sequence[Path], out: Path = RESULTS) -> "Tables":
     """Writes the tables of all records below `runs`, and of those published in `out/records`, to `out`."""
-    from results.files import write_tables
+    from results.leaderboards.write import write_tables
 
     tables = tables_of([*runs, out / RECORDS], out / CACHE)
     write_tables(tables, out)
@@ -34,16 +34,16 @@ def tables_of(roots: Sequence[Path], cache: Path | None = None) -> "Tables":
 
     `cache` is a file in which what was read is kept, so that the next time only changed records are read.
     """
-    from results.cache import Cache
-    from results.collect import collect
-    from results.leaderboard import tabulate
+    from results.leaderboards.cache import Cache
+    from results.leaderboards.collect import collect
+    from results.leaderboards.leaderboard import tabulate
 
     return tabulate(collect([root for root in roots if root.is_dir()], Cache(cache)))
 
 
 def render(tables: "Tables", colour: bool = False, width: int = 200) -> str:
     """The tables as text, for a terminal (`colour`) or a log."""
-    from results.show import render
+    from results.leaderboards.console import render
 
     return render(tables, colour, width)
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"{missing[0]}: no such folder of runs")
     tables = aggregate(options.runs or [runs_root()], options.out)
     if options.publish:
-        from results.files import publish
+        from results.leaderboards.write import publish
 
         print(f"{publish(tables.sources, options.out / RECORDS)} records published in {options.out / RECORDS}")
     if not options.quiet:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(out: Path) -> int:
-    from results.files import first_difference
+    from results.leaderboards.write import first_difference
 
     tables = tables_of([out / RECORDS])
     difference = first_difference(tables, out)

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.collect import PRETRAIN, collect, read_proven
-from results.command import UserError, run_command
-from results.content import write_atomically
-from results.files import publish
-from results.record import Record, runs_root
-from results.yaml_file import read_yaml
+from results.leaderboards.collect import PRETRAIN, collect, read_proven
+from results.leaderboards.write import publish
+from whitebench.errors import UserError, run_command
+from whitebench.files import write_atomically
+from whitebench.records import Record, runs_root
+from whitebench.yaml import read_yaml
 
 HERE = Path(__file__).parent
-TABLE, RECORDS = "claims.csv", "claims_records"
+TABLE, RECORDS = "claims.csv", "records/claims"
 """Apart from those of the leaderboards, to which the claims' arms do not belong."""
-CLAIMS = HERE / "claims.yaml"
+CLAIMS = HERE / "inputs" / "claims.yaml"
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold here", "undecided"
 LEVEL = 0.95
 

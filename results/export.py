@@ -11,11 +11,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from results.collect import PRETRAIN, Collection, collect, read_proven
-from results.command import UserError, nearest, run_command
-from results.content import file_hash, write_atomically
-from results.model_card import model_card
-from results.record import RECORD, Record, runs_root
+from results.leaderboards.collect import PRETRAIN, Collection, collect, read_proven
+from results.page.model_card import model_card
+from whitebench.errors import UserError, nearest, run_command
+from whitebench.files import write_atomically
+from whitebench.hashing import file_hash
+from whitebench.records import RECORD, Record, runs_root
 
 BACKBONE = "backbone.safetensors"
 
@@ -35,7 +36,7 @@ def export(run: str, roots: Sequence[Path], out: Path) -> Path:
         for found in sorted(collection.evaluations, key=lambda found: (found.stage, found.id))
         if found.facts["parent"] == record.id and found.status == "done"
     ]
-    from results.leaderboard import tabulate
+    from results.leaderboards.leaderboard import tabulate
 
     bundle = out / record.id
     write_atomically(bundle / BACKBONE, weights.read_bytes())

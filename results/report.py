@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from results.aggregate import CACHE, RECORDS, RESULTS, tables_of
-from results.command import UserError, run_command
-from results.content import write_atomically
-from results.record import runs_root
+from whitebench.errors import UserError, run_command
+from whitebench.files import write_atomically
+from whitebench.records import runs_root
 
 OUT = RESULTS / "report.html"
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = [path for path in options.runs if not path.is_dir()]
     if missing:
         raise UserError(f"{missing[0]}: no such folder of runs")
-    from results.report_page import page
+    from results.page.page import page
 
     roots = options.runs or [runs_root()]
     tables = tables_of([*roots, RESULTS / RECORDS], RESULTS / CACHE)

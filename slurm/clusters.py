@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from results.command import UserError, nearest
-from results.yaml_file import read_yaml
+from whitebench.errors import UserError, nearest
+from whitebench.yaml import read_yaml
 
 PRESETS = Path(__file__).parent / "clusters"
 KINDS = ("slurm", "local", "debug")
@@ -71,7 +71,7 @@ def load_preset(name: str, dry_run: bool = False) -> Preset:
     Raises:
         UserError: there is none of that name, or a key or value in it is wrong.
     """
-    from pretrain.config import validated
+    from whitebench.config import validated
 
     path, raw = read_preset(name)
     if isinstance(raw.get("environment"), dict):

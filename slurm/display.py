@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from slurm.graph import Job
-from slurm.states import duration, progress
+from slurm.job_state import duration, progress
 
 PLAIN_EVERY_S = 60.0
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from results.content import write_json
 from slurm.stages import LEADERBOARD, Task
+from whitebench.files import write_json
 
 PLAN = "plan.json"
 

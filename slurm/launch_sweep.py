@@ -6,14 +6,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from results.command import UserError, parse_seeds, run_command
+from whitebench.errors import UserError, parse_seeds, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slurm.clusters import Preset
     from slurm.graph import Graph
-    from slurm.states import JobState
+    from slurm.job_state import JobState
 
 DESCRIPTION = """\
 Launch a sweep: recipes x grid x seeds, each cell pretrained, evaluated and fine-tuned, then the leaderboards.
@@ -91,7 +91,7 @@ def main() -> int:
 
 def handle(name: str | None, changes: list[str], arguments: argparse.Namespace) -> int:
     """Light: neither torch nor pydantic, so that it answers at once."""
-    from slurm.handling import cancel_jobs, launched, show_logs, show_status, watch_status
+    from slurm.sweep_commands import cancel_jobs, launched, show_logs, show_status, watch_status
 
     graph = launched(name, arguments.cluster, changes)
     if arguments.cancel:
@@ -142,12 +142,12 @@ def dry_run(graph: "Graph", preset: "Preset", retry_failed: bool) -> int:
 
 def on_slurm(graph: "Graph", preset: "Preset", arguments: argparse.Namespace) -> int:
     """Submits what is left, whole, and returns; or stays to watch."""
-    from slurm.facts import max_array_size
-    from slurm.ledger import launch_lock, sweeps_folder
-    from slurm.settle import settled_queue
+    from slurm.job_state import problems, read_states
+    from slurm.queue_cleanup import settled_queue
+    from slurm.slurm_info import max_array_size
     from slurm.snapshot import take_snapshot
-    from slurm.states import problems, read_states
     from slurm.status import summary
+    from slurm.submissions import launch_lock, sweeps_folder
     from slurm.submit import plan_submissions, submit
 
     with launch_lock(sweeps_folder() / ".lock", wait=True, what="another launcher is submitting"):
@@ -175,11 +175,11 @@ def on_slurm(graph: "Graph", preset: "Preset", arguments: argparse.Namespace) ->
 
 def on_this_machine(graph: "Graph", preset: "Preset", arguments: argparse.Namespace) -> int:
     from slurm.display import Display
-    from slurm.ledger import launch_lock
+    from slurm.host import this_machine
+    from slurm.job_state import problems
     from slurm.local import LocalScheduler
-    from slurm.machine import this_machine
-    from slurm.states import problems
     from slurm.status import current_states
+    from slurm.submissions import launch_lock
 
     machine = this_machine(preset.slots, graph)
     what = f"the sweep '{graph.name}' is being run by another launcher"
@@ -200,8 +200,8 @@ def on_this_machine(graph: "Graph", preset: "Preset", arguments: argparse.Namesp
 
 def in_this_process(graph: "Graph", arguments: argparse.Namespace) -> int:
     """One after another; the first error ends it, with its traceback."""
+    from slurm.job_state import headline
     from slurm.stages import run_task
-    from slurm.states import headline
     from slurm.status import current_states
 
     states = _without_rerun(graph, arguments, lambda: current_states(graph))
@@ -219,7 +219,7 @@ def _without_rerun(
     graph: "Graph", arguments: argparse.Namespace, read: "Callable[[], dict[str, JobState]]"
 ) -> "dict[str, JobState]":
     """The states, after the runs of the cell that is to be run anew were set aside."""
-    from slurm.handling import set_aside
+    from slurm.sweep_commands import set_aside
 
     states = read()
     if arguments.rerun is None:

@@ -15,13 +15,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from results.command import Interrupted
-from results.record import METRICS, RECORD, read_record
 from slurm.display import Display, Snapshot
 from slurm.graph import Graph, Job
-from slurm.machine import Machine
-from slurm.states import JobState, headline, is_held, last_line
+from slurm.host import Machine
+from slurm.job_state import JobState, headline, is_held, last_line
 from slurm.worker import Worker, job_environment
+from whitebench.errors import Interrupted
+from whitebench.records import METRICS, RECORD, read_record
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2

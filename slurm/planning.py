@@ -7,12 +7,12 @@ from typing import Any
 
 from pretrain.recipe import Recipe
 from results.aggregate import RESULTS
-from results.command import UserError
-from results.content import content_hash
 from slurm.clusters import Preset
 from slurm.graph import Graph, Job, Resources
 from slurm.stages import LEADERBOARD, OWN_STAGE, STAGES, Task, find_stage, load_recipe
 from slurm.sweep import Cell, StageSpec, Sweep, cells
+from whitebench.errors import UserError
+from whitebench.hashing import content_hash
 
 
 def build_graph(sweep: Sweep, preset: Preset) -> Graph:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 from slurm.clusters import Preset, slurm_answers
-from slurm.facts import max_array_size, time_limits
 from slurm.graph import Graph, Resources
-from slurm.ledger import sweeps_folder
-from slurm.machine import this_machine
+from slurm.host import this_machine
+from slurm.job_state import JobState
+from slurm.slurm_info import max_array_size, time_limits
 from slurm.snapshot import snapshot_place
-from slurm.states import JobState
+from slurm.submissions import sweeps_folder
 from slurm.submit import DEFAULT_HOURS, Submission, batch_script, plan_submissions, submission_name
 
 ASSUMED_ARRAY = 1001

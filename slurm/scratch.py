@@ -6,9 +6,9 @@ import shutil
 import time
 from pathlib import Path
 
-from results.content import file_hash
-from results.record import data_root
 from slurm.stages import Task
+from whitebench.hashing import file_hash
+from whitebench.records import data_root
 
 SCRATCH = "WHITEBENCH_SCRATCH"
 """The folder, as the cluster's preset names it; the node's own variables may stand in it."""

@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from results.content import file_hash, write_json
-from results.environment import SNAPSHOT, environment
+from whitebench.environment import SNAPSHOT, environment
+from whitebench.files import write_json
+from whitebench.hashing import file_hash
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("pretrain", "transfer", "slurm", "results")
+PACKAGES = ("whitebench", "pretrain", "transfer", "slurm", "results")
 SUFFIXES = {".py", ".yaml"}
-DATA = ("results/published.csv",)
+DATA = ("results/inputs/published.csv",)
 
 
 def take_snapshot(into: Path, root: Path = ROOT) -> Path:

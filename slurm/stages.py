@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from results.command import UserError
-from results.content import run_id
-from results.record import Record, Run, runs_root, stage_folder
+from whitebench.errors import UserError
+from whitebench.hashing import run_id
+from whitebench.records import Record, Run, runs_root, stage_folder
 
 if TYPE_CHECKING:
-    from pretrain.evaluate import Options as EvaluationOptions
-    from pretrain.evaluate import Target
+    from pretrain.evaluate.target import Options as EvaluationOptions
+    from pretrain.evaluate.target import Target
     from pretrain.recipe import Recipe
-    from transfer.stages import Options as DetectionOptions
+    from transfer.records import Options as DetectionOptions
 
 LEADERBOARD = "leaderboard"
 
@@ -135,21 +135,21 @@ def _run_pretrain(task: Task) -> Record | None:
 
 
 def _plan_evaluation(task: Task, recipe: "Recipe") -> str:
-    from pretrain.evaluate import plan
+    from pretrain.evaluate.stage import plan
 
     return plan(task.stage, *_evaluation(task, recipe))
 
 
 def _run_evaluation(task: Task) -> Record:
-    from pretrain.evaluate import run
+    from pretrain.evaluate.stage import run
 
     return run(task.stage, task.backbone, *_evaluation(task, load_recipe(task)), _launch(task))
 
 
 def _evaluation(task: Task, recipe: "Recipe") -> "tuple[Target, EvaluationOptions]":
     """What is evaluated, and how: as the recipe says, where the sweep says nothing else."""
-    from pretrain.config import validated
-    from pretrain.evaluate import Options, Target
+    from pretrain.evaluate.target import Options, Target
+    from whitebench.config import validated
 
     options = {
         "protocol": getattr(recipe.evaluation, task.stage),
@@ -172,13 +172,13 @@ def _semi_options() -> set[str]:
 
 
 def _evaluation_options() -> set[str]:
-    from pretrain.evaluate import Options
+    from pretrain.evaluate.target import Options
 
     return {f.name for f in fields(Options)} - {"seed", "device"}
 
 
 def _plan_convert(task: Task, recipe: "Recipe") -> str:
-    from transfer.stages import convert_id
+    from transfer.records import convert_id
 
     return convert_id(task.parents["pretrain"])
 
@@ -190,7 +190,7 @@ def _run_convert(task: Task) -> Record:
 
 
 def _plan_detect(task: Task, recipe: "Recipe") -> str:
-    from transfer.stages import detect_id
+    from transfer.records import detect_id
 
     return detect_id(task.parents["pretrain"], _detection(task))
 
@@ -202,8 +202,8 @@ def _run_detect(task: Task) -> Record:
 
 
 def _detection(task: Task) -> "DetectionOptions":
-    from pretrain.config import validated
-    from transfer.stages import Options
+    from transfer.records import Options
+    from whitebench.config import validated
 
     options = {"seed": task.seed or 0, "device": task.device, **task.options}
     found: DetectionOptions = validated(Options, options, where="stages.detect")
@@ -211,7 +211,7 @@ def _detection(task: Task) -> "DetectionOptions":
 
 
 def _detection_options() -> set[str]:
-    from transfer.stages import Options
+    from transfer.records import Options
 
     return {f.name for f in fields(Options)} - {"seed", "device"}
 
@@ -230,7 +230,7 @@ def _plan_own(task: Task, recipe: "Recipe") -> str:
 def _run_own(task: Task) -> Record:
     """Runs `function(run, parents, options)` in a record of its own.
 
-    `run` is the `results.record.Run` (its folder, `metrics` and `log`), `parents` the folders of the stages before it.
+    `run` is the `whitebench.records.Run`, `parents` the folders of the stages before it.
     """
     parents = {stage: stage_folder(stage.partition(":")[0], parent) for stage, parent in task.parents.items()}
     label = task.id.rpartition("-")[0]

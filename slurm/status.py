@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from results.command import UserError
 from slurm.clusters import slurm_answers
 from slurm.graph import PLAN, Graph, graph_from_plan
-from slurm.ledger import LEDGER, queued_jobs, sweeps_folder
-from slurm.states import JobState, headline, log_of, problems, progress, read_states
+from slurm.job_state import JobState, headline, log_of, problems, progress, read_states
+from slurm.submissions import LEDGER, queued_jobs, sweeps_folder
+from whitebench.errors import UserError
 
 SHORT = {"interrupted": "stopped", "new": "-"}
 

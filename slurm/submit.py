@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results.command import UserError
 from slurm.clusters import Preset
-from slurm.facts import time_limits
 from slurm.graph import Graph, Job
-from slurm.ledger import MARK, announce
+from slurm.job_state import JobState
 from slurm.scratch import SCRATCH
+from slurm.slurm_info import time_limits
 from slurm.snapshot import job_path
-from slurm.states import JobState
+from slurm.submissions import MARK, announce
 from slurm.worker import Worker, job_environment
+from whitebench.errors import UserError
 
 MAX_REQUEUES = 10_000
 """Of a run by time limits. submitit counts some preemptions as such, too."""
@@ -174,7 +174,7 @@ def _before(folder: Path) -> list[str]:
     SLURM's SIGTERM, when the time limit has come, is for a watcher beside them: processes that do not hear it end
     too late for the script to do anything after them.
     """
-    aftermath = f"{shlex.quote(sys.executable)} -m slurm.aftermath {shlex.quote(str(folder.absolute()))}"
+    aftermath = f"{shlex.quote(sys.executable)} -m slurm.requeue {shlex.quote(str(folder.absolute()))}"
     return [
         f'aftermath() {{ {aftermath} "$@"; }}',
         "(trap 'aftermath; exit' TERM; trap exit HUP; while :; do sleep 60 & wait $!; done) & watcher=$!",

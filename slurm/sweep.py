@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from results.command import UserError, nearest
-from results.yaml_file import read_yaml
 from slurm.stages import STAGES, known_options
+from whitebench.errors import UserError, nearest
+from whitebench.yaml import read_yaml
 
 SWEEPS = Path(__file__).parent / "sweeps"
 DEFAULT = "sample"
@@ -88,7 +88,7 @@ def load_sweep(name: str, changes: list[str], overrides: list[str]) -> Sweep:
     Raises:
         UserError: one line for the first fault, with the nearest valid key or name.
     """
-    from pretrain.config import parse_override, set_dotted, validated
+    from whitebench.config import parse_override, set_dotted, validated
 
     path = sweep_path(name)
     raw = read_sweep(path)

@@ -2,11 +2,11 @@
 
 import time
 
-from results.command import Interrupted
 from slurm.display import Display, Snapshot
 from slurm.graph import Graph
-from slurm.ledger import queued_jobs
-from slurm.states import JobState, headline, log_of, read_states
+from slurm.job_state import JobState, headline, log_of, read_states
+from slurm.submissions import queued_jobs
+from whitebench.errors import Interrupted
 
 EVERY_S = 5.0
 

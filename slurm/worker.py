@@ -19,12 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from results.command import INTERRUPTED, Interrupted
-from results.content import write_json
-from results.lock import LEASE_S, Held, Lock, is_taken
-from results.record import Record, read_record
 from slurm.scratch import use_scratch
 from slurm.stages import Task, run_task
+from whitebench.errors import INTERRUPTED, Interrupted
+from whitebench.files import write_json
+from whitebench.locks import LEASE_S, Held, Lock, is_taken
+from whitebench.records import Record, read_record
 
 ATTEMPTS = "attempts.jsonl"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)

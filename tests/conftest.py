@@ -16,7 +16,7 @@ Disk = Callable[[int], Path]
 @pytest.fixture(scope="session")
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with the built-in sample: the user's or the checkout's, otherwise one made for these tests."""
-    from pretrain.data.sample import CLASSIFICATION, DETECTION, is_whole, write_sample
+    from pretrain.data.sample.write import CLASSIFICATION, DETECTION, is_whole, write_sample
 
     for root in (Path(os.environ.get("WHITEBENCH_DATA", "data")), REPOSITORY / "data"):
         if is_whole(root / CLASSIFICATION) and is_whole(root / DETECTION):
@@ -29,8 +29,8 @@ def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_root(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with the sample and `tiny`, its digits 0, 1 and 2: 431 training images."""
-    from pretrain.data.beton import write_subset
-    from pretrain.data.manifest import read_manifest
+    from pretrain.data.betons.manifest import read_manifest
+    from pretrain.data.betons.write import write_subset
 
     root = tmp_path_factory.mktemp("tiny-data")
     for name in ("sample", "sample-det"):

@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.repeatable import derive_seed
-from results.command import UserError
+from whitebench.errors import UserError
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from results.command import UserError
-from results.content import file_hash
 from transfer.data_checks import check_coco, check_files
 from transfer.detectron import quiet
+from whitebench.errors import UserError
+from whitebench.hashing import file_hash
 
 SPLITS = ("train2017", "val2017")
 SECTIONS = ("images", "annotations", "categories")

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from results.command import UserError, parse_seeds, run_command
-from results.record import Record
-from transfer.stages import CONVERT, DETECT, Options, convert_stage, detect_stage, record_folder
+from transfer.records import CONVERT, DETECT, Options, record_folder
+from transfer.stages import convert_stage, detect_stage
+from whitebench.errors import UserError, parse_seeds, run_command
+from whitebench.records import Record
 
 SAMPLE, SAMPLE_DATA = "sample", "sample-det"
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from results.command import UserError
-from results.content import write_atomically
 from transfer.detectron import quiet
+from whitebench.errors import UserError
+from whitebench.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import nn

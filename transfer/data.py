@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from results.command import UserError, nearest
-from results.content import content_hash
-from results.record import data_root
 from transfer import coco_data, voc_data
 from transfer.coco_data import CocoSet
 from transfer.voc_data import VocSet
+from whitebench.errors import UserError, nearest
+from whitebench.hashing import content_hash
+from whitebench.records import data_root
 
 DetectionSet = CocoSet | VocSet
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from results.command import UserError
+from whitebench.errors import UserError
 
 TOLERATED = 1 / 1000
 """Share of a split's objects that may have a fault: COCO itself has a few; Detectron2 clips or skips them."""

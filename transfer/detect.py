@@ -5,15 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from results.command import Interrupted, UserError
-from results.content import write_atomically
-from results.record import Record, Run, read_record
+from whitebench.errors import Interrupted, UserError
+from whitebench.files import write_atomically
+from whitebench.records import Record, Run, read_record
 
 if TYPE_CHECKING:
     from transfer.convert import Converted
     from transfer.data import DetectionSet
     from transfer.protocol import Protocol
-    from transfer.stages import Options
+    from transfer.records import Options
 
 
 def detect_in_processes(
@@ -58,7 +58,7 @@ def _work(
     from detectron2.utils import comm
 
     from transfer.convert import read_d2
-    from transfer.stages import detection_run
+    from transfer.records import detection_run
 
     content = read_d2(d2_file)
     run = detection_run(content, options, cell, encoder, out)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from results.command import UserError
+from whitebench.errors import UserError
 
 HOW_TO_GET_IT = (
     "Detectron2 is not installed: 'make env' installs it for a CPU or a GPU, but for its own compiled operators; with "

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from results.command import UserError
+from whitebench.errors import UserError
 
 
 @dataclass(frozen=True)

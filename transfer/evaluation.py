@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from pretrain.repeatable import derive_seed
-from results.content import write_atomically
 from transfer.data import DetectionSet
 from transfer.detectron import quiet
 from transfer.voc_data import VocSet
+from whitebench.files import write_atomically
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from results.command import UserError
+from whitebench.errors import UserError
 
 if TYPE_CHECKING:
     from pretrain.checkpoint import Backbone

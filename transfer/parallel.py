@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from pretrain.progress import StopRequest
-from results.command import UserError
+from whitebench.errors import UserError
 
 
 class Forwarding(StopRequest):
@@ -47,7 +47,7 @@ def launch(work: Callable[..., None], processes: int, device: str, arguments: tu
         except (ProcessRaisedException, ProcessExitedException) as error:
             said = str(error).strip().splitlines()[-1]
             raise UserError(
-                f"one of {processes} processes ended: {said.removeprefix('results.command.UserError: ')}"
+                f"one of {processes} processes ended: {said.removeprefix('whitebench.errors.UserError: ')}"
             ) from error
 
 

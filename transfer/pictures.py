@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from results.content import write_atomically
 from transfer.evaluation import Curves, Evaluation
+from whitebench.files import write_atomically
 
 GRID, CURVES, CURVE_VALUES = "predictions.png", "pr_curves.png", "pr_curves.json"
 CELL, HEADING = (320, 240), 16

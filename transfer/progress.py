@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from results.record import Run
+from whitebench.records import Run
 
 LOG_SECONDS = 10.0
 EVENTS = "tensorboard"

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pretrain.config import strict, validated
-from results.command import UserError, nearest
-from results.content import canonical
-from results.yaml_file import read_yaml
+from whitebench.config import strict, validated
+from whitebench.errors import UserError, nearest
+from whitebench.hashing import canonical
+from whitebench.yaml import read_yaml
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from results.command import UserError
-from results.content import write_atomically
-from results.record import read_record
 from transfer.evaluation import Metrics
+from whitebench.errors import UserError
+from whitebench.files import write_atomically
+from whitebench.records import read_record
 
 CONFIG = "detectron2.yaml"
 """The whole config of a run in Detectron2's form, in its folder."""

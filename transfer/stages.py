@@ -1,87 +1,22 @@
-"""Two stages with a record each: `convert` (Detectron2's names, proven) and `detect` (fine-tuned and evaluated).
-
-Their configs and ids follow from plain values, so that a sweep knows them before anything has run.
-"""
+"""The stages `convert` (Detectron2's names, verified) and `detect` (fine-tuned and evaluated), with a record each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from results.command import UserError
-from results.content import canonical, content_hash, run_id
-from results.record import Record, Run, stage_folder
-
-if TYPE_CHECKING:
-    from transfer.convert import Converted
-
-CONVERT, DETECT = "convert", "detect"
-D2_FORMAT = 1
-"""Counts up when the content of d2.pkl changes."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a backbone is judged by detection. All of it determines the result, but `workers`."""
-
-    protocol: str
-    """Of `transfer/protocols`, or a path."""
-    coco: str | Path
-    """A folder in COCO's layout, or its name in $WHITEBENCH_DATA."""
-    seed: int = 0
-    iterations: int | None = None
-    image_size: int | None = None
-    batch: int | None = None
-    lr: float | None = None
-    """These four: None is what the protocol says."""
-    device: str = "auto"
-    threads: int = 1
-    workers: int = 0
-    subset: int | None = None
-    """For trials: train with, and judge by, only so many images of each part; None: all."""
-    processes: int = 1
-    """That share every batch: a GPU each."""
-
-
-def convert_config(parent: str, encoder: str | None = None) -> dict[str, Any]:
-    """Config of the conversion of `parent`: the id of a pretraining, or "sha256:<hex>" of another checkpoint's file."""
-    return {"parent": parent, "encoder": encoder, "format": D2_FORMAT}
-
-
-def convert_id(parent: str, encoder: str | None = None) -> str:
-    return run_id(_label(parent), convert_config(parent, encoder))
-
-
-def detect_config(parent: str, options: Options, encoder: str | None = None) -> dict[str, Any]:
-    """Config of a fine-tuning: parent, protocol, what it is scaled to, the data, seed, device and threads.
-
-    Raises:
-        UserError: an unknown protocol, settings that cannot work, a folder without its annotations.
-    """
-    from pretrain.repeatable import resolve_device
-    from transfer.data import annotation_hashes, find_folder
-    from transfer.protocol import load_protocol, resolve
-
-    protocol = load_protocol(options.protocol)
-    settings = resolve(protocol, options.iterations, options.image_size, options.batch, options.lr)
-    if (options.subset is not None and options.subset < 2) or options.processes < 1:
-        raise UserError("subset: at least 2 images; processes: at least 1")
-    return {
-        "parent": parent,
-        "encoder": encoder,
-        "protocol": protocol.determines,
-        **canonical(settings),
-        "data": annotation_hashes(find_folder(options.coco)),
-        "seed": options.seed,
-        "device": resolve_device(options.device),
-        "threads": options.threads,
-        "world_size": options.processes,
-        **({"subset": options.subset} if options.subset is not None else {}),
-    }
-
-
-def detect_id(parent: str, options: Options, encoder: str | None = None) -> str:
-    return run_id(_detect_label(parent, options), detect_config(parent, options, encoder))
+from transfer.records import (
+    CONVERT,
+    Options,
+    convert_config,
+    detection_run,
+    parent_ids,
+    pretraining_cell,
+    record_folder,
+    run_label,
+)
+from whitebench.errors import UserError
+from whitebench.hashing import run_id
+from whitebench.records import Record, Run
 
 
 def convert_stage(
@@ -107,13 +42,13 @@ def convert_stage(
     backbone = read_backbone(ckpt, encoder, unsafe_pickle)
     content = convert.converted(backbone, ckpt.name)
     say(f"{ckpt}: {backbone.arch}, {backbone.origin}")
-    config, label = convert_config(content.parent, encoder), _label(content.parent)
+    config, label = convert_config(content.parent, encoder), run_label(content.parent)
     with Run(
         CONVERT,
         label,
         config,
-        cell={**_cell(content.metadata), **(cell or {})},
-        parents=_parents(content.parent),
+        cell={**pretraining_cell(content.metadata), **(cell or {})},
+        parents=parent_ids(content.parent),
         folder=record_folder(out, CONVERT, run_id(label, config)),
     ) as run:
         if not run.already_done:
@@ -171,57 +106,3 @@ def detect_stage(
         if not run.already_done:
             detect(run.folder, run, content, d2_file, options, say)
     return run.record
-
-
-def detection_run(
-    content: "Converted", options: Options, cell: dict[str, Any] | None, encoder: str | None, out: Path | None
-) -> Run:
-    """The record of a fine-tuning, not yet opened."""
-    config, label = detect_config(content.parent, options, encoder), _detect_label(content.parent, options)
-    return Run(
-        DETECT,
-        label,
-        config,
-        cell={**_cell(content.metadata), **_detection_cell(config, options), **(cell or {})},
-        hashes={"protocol": content_hash(config["protocol"]), "data": content_hash(config["data"])},
-        parents=[*_parents(content.parent), convert_id(content.parent, encoder)],
-        gpus=options.processes * int(config["device"] == "cuda"),
-        folder=record_folder(out, DETECT, run_id(label, config)),
-    )
-
-
-def _label(parent: str) -> str:
-    """For ids: "intl-s0" of "intl-s0-<hash>"; of another's checkpoint, what begins its hash."""
-    if parent.startswith("sha256:"):
-        return f"foreign-{parent.removeprefix('sha256:')[:8]}"
-    return parent.rpartition("-")[0] or parent
-
-
-def _detect_label(parent: str, options: Options) -> str:
-    return f"{_label(parent)}-{Path(options.protocol).stem}-d{options.seed}"
-
-
-def _parents(parent: str) -> list[str]:
-    return [] if parent.startswith("sha256:") else [parent]
-
-
-def record_folder(out: Path | None, stage: str, name: str) -> Path:
-    return out / stage / name if out else stage_folder(stage, name)
-
-
-def _cell(metadata: dict[str, Any]) -> dict[str, Any]:
-    """What the pretraining was; another's checkpoint goes by the name of its file."""
-    return {
-        "recipe": metadata["recipe"],
-        "method": metadata.get("method", "foreign"),
-        "seed": metadata.get("seed", 0),
-        "pretrained_on": metadata.get("dataset"),
-    }
-
-
-def _detection_cell(config: dict[str, Any], options: Options) -> dict[str, Any]:
-    return {
-        "protocol": config["protocol"]["name"],
-        "dataset": Path(options.coco).resolve().name,
-        "detect_seed": options.seed,
-    }

@@ -14,8 +14,6 @@ import torch
 from pretrain import resume
 from pretrain.progress import StopRequest
 from pretrain.repeatable import derive_seed, make_repeatable
-from results.command import Interrupted, UserError
-from results.record import Run
 from transfer.batches import training_batches
 from transfer.convert import Converted, load_proven
 from transfer.data import DetectionSet, part_of, register
@@ -23,6 +21,8 @@ from transfer.detectron import quiet
 from transfer.estimate import Estimate, measure
 from transfer.evaluation import Evaluation, evaluate
 from transfer.progress import Events, Progress
+from whitebench.errors import Interrupted, UserError
+from whitebench.records import Run
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from results.command import UserError, run_command
+from whitebench.errors import UserError, run_command
 
 if TYPE_CHECKING:
-    from pretrain.data.manifest import Manifest
+    from pretrain.data.betons.manifest import Manifest
 
 EPILOG = """examples:
   python -m pretrain.data sample                                   the built-in sample
@@ -139,9 +139,9 @@ def _fraction(text: str) -> float:
 
 
 def _write(options: argparse.Namespace) -> None:
-    from pretrain.data.beton import write_image_folder
-    from pretrain.data.images import WriteSettings
-    from pretrain.data.progress import shown_progress
+    from pretrain.data.betons.images import WriteSettings
+    from pretrain.data.betons.progress import shown_progress
+    from pretrain.data.betons.write import write_image_folder
 
     if (options.mean is None) != (options.std is None):
         raise UserError("--mean and --std go together")
@@ -163,9 +163,9 @@ def _write(options: argparse.Namespace) -> None:
 
 
 def _subset(options: argparse.Namespace) -> None:
-    from pretrain.data.beton import write_image_folder, write_subset
-    from pretrain.data.manifest import dataset_names, read_manifest
-    from pretrain.data.progress import shown_progress
+    from pretrain.data.betons.manifest import dataset_names, read_manifest
+    from pretrain.data.betons.progress import shown_progress
+    from pretrain.data.betons.write import write_image_folder, write_subset
 
     if options.classes is None and options.per_class is None:
         raise UserError(
@@ -183,8 +183,8 @@ def _subset(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from pretrain.data.beton import verify_dataset
-    from pretrain.data.progress import shown_progress
+    from pretrain.data.betons.progress import shown_progress
+    from pretrain.data.betons.write import verify_dataset
 
     with shown_progress() as progress:
         _report(verify_dataset(options.dataset, workers=options.workers, progress=progress))
@@ -199,28 +199,28 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _preflight(options: argparse.Namespace) -> None:
-    from pretrain.data.preflight import look_ahead
+    from pretrain.data.loaders.preflight import look_ahead
     from pretrain.recipe import load
 
     print(look_ahead(load(options.recipe, options.overrides)).text)
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from pretrain.data.placement import measure
+    from pretrain.measure_placement import measure
     from pretrain.recipe import load
 
     print(measure(load(options.recipe, options.overrides), options.steps, options.force))
 
 
 def _sample(options: argparse.Namespace) -> None:
-    from pretrain.data.sample import write_sample
-    from results.record import data_root
+    from pretrain.data.sample.write import write_sample
+    from whitebench.records import data_root
 
     write_sample(data_root(), force=options.force)
 
 
 def _folder(dataset: str) -> Path:
-    from results.record import data_root
+    from whitebench.records import data_root
 
     if not dataset or dataset.startswith((".", "-")) or "/" in dataset:
         raise UserError(f"'{dataset}': a dataset's name is the name of one folder")

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pretrain.data import RawBatch, evaluation_batches, training_loader
-from pretrain.data.manifest import read_manifest
+from pretrain.data.batch import Batch
+from pretrain.data.betons.manifest import read_manifest
+from pretrain.data.loaders.build import evaluation_batches, training_loader
 from pretrain.recipe import Colour, Recipe
-from results.command import UserError
+from whitebench.errors import UserError
 
 GAP = 4
 """Pixels between pictures."""
@@ -31,7 +32,7 @@ def write_contact_sheet(recipe: Recipe, out: Path, images: int, epoch: int = 0) 
     manifest = read_manifest(recipe.data.dataset)
     count = min(images, manifest.split("train").count)
     batches = training_loader(recipe.data, manifest, seed=recipe.seed, batch=count).epoch(epoch)
-    views: RawBatch = next(batches)
+    views: Batch = next(batches)
     side = max(recipe.view_sizes)
     kind = recipe.data.loader
     plain = next(evaluation_batches(manifest, "train", side, side, count, loader=kind, indices=views.index.numpy()))
@@ -74,7 +75,7 @@ def _sheet(cells: list[NDArray[np.uint8]], captions: list[list[str]]) -> Image.I
     return picture
 
 
-def _pixels(batch: RawBatch, times: int) -> list[NDArray[np.uint8]]:
+def _pixels(batch: Batch, times: int) -> list[NDArray[np.uint8]]:
     """[B, S, S, 3] of each view, each side `times` as large."""
     views = [view.permute(0, 2, 3, 1).cpu().numpy() for view in batch.views]
     return [view.repeat(times, axis=1).repeat(times, axis=2) for view in views]

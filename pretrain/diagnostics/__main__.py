@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from results.command import UserError, run_command
+from whitebench.errors import UserError, run_command
 
 
 def main() -> None:

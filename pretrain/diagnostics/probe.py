@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pretrain.data import training_loader
-from pretrain.data.manifest import Manifest
+from pretrain.data.betons.manifest import Manifest
+from pretrain.data.loaders.build import training_loader
 from pretrain.diagnostics.measures import (
     alignment,
     change,
@@ -25,10 +25,10 @@ from pretrain.diagnostics.measures import (
     uniformity,
 )
 from pretrain.evaluate.online import evaluating
-from pretrain.methods import Method
+from pretrain.method import Method
 from pretrain.recipe import Recipe
-from results.command import UserError
-from results.content import write_atomically
+from whitebench.errors import UserError
+from whitebench.files import write_atomically
 
 SPECTRA = "spectra.jsonl"
 DIGITS = 6

@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from pretrain.evaluate import FEATURES
 from pretrain.evaluate.protocols import describe
-from results.command import parse_seeds, run_command
+from pretrain.evaluate.target import FEATURES
+from whitebench.errors import parse_seeds, run_command
 
 LISTS = """
 labelled images:
@@ -63,7 +63,8 @@ def main() -> None:
     arguments = parser().parse_args()
 
     from pretrain.checkpoint import read_backbone
-    from pretrain.evaluate import Options, Target, run
+    from pretrain.evaluate.stage import run
+    from pretrain.evaluate.target import Options, Target
     from pretrain.repeatable import resolve_device
 
     backbone = read_backbone(arguments.ckpt)

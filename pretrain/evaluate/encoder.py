@@ -8,11 +8,11 @@ import torch
 
 from pretrain import resume
 from pretrain.checkpoint import BACKBONE
-from pretrain.methods import Method, find_method
+from pretrain.method import Method, find_method
 from pretrain.networks import build_encoder
 from pretrain.recipe import Recipe, recipe_of
-from results.command import UserError
-from results.record import RECORD, Record, read_record
+from whitebench.errors import UserError
+from whitebench.records import RECORD, Record, read_record
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,22 @@
 """Features of a frozen encoder."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from pretrain.data import RawBatch, evaluation_batches
-from pretrain.data.manifest import Manifest, read_manifest
+from pretrain.data.batch import Batch
+from pretrain.data.betons.manifest import Manifest, read_manifest
+from pretrain.data.loaders.build import evaluation_batches
+from pretrain.data.normalise import IMAGENET_MEAN, IMAGENET_STD, Normalise
 from pretrain.repeatable import derive_seed
-from results.command import UserError
+from whitebench.errors import UserError
 
 if TYPE_CHECKING:
     from pretrain.checkpoint import Backbone
-    from pretrain.evaluate import Options, Target
     from pretrain.evaluate.encoder import Trained
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class Normalise(nn.Module):
-    """uint8 [B, 3, S, S] -> float32, (x / 255 - mean) / std by channel, channels-last in memory."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        spread = torch.tensor(std, dtype=torch.float64)
-        scale = (1 / (255 * spread)).float().view(1, 3, 1, 1)
-        shift = (-torch.tensor(mean, dtype=torch.float64) / spread).float().view(1, 3, 1, 1)
-        self.register_buffer("scale", scale, persistent=False)
-        self.register_buffer("shift", shift, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, images.float(), self.scale).contiguous(memory_format=torch.channels_last)
+    from pretrain.evaluate.target import Options, Target
 
 
 class FrozenEncoder:
@@ -90,7 +72,7 @@ def normalise_for(backbone: "Backbone") -> Normalise:
 
 def centre_crops(
     manifest: Manifest, split: str, target: "Target", options: "Options", batch: int = 256
-) -> Iterator[RawBatch]:
+) -> Iterator[Batch]:
     """A whole split, in its order."""
     return evaluation_batches(manifest, split, target.resize, target.crop, batch, options.workers, options.loader)
 
@@ -115,7 +97,7 @@ def in_training_batches(z: Tensor, transform: Callable[[Tensor], Tensor | None],
     return torch.empty_like(dealt).index_copy_(0, order, dealt)
 
 
-def collect(encode: Callable[[Tensor], Tensor], batches: Iterable[RawBatch]) -> tuple[Tensor, Tensor]:
+def collect(encode: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     """What `encode` makes of every batch's only view, float32 [N, F], and the labels int64 [N], on its device."""
     found = [(encode(raw.views[0]), raw.label) for raw in batches]
     features = torch.cat([feature for feature, _ in found])

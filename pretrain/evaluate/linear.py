@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretrain import resume
-from pretrain.data import training_loader
+from pretrain.data.loaders.build import training_loader
 from pretrain.evaluate.knn import top_accuracy
 from pretrain.evaluate.protocols import Linear
 from pretrain.evaluate.selection import best_epoch
 from pretrain.optim import LARS
 from pretrain.recipe import Data, Views
 from pretrain.repeatable import derive_seed
-from results.record import Run
+from whitebench.records import Run
 
 if TYPE_CHECKING:
     from pretrain.evaluate.features import FrozenEncoder

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pretrain.data import RawBatch, evaluation_batches
-from pretrain.data.manifest import Manifest
+from pretrain.data.batch import Batch
+from pretrain.data.betons.manifest import Manifest
+from pretrain.data.loaders.build import evaluation_batches
 from pretrain.distributed import gather_with_gradient, rank, world_size
 from pretrain.evaluate.features import collect
 from pretrain.evaluate.knn import accuracy
@@ -53,15 +54,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         module.train(was_training)
 
 
-def _batches(
-    manifest: Manifest, split: str, recipe: Recipe, indices: Sequence[int] | None = None
-) -> Iterator[RawBatch]:
+def _batches(manifest: Manifest, split: str, recipe: Recipe, indices: Sequence[int] | None = None) -> Iterator[Batch]:
     where = (recipe.evaluation_resize, recipe.evaluation_crop, 256, recipe.machine.workers, recipe.data.loader)
     return evaluation_batches(manifest, split, *where, indices=indices)
 
 
 def _collect(
-    encode: Callable[[Tensor], Tensor], normalise: nn.Module, batches: Iterable[RawBatch]
+    encode: Callable[[Tensor], Tensor], normalise: nn.Module, batches: Iterable[Batch]
 ) -> tuple[Tensor, Tensor]:
     device = next(normalise.buffers()).device
     return collect(lambda images: encode(normalise(images.to(device))).float(), batches)

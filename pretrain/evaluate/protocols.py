@@ -3,9 +3,9 @@
 from functools import partial
 from typing import Literal
 
-from pretrain.config import strict
 from pretrain.recipe import Range
-from results.command import UserError, nearest
+from whitebench.config import strict
+from whitebench.errors import UserError, nearest
 
 
 @strict

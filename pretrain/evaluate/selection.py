@@ -6,7 +6,7 @@ Some publications report the best epoch. For comparison with those alone, it is 
 from pathlib import Path
 from typing import Any
 
-from results.record import read_metrics
+from whitebench.records import read_metrics
 
 
 def best_epoch(folder: Path) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.data import RawBatch, training_loader
-from pretrain.data.manifest import Manifest, read_manifest
-from pretrain.evaluate.features import Normalise, centre_crops, collect, load_backbone, normalise_for
+from pretrain.data.batch import Batch
+from pretrain.data.betons.manifest import Manifest, read_manifest
+from pretrain.data.loaders.build import training_loader
+from pretrain.data.normalise import Normalise
+from pretrain.evaluate.features import centre_crops, collect, load_backbone, normalise_for
 from pretrain.evaluate.knn import top_accuracy
 from pretrain.evaluate.linear import linear_head
 from pretrain.evaluate.online import evaluating
@@ -23,12 +25,12 @@ from pretrain.evaluate.subset import choose
 from pretrain.networks import feature_dim
 from pretrain.recipe import Data, Views
 from pretrain.repeatable import derive_seed, make_repeatable
-from results.command import UserError
-from results.record import Run
+from whitebench.errors import UserError
+from whitebench.records import Run
 
 if TYPE_CHECKING:
     from pretrain.checkpoint import Backbone
-    from pretrain.evaluate import Options, Target
+    from pretrain.evaluate.target import Options, Target
 
 
 def evaluate(backbone: "Backbone", protocol: Semi, target: "Target", options: "Options", run: Run) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def _optimizer(network: Classifier, protocol: Semi) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, momentum=0.9, weight_decay=protocol.weight_decay)
 
 
-def _train_epoch(network: Classifier, optimizer: torch.optim.Optimizer, batches: Iterable[RawBatch]) -> float:
+def _train_epoch(network: Classifier, optimizer: torch.optim.Optimizer, batches: Iterable[Batch]) -> float:
     """Mean loss of the epoch's batches."""
     network.train()
     losses = []

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.data.manifest import Manifest
+from pretrain.data.betons.manifest import Manifest
 from pretrain.evaluate.protocols import Semi
-from results.command import UserError
+from whitebench.errors import UserError
 
 SOURCE = "github.com/google-research/simclr, imagenet_subsets/{1,10}percent.txt"
 STANDARD = {

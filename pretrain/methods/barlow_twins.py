@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretrain.config import strict
+from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient, world_size
-from pretrain.methods import Batch, Method, Step
-from pretrain.methods.similarity import cosine_distance, spread
-from pretrain.whitening import at_least_float32, float32_region
-from results.command import UserError
+from pretrain.losses.similarity import cosine_distance, spread
+from pretrain.losses.whitening import at_least_float32, float32_region
+from pretrain.method import Method, Step
+from whitebench.config import strict
+from whitebench.errors import UserError
 
 
 @strict

@@ -4,12 +4,13 @@ Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020 (arXiv 2006.07733). With
 the mean over pairs of views, as CW-RGP's official code has it.
 """
 
-from pretrain.config import strict
-from pretrain.methods import Batch, Encoder, Method, Step
-from pretrain.methods.prediction import check_views, prediction_loss
-from pretrain.methods.similarity import spread
+from pretrain.data.batch import Batch
+from pretrain.losses.prediction import check_views, prediction_loss
+from pretrain.losses.similarity import spread
+from pretrain.method import Encoder, Method, Step
 from pretrain.networks import MomentumCopy, build_predictor
-from results.command import UserError
+from whitebench.config import strict
+from whitebench.errors import UserError
 
 
 @strict

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pretrain.config import strict
-from pretrain.methods import Batch, Method, Step
-from pretrain.methods.covariance import squared_covariances
-from pretrain.methods.similarity import mean_pair_distance, mean_squared_difference, spread
-from pretrain.methods.windows import check_windows, whiten_neighbours, whiten_windows
+from pretrain.data.batch import Batch
+from pretrain.losses.covariance import squared_covariances
+from pretrain.losses.similarity import mean_pair_distance, mean_squared_difference, spread
+from pretrain.losses.whitening import at_least_float32, centred, float32_region
+from pretrain.losses.windows import check_windows, whiten_neighbours, whiten_windows
+from pretrain.method import Method, Step
 from pretrain.networks import embed_jointly
-from pretrain.whitening import at_least_float32, centred, float32_region
-from results.command import UserError
+from whitebench.config import strict
+from whitebench.errors import UserError
 
 
 @strict

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.config import strict
+from pretrain.data.batch import Batch
 from pretrain.distributed import mean_over_ranks
-from pretrain.methods import Batch, Encoder, Method, Step
-from pretrain.methods.similarity import spread, unit_rows
+from pretrain.losses.similarity import spread, unit_rows
+from pretrain.losses.whitening import at_least_float32, float32_region
+from pretrain.method import Encoder, Method, Step
 from pretrain.networks import MomentumCopy, embed_by_size
-from pretrain.whitening import at_least_float32, float32_region
-from results.command import UserError
+from whitebench.config import strict
+from whitebench.errors import UserError
 
 GLOBAL = 2
 """Views that the teacher sees."""

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pretrain.config import strict
+from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient, world_size
-from pretrain.methods import Batch, Encoder, Method, Step
-from pretrain.methods.similarity import cosine_distance, spread
+from pretrain.losses.similarity import cosine_distance, spread
+from pretrain.losses.whitening import Axis, at_least_float32, whiten
+from pretrain.method import Encoder, Method, Step
 from pretrain.networks import MomentumCopy
-from pretrain.whitening import Axis, at_least_float32, whiten
-from results.command import UserError
+from whitebench.config import strict
+from whitebench.errors import UserError
 
 
 @strict

@@ -5,10 +5,11 @@ al., "Improved Baselines with Momentum Contrastive Learning" (arXiv 2003.04297).
 makes queries and the second keys, not the other way round as well.
 """
 
-from pretrain.config import strict
-from pretrain.methods import Batch, Encoder, Method, Step
-from pretrain.methods.momentum_contrast import Contrast, MomentumContrast, check_contrast
-from pretrain.methods.similarity import cosine_distance, spread
+from pretrain.data.batch import Batch
+from pretrain.losses.momentum_contrast import Contrast, MomentumContrast, check_contrast
+from pretrain.losses.similarity import cosine_distance, spread
+from pretrain.method import Encoder, Method, Step
+from whitebench.config import strict
 
 
 @strict

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretrain.config import strict
+from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.methods import Batch, Embed, Encoder, Method, Step, pcl
-from pretrain.methods.momentum_contrast import Pair
-from pretrain.methods.similarity import unit_rows
-from pretrain.whitening import float32_region
-from results.command import UserError
+from pretrain.losses.momentum_contrast import Pair
+from pretrain.losses.similarity import unit_rows
+from pretrain.losses.whitening import float32_region
+from pretrain.method import Embed, Encoder, Method, Step
+from pretrain.methods import pcl
+from whitebench.config import strict
+from whitebench.errors import UserError
 
 
 @strict

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.clustering import Clusters, cluster
-from pretrain.config import strict
+from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient, rank
-from pretrain.methods import Batch, Embed, Encoder, Method, Step
-from pretrain.methods.momentum_contrast import Contrast, MomentumContrast, Pair, check_contrast
-from pretrain.methods.similarity import cosine_distance, spread, unit_rows
-from pretrain.whitening import float32_region
-from results.command import UserError
+from pretrain.losses.kmeans import Clusters, cluster
+from pretrain.losses.momentum_contrast import Contrast, MomentumContrast, Pair, check_contrast
+from pretrain.losses.similarity import cosine_distance, spread, unit_rows
+from pretrain.losses.whitening import float32_region
+from pretrain.method import Embed, Encoder, Method, Step
+from whitebench.config import strict
+from whitebench.errors import UserError
 
 
 @strict

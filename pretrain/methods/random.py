@@ -1,7 +1,7 @@
 """Random: the encoder as it was initialised, the lower bound that every method has to exceed."""
 
-from pretrain.config import strict
-from pretrain.methods import Method
+from pretrain.method import Method
+from whitebench.config import strict
 
 
 @strict

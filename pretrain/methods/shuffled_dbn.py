@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pretrain.config import strict
-from pretrain.methods import Batch, Method, Step
-from pretrain.methods.similarity import mean_pair_distance, mean_squared_difference, spread
-from pretrain.methods.windows import check_windows, whiten_neighbours, whiten_windows
-from results.command import UserError
+from pretrain.data.batch import Batch
+from pretrain.losses.similarity import mean_pair_distance, mean_squared_difference, spread
+from pretrain.losses.windows import check_windows, whiten_neighbours, whiten_windows
+from pretrain.method import Method, Step
+from whitebench.config import strict
+from whitebench.errors import UserError
 
 
 @strict

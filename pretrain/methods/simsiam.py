@@ -8,12 +8,13 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from pretrain.config import strict
-from pretrain.methods import Batch, Encoder, Method, Step
-from pretrain.methods.prediction import check_views, prediction_loss
-from pretrain.methods.similarity import spread
+from pretrain.data.batch import Batch
+from pretrain.losses.prediction import check_views, prediction_loss
+from pretrain.losses.similarity import spread
+from pretrain.method import Encoder, Method, Step
 from pretrain.networks import build_predictor
-from results.command import UserError
+from whitebench.config import strict
+from whitebench.errors import UserError
 
 
 @strict

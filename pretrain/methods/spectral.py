@@ -14,13 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pretrain.config import strict
+from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient, world_size
-from pretrain.methods import Batch, Method, Step
+from pretrain.losses.similarity import mean_pair_distance, mean_squared_difference, spread
+from pretrain.losses.whitening import Axis, Transform, at_least_float32, check_whitenable, whiten
+from pretrain.method import Method, Step
 from pretrain.methods.intl import trace_loss, trade_off_of
-from pretrain.methods.similarity import mean_pair_distance, mean_squared_difference, spread
-from pretrain.whitening import Axis, Transform, at_least_float32, check_whitenable, whiten
-from results.command import UserError
+from whitebench.config import strict
+from whitebench.errors import UserError
 
 Kind = Transform | Literal["none"]
 
@@ -28,7 +29,7 @@ Kind = Transform | Literal["none"]
 @strict
 class Config:
     transform: Kind = "iternorm"
-    """Function of the spectrum (see `pretrain.whitening`); none: views are drawn together as they are, and collapse."""
+    """Function of the spectrum (see `losses.whitening`); none: views are drawn together as they are, and collapse."""
     iterations: int = 4
     """T, Newton steps of iternorm."""
     exponent: float = 0.5

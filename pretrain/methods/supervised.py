@@ -4,10 +4,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pretrain.config import strict
-from pretrain.methods import Batch, Encoder, Method, Step
-from pretrain.whitening import at_least_float32, float32_region
-from results.command import UserError
+from pretrain.data.batch import Batch
+from pretrain.losses.whitening import at_least_float32, float32_region
+from pretrain.method import Encoder, Method, Step
+from whitebench.config import strict
+from whitebench.errors import UserError
 
 
 @strict

@@ -1,0 +1,1 @@
+"""FFCV datasets (betons): written, verified and read."""

@@ -1,0 +1,240 @@
+"""Views from a beton through FFCV: each JPEG is decoded once, and all its views are cut from it.
+
+FFCV's own decoders yield one view each and draw at random as they go. Here one operation of ours does the work, in code
+that is cached across processes (FFCV compiles its operations anew in each). FFCV's loader runs it ahead, on its thread.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from queue import Empty, Full
+from typing import Any, NamedTuple, cast
+
+import llvmlite.binding
+import numpy as np
+import torch
+from numba import types
+from numpy.typing import NDArray
+
+from pretrain.data.betons.format import JPEG, check_length, read_samples
+from pretrain.data.betons.libjpeg import import_ffcv
+from pretrain.data.betons.manifest import Manifest
+from pretrain.data.betons.read import undecodable
+from pretrain.data.views.jit import inner, kernel
+from pretrain.data.views.random_parameters import Integers
+from pretrain.data.views.render import Rendered, Rendering, render_views
+from pretrain.data.views.view_sets import Plan
+from whitebench.errors import UserError
+
+_ffcv_loader = import_ffcv("ffcv.loader.loader")
+_os_cache = import_ffcv("ffcv.memory_managers.os_cache")
+_EpochIterator: Any = import_ffcv("ffcv.loader.epoch_iterator").EpochIterator
+_Operation: Any = import_ffcv("ffcv.pipeline.operation").Operation
+_PipelineSpec: Any = import_ffcv("ffcv.pipeline").PipelineSpec
+_Compiler: Any = import_ffcv("ffcv.pipeline.compiler").Compiler
+
+AHEAD = 3
+"""Batches that are prepared ahead."""
+
+# libffcv's decoder as an external symbol: with a pointer from ctypes, numba could not cache the kernel.
+llvmlite.binding.load_library_permanently(import_ffcv("ffcv._libffcv").__file__)
+_types: Any = types
+_unsigned = _types.uint32
+_imdecode: Any = _types.ExternalFunction(
+    "imdecode",
+    _types.int32(
+        _types.uintp, _types.uint64, *[_unsigned] * 2, _types.uintp, *[_unsigned] * 6, _types.boolean, _types.boolean
+    ),
+)
+
+
+class FfcvSource:
+    """Renders the images of a split of a dataset from its beton."""
+
+    def __init__(self, manifest: Manifest, split: str, plan: Plan, workers: int) -> None:
+        self.manifest, self.split, self.plan, self.workers = manifest, split, plan, workers
+        self.samples = read_samples(manifest.beton(split))
+        self.label = self.samples.label
+        self._loaders: dict[int, _Loader] = {}
+
+    def stream(self, batches: Sequence[Integers], epoch: int) -> Iterator[Rendered]:
+        """The batches (all of one size but the last), rendered ahead; closing the generator stops that."""
+        if not batches:
+            return
+        check_length(self.samples.path)  # a mapped file that was cut short meanwhile would end the process
+        size = len(batches[0])
+        if size not in self._loaders:
+            self._loaders[size] = _Loader(self, size)
+        running = _Epoch(self._loaders[size], np.concatenate(batches), epoch)
+        try:
+            yield from running
+        finally:
+            running.close()
+
+    def render(self, index: Integers, epoch: int, file: NDArray[np.uint8]) -> Rendering:
+        """Begins with the views of the images `index`; `file` is the beton's bytes."""
+        samples = self.samples
+        height, width = samples.height[index], samples.width[index]
+        raw = samples.mode[index] != JPEG
+        encoded = _Encoded(file, samples.place[index], samples.size[index], raw, height, width)
+        table = self.plan.table(epoch, index, height, width)
+        rendering = Rendering(self.plan, index, samples.label[index], table, self.workers)
+
+        def part(first: int, last: int) -> None:
+            failed = _render(encoded, rendering.views, first, last)
+            if failed >= 0:
+                raise UserError(undecodable(self.manifest, self.split, int(index[failed])))
+
+        return rendering.start(part)
+
+
+class _RenderOperation(_Operation):
+    """FFCV's operation: from indices of images to a batch in the making."""
+
+    def __init__(self, source: FfcvSource) -> None:
+        super().__init__()
+        self.source = source
+
+    def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, None]:
+        return replace(previous_state, jit_mode=True), None  # a batch brings its own memory
+
+    def generate_code(self) -> Any:
+        def render(batch_indices: Any, memory: None, metadata: Any, storage_state: Any) -> Rendering:
+            file, epoch = storage_state
+            return self.source.render(batch_indices, epoch, file)
+
+        return render
+
+
+class _MappedFile(_os_cache.OSCacheManager):  # type: ignore[name-defined]
+    """FFCV's access to a mapped file without its tables in Python, which take 5 s and 0.8 GB for ImageNet."""
+
+    def __init__(self, reader: Any) -> None:
+        self.reader, self.context = reader, _os_cache.OSCacheContext(self)
+        self.ptrs = self.sizes = None
+
+
+@contextmanager
+def _lean_ffcv() -> Iterator[None]:
+    """While a loader is made: nothing is compiled (our operation is already), no tables, torch's threads stay."""
+    manager, threads = _ffcv_loader.OSCacheManager, torch.get_num_threads()
+    _ffcv_loader.OSCacheManager = _MappedFile
+    _Compiler.set_enabled(False)
+    try:
+        yield
+    finally:
+        _ffcv_loader.OSCacheManager = manager
+        _Compiler.set_enabled(True)
+        torch.set_num_threads(threads)
+
+
+class _Loader(_ffcv_loader.Loader):  # type: ignore[name-defined]
+    """FFCV's loader with one output, our rendered batches, in an order that is given for each epoch."""
+
+    def __init__(self, source: FfcvSource, batch: int) -> None:
+        with _lean_ffcv():
+            super().__init__(
+                str(source.samples.path),
+                batch,
+                num_workers=1,
+                os_cache=True,  # the file is mapped; without, a random order would want all of it in memory
+                pipelines={"image": _PipelineSpec("image", decoder=_RenderOperation(source)), "label": None},
+                drop_last=False,
+                batches_ahead=AHEAD,
+                seed=0,
+            )
+
+
+class _Epoch(_EpochIterator):
+    """FFCV's thread, made to hand its exceptions on (its reader would wait for ever) and to end when it is closed."""
+
+    def __init__(self, loader: _Loader, order: Integers, epoch: int) -> None:
+        self.epoch = epoch
+        super().__init__(loader, order)  # starts the thread
+
+    def run(self) -> None:
+        """A batch is begun before the one ahead of it is done, so that no thread of the pool waits for a last part."""
+        begun: deque[Rendering] = deque()
+        try:
+            file, *_ = self.memory_context.state
+            self.storage_state = np.asarray(file), self.epoch
+            for number, index in enumerate(self.iter_ixes):
+                begun.append(self.run_pipeline(number, index, 0, None)[0])
+                if len(begun) > 1 and not self._hand_over(begun.popleft().result()):
+                    return
+            while begun:
+                if not self._hand_over(begun.popleft().result()):
+                    return
+            self._hand_over(None)
+        except BaseException as error:
+            self._hand_over(error)
+        finally:
+            for rendering in begun:
+                rendering.cancel()
+
+    def _hand_over(self, item: Any) -> bool:
+        """Puts `item` into the queue; False where nobody waits any more."""
+        while not self.terminate_event.is_set():
+            try:
+                self.output_queue.put(item, timeout=0.1)
+                return True
+            except Full:
+                continue
+        return False
+
+    def __next__(self) -> Rendered:
+        item = self.output_queue.get()
+        if item is None:
+            raise StopIteration
+        if isinstance(item, BaseException):
+            raise item
+        return cast(Rendered, item)
+
+    def close(self) -> None:
+        self.terminate_event.set()
+        if threading.current_thread() is not self:
+            self.join()
+        while True:
+            try:
+                self.output_queue.get_nowait()
+            except Empty:
+                break
+        super().close()
+
+
+class _Encoded(NamedTuple):
+    """The images of a batch in the file; all but `file` are [B]."""
+
+    file: NDArray[np.uint8]
+    place: Integers
+    size: Integers
+    raw: NDArray[np.bool_]
+    height: Integers
+    width: Integers
+
+
+@kernel
+def _render(encoded: Any, views: Any, first: int, last: int) -> int:
+    """Renders the images first..last - 1; returns the number of the first one that does not decode, or -1."""
+    largest = 0
+    for number in range(first, last):
+        largest = max(largest, 3 * encoded.height[number] * encoded.width[number])
+    pixels = np.empty(largest, np.uint8)
+    for number in range(first, last):
+        height, width = encoded.height[number], encoded.width[number]
+        data = encoded.file[encoded.place[number] : encoded.place[number] + encoded.size[number]]
+        if encoded.raw[number]:
+            for i in range(len(data)):
+                pixels[i] = data[i]
+        elif _decode_jpeg(data.ctypes.data, len(data), height, width, pixels.ctypes.data):
+            return number
+        render_views(pixels[: 3 * height * width].reshape(height, width, 3), views, number)
+    return -1
+
+
+@inner
+def _decode_jpeg(data: int, size: int, height: int, width: int, pixels: int) -> bool:
+    """Decodes `size` bytes into 3 * height * width ones (addresses); False where that went well."""
+    return _imdecode(data, size, height, width, pixels, height, width, 0, 0, 1, 1, False, False) != 0

@@ -1,0 +1,99 @@
+"""Views from an ImageFolder, decoded by Pillow, through the same draws and kernels: for where FFCV is not installed."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretrain.data.betons.images import BadImage, decode, size_of
+from pretrain.data.betons.manifest import Manifest
+from pretrain.data.views.random_parameters import Integers
+from pretrain.data.views.render import Rendered, Rendering, pool, render_views
+from pretrain.data.views.view_sets import Plan
+from whitebench.errors import UserError
+
+T = TypeVar("T")
+AHEAD = 3
+"""Batches that are prepared ahead."""
+
+
+class FolderSource:
+    """Renders the images of a split of a dataset from the files it was made from."""
+
+    def __init__(self, manifest: Manifest, split: str, plan: Plan, workers: int) -> None:
+        self.images = ImageFiles(manifest, split)
+        self.label = self.images.label
+        self.plan, self.workers = plan, workers
+
+    def stream(self, batches: Sequence[Integers], epoch: int) -> Iterator[Rendered]:
+        """The batches, rendered ahead; closing the generator stops that."""
+        running: deque[Rendering] = deque()
+        waiting = iter(batches)
+        try:
+            for _ in batches:
+                while len(running) <= AHEAD and (index := next(waiting, None)) is not None:
+                    running.append(self._begin(index, epoch))
+                yield running.popleft().result()
+        finally:
+            for rendering in running:
+                rendering.cancel()
+
+    def _begin(self, index: Integers, epoch: int) -> Rendering:
+        plan, images = self.plan, self.images
+        sides = np.array(list(pool(self.workers).map(images.sides, index.tolist())), np.int64)
+        table = plan.table(epoch, index, sides[:, 0], sides[:, 1])
+        rendering = Rendering(plan, index, self.label[index], table, self.workers)
+
+        def chunk(first: int, last: int) -> None:
+            for number in range(first, last):
+                image = images.pixels(int(index[number]))
+                if image.shape[:2] != tuple(sides[number]):
+                    raise UserError(f"{images.files[index[number]]}: changed while it was read")
+                render_views(image, rendering.views, number)
+
+        return rendering.start(chunk)
+
+
+class ImageFiles:
+    """The files of a split, in its order: in the dataset's own folder, or in the one that it was made from."""
+
+    def __init__(self, manifest: Manifest, split: str) -> None:
+        names = manifest.file_names(split)
+        places = [manifest.folder / split, Path(manifest.source) / manifest.source_splits.get(split, split)]
+        place = next((place for place in places if (place / names[0]).is_file()), None)
+        if place is None:
+            raise UserError(
+                f"the images of '{manifest.dataset}' are neither in {places[0]} nor in {places[1]}; "
+                "put them there, or use data.loader=ffcv"
+            )
+        self.files = [place / name for name in names]
+        numbers = {name: label for label, name in enumerate(manifest.classes)}
+        self.label = np.array([numbers[name.partition("/")[0]] for name in names], np.int64)
+        self._max_side = manifest.max_side
+        self._sides: dict[int, tuple[int, int]] = {}
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Image `index`, [H, W, 3]."""
+        return self._decoded(index, decode)
+
+    def sides(self, index: int) -> tuple[int, int]:
+        """Height and width, from the file's header; kept."""
+        if index not in self._sides:
+            self._sides[index] = self._decoded(index, size_of)
+        return self._sides[index]
+
+    def _decoded(self, index: int, function: Callable[[bytes, int | None], T]) -> T:
+        try:
+            return function(_read(self.files[index]), self._max_side)
+        except BadImage as error:
+            raise UserError(f"{self.files[index]}: image {index} does not decode ({error})") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error

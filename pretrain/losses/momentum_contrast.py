@@ -1,0 +1,142 @@
+"""Keys by a slowly moving encoder, and the queue of past keys: what MoCo is made of and PCL builds on."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretrain.distributed import gather_with_gradient, rank, world_size
+from pretrain.losses.similarity import unit_rows
+from pretrain.losses.whitening import float32_region
+from pretrain.method import Encoded, Encoder
+from pretrain.networks import MomentumCopy
+from whitebench.config import strict
+from whitebench.errors import UserError
+from whitebench.hashing import added
+
+
+@strict
+class Contrast:
+    """The settings of a momentum contrast."""
+
+    temperature: float = 0.2
+    """tau: similarities are divided by it before the softmax."""
+    queue: int = 65536
+    """Past keys of all processes that serve as negatives."""
+    momentum: float = 0.999
+    """Of the keys' encoder, constant."""
+    shuffle_bn: bool = True
+    """Let batch norms see keys among other images than those of their queries, whose statistics would otherwise let
+    them find each other; makes no difference where one norm sees all (one process and one part)."""
+    bn_splits: int = added(1)
+    """Parts of a process's batch that have batch norms of their own, as on so many GPUs. On one GPU MoCo's authors take
+    8 for CIFAR-10: without, queries and keys of a batch share its statistics, and past keys do not."""
+
+
+class Pair(NamedTuple):
+    """What the two encoders make of two views of the same B images of this process."""
+
+    query: Tensor
+    """[B, D], rows of length 1, with gradient."""
+    key: Tensor
+    """[B, D], rows of length 1, without."""
+
+
+class Queue(nn.Module):
+    """The last `size` embeddings that were pushed, of all processes; random directions until it is full."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.rows: Tensor
+        self.pushed: Tensor
+        self.register_buffer("rows", F.normalize(torch.randn(size, width)))
+        self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def full(self) -> bool:
+        return int(self.pushed) >= len(self.rows)
+
+    @torch.no_grad()
+    def push(self, rows: Tensor) -> None:
+        """Replaces the oldest embeddings by `rows` [n, D]; of more than `size` rows the last ones stay."""
+        size = len(self.rows)
+        kept = rows[-size:]
+        places = self.pushed + torch.arange(len(rows) - len(kept), len(rows), device=rows.device)
+        self.rows[places % size] = kept.to(self.rows.dtype)
+        self.pushed += len(rows)
+
+
+class MomentumContrast(nn.Module):
+    """An EMA copy of the encoder that encodes keys, and their queue."""
+
+    def __init__(self, encoder: Encoder, config: Contrast) -> None:
+        super().__init__()
+        self.config = config
+        self.target = MomentumCopy(encoder, config.momentum)
+        self.queue = Queue(config.queue, encoder.embedding_dim)
+
+    def forward(self, encoder: Encoder, query_view: Tensor, key_view: Tensor) -> Pair:
+        """Both views [B, 3, S, S] encoded; the copy takes a step towards the encoder first."""
+        self.target.update(self.target.momentum)
+        with torch.no_grad():
+            key = unit_rows(self._keys(key_view))
+        return Pair(unit_rows(embed_in_parts(encoder, query_view, self.config.bn_splits)), key)
+
+    def loss(self, pair: Pair) -> Tensor:
+        """InfoNCE of this process's pairs against the queue, which then takes up the keys of all processes."""
+        # The queue is copied: pushing changes it before the backward pass needs what the loss has seen.
+        loss = info_nce(pair.query, pair.key, self.queue.rows.clone(), self.config.temperature)
+        self.queue.push(gather_with_gradient(pair.key))
+        return loss
+
+    def _keys(self, view: Tensor) -> Tensor:
+        """[B, D]. Shuffled, the batch norms see each key among other images than those of its query."""
+        processes, parts = world_size(), self.config.bn_splits
+        if not self.config.shuffle_bn or processes * parts == 1:
+            return embed_in_parts(self.target, view, parts)
+        views = gather_with_gradient(view)
+        generator = torch.Generator().manual_seed(int(self.queue.pushed))  # the same on every process
+        order = torch.randperm(len(views), generator=generator).to(view.device)
+        own = views[order.chunk(processes)[rank()]]
+        shuffled = gather_with_gradient(embed_in_parts(self.target, own, parts))
+        return shuffled[order.argsort()].chunk(processes)[rank()]
+
+
+def embed_in_parts(encode: Callable[[Tensor], Encoded], view: Tensor, parts: int) -> Tensor:
+    """Embeddings [B, D] of [B, 3, S, S], each of the equal parts of the batch with batch norms of its own, as so many
+    processes would have them."""
+    return torch.cat([encode(part).z for part in view.chunk(parts)])
+
+
+def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of finding each query's own key among it and the negatives, by inner product over temperature.
+
+    Args:
+        query, key: [B, D]; gradients flow to both.
+        negatives: [K, D], shared by all queries.
+    Returns:
+        Scalar, the mean over queries, in float32 or wider.
+    """
+    with float32_region(query):
+        own = (query * key).sum(dim=1, keepdim=True)
+        logits = torch.cat([own, query @ negatives.to(query.dtype).mT], dim=1) / temperature
+        return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
+
+
+def check_contrast(name: str, config: Contrast, batch: int, views: int) -> None:
+    """Raises `UserError` where the settings of a method `name` with a momentum contrast cannot work."""
+    if views != 2:
+        raise UserError(f"{name}: takes 2 views, one for the query and one for the key, not {views} (data.views)")
+    if config.queue < 1:
+        raise UserError(f"{name}: a queue of {config.queue} keys holds no negatives (method.queue)")
+    if not 0 <= config.momentum <= 1:
+        raise UserError(f"{name}: momentum lies between 0 and 1, not {config.momentum} (method.momentum)")
+    if config.temperature <= 0:
+        raise UserError(f"{name}: temperature is above 0, not {config.temperature} (method.temperature)")
+    if config.bn_splits < 1 or batch % config.bn_splits or batch // config.bn_splits < 2:
+        raise UserError(
+            f"{name}: a process's batch of {batch} images does not fall into {config.bn_splits} equal parts of 2 or "
+            "more (method.bn_splits)"
+        )

@@ -1,0 +1,145 @@
+"""Whitening in windows, as CW-RGP, W-MSE and Shuffled-DBN share it.
+
+Images are dealt to windows at random, alike for all views; each window of each view is whitened by itself, in groups
+of channels that may be drawn anew each time.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pretrain.losses.whitening import (
+    Axis,
+    Transform,
+    at_least_float32,
+    centred,
+    check_whitenable,
+    float32_region,
+    permute_rows,
+    whiten,
+    whiten_matrices,
+)
+from whitebench.errors import UserError
+
+
+def whiten_windows(
+    views: Sequence[Tensor],
+    transform: Transform,
+    axis: Axis,
+    groups: int = 1,
+    permutations: Sequence[Tensor] | None = None,
+    random_groups: bool = False,
+    window: int | None = None,
+    repeats: int = 1,
+    eps: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, ...]:
+    """Whitens V embeddings of the same N images, each [N, D], any floating dtype; in float32 or wider.
+
+    Args:
+        permutations: V orders of the channels, int64 [D], which fix the groups; None draws them anew for every view,
+            window and repeat where `random_groups`, otherwise groups are of neighbouring channels.
+        window: images whitened together; the images are dealt to windows at random, alike for all views, in every
+            repeat. None: all N.
+        generator: of all these draws; torch's default generator where None.
+    Returns:
+        For each view [repeats * N / window, window, D]; a row is the same image in all of them.
+    Raises:
+        UserError: sizes that do not divide or cannot be whitened, a singular covariance.
+    """
+    images, channels = views[0].shape
+    check_windows(images, channels, transform, axis, groups, window, repeats, eps)
+    if permutations is not None and [len(order) for order in permutations] != [channels] * len(views):
+        raise UserError(f"permutations: needs {len(views)} orders of {channels} channels, one a view")
+    with float32_region(views[0]):
+        stacked = torch.stack([at_least_float32(view) for view in views])
+        if axis == "channel":  # an image's mean is the same in every window
+            stacked = centred(stacked)
+        windows = _deal(stacked, window or images, repeats, generator)
+        if axis == "batch":
+            windows = centred(windows)
+        orders = _channel_orders(len(windows), channels, permutations, random_groups, windows.device, generator)
+        whitened = _whiten_ordered(windows, orders, transform, axis, groups, eps)
+        return whitened.unflatten(0, (len(views), -1)).mT.unbind()
+
+
+def whiten_neighbours(
+    z: Tensor, transform: Transform, axis: Axis, groups: int = 1, window: int | None = None, eps: float = 0.0
+) -> Tensor:
+    """Without draws: z [N, D] whitened in groups of neighbouring channels, in windows of neighbouring images.
+
+    Images that fill no window are left out; fewer than a window are whitened together.
+    """
+    window = min(window or len(z), len(z))
+    parts = z[: len(z) // window * window].split(window)
+    return torch.cat([whiten(part, transform, axis, groups, eps=eps) for part in parts])
+
+
+def check_windows(
+    images: int,
+    channels: int,
+    transform: Transform,
+    axis: Axis,
+    groups: int = 1,
+    window: int | None = None,
+    repeats: int = 1,
+    eps: float = 0.0,
+) -> None:
+    """Raises `UserError` where `images` images of a process cannot be whitened in such windows, whatever the values."""
+    if repeats < 1:
+        raise UserError(f"whitening in windows: repeats is at least 1, not {repeats} (method.repeats)")
+    if window is not None and (window < 1 or images % window):
+        raise UserError(f"{images} images of a process cannot be dealt to windows of {window} (method.window)")
+    check_whitenable(window or images, channels, groups, transform, axis, eps)
+
+
+def _deal(stacked: Tensor, window: int, repeats: int, generator: torch.Generator | None) -> Tensor:
+    """[V, N, D] -> [V * repeats * N / window, D, window]: the images in random windows, alike for all views."""
+    images = stacked.shape[1]
+    if window < images:
+        dealt = torch.cat([_permutations(1, images, stacked.device, generator)[0] for _ in range(repeats)])
+        stacked = stacked.index_select(1, dealt)
+    else:  # the order within a window changes nothing: all images in one need no shuffle
+        stacked = stacked.repeat(1, repeats, 1)
+    return stacked.unflatten(1, (-1, window)).flatten(0, 1).mT.contiguous()
+
+
+def _channel_orders(
+    count: int,
+    channels: int,
+    permutations: Sequence[Tensor] | None,
+    random_groups: bool,
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> Tensor | None:
+    """int64 [count, channels] for the windows of all views, view by view; None where channels keep their order."""
+    if permutations is not None:
+        given = torch.stack(list(permutations)).to(device)
+        return given.repeat_interleave(count // len(given), dim=0)
+    return _permutations(count, channels, device, generator) if random_groups else None
+
+
+def _whiten_ordered(
+    windows: Tensor, orders: Tensor | None, transform: Transform, axis: Axis, groups: int, eps: float
+) -> Tensor:
+    """Each group of channels, in its window's order, of each window, all at once: [B, D, window] -> [B, D, window]."""
+    if orders is None:
+        return _whiten_groups(windows, transform, axis, groups, eps)
+    inverse = orders.argsort(dim=-1)
+    whitened = _whiten_groups(permute_rows(windows, orders, inverse), transform, axis, groups, eps)
+    return permute_rows(whitened, inverse, orders)
+
+
+def _whiten_groups(windows: Tensor, transform: Transform, axis: Axis, groups: int, eps: float) -> Tensor:
+    grouped = windows.unflatten(1, (groups, -1)).flatten(0, 1)
+    if axis == "channel":
+        return whiten_matrices(grouped.mT, transform, eps).mT.reshape(windows.shape)
+    return whiten_matrices(grouped, transform, eps).reshape(windows.shape)
+
+
+def _permutations(count: int, size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """int64 [count, size]: uniform random permutations, drawn where the generator lives."""
+    drawn_on = device if generator is None else generator.device
+    keys = torch.rand(count, size, device=drawn_on, dtype=torch.float64, generator=generator)
+    return keys.argsort(dim=-1).to(device)

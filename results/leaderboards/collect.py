@@ -1,0 +1,185 @@
+"""Finds records in folders of runs and keeps what the tables need of them.
+
+Nothing stops it: a record that is half-written, damaged or of another make is named in `faults` and left out. The same
+run found twice (folders copied, clusters merged, records published) counts once.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from results.leaderboards.cache import Cache, Entry
+from results.leaderboards.run_table import HEADLINES, METRICS, Facts, evaluation_facts, flat, pretrain_facts, setting
+from whitebench.errors import UserError
+from whitebench.hashing import plain_hash
+from whitebench.records import RECORD, Record, parse_record
+
+PRETRAIN = "pretrain"
+STAGES = (PRETRAIN, "convert", *HEADLINES)
+STATUSES = ("running", "done", "failed", "interrupted")
+DEPTH = 3
+"""Levels of folders below a root in which runs are looked for: stage, run; one more for several roots together."""
+
+
+@dataclass(slots=True)
+class Found:
+    """A record, reduced to what tables need."""
+
+    path: Path
+    stage: str
+    id: str
+    status: str
+    rank: tuple[bool, int, str, str]
+    """Which of two records of one run counts: a done one, then the earlier root's, then the later."""
+    facts: Facts
+    outcome: str
+    """Hash of what came out: an evaluation's values, a pretraining's weights; "" where it is not known."""
+
+
+@dataclass
+class Collection:
+    found: dict[tuple[str, str], Found] = field(default_factory=dict)
+    """By stage and id."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """The settings (JSON of flat keys) behind a `config` or `eval_config` hash."""
+    faults: list[str] = field(default_factory=list)
+    duplicates: int = 0
+    conflicts: list[str] = field(default_factory=list)
+    """A line for each run of which two ended records give different results."""
+
+    @property
+    def evaluations(self) -> list[Found]:
+        return [found for found in self.found.values() if found.stage in HEADLINES]
+
+    @property
+    def counts(self) -> Counter[tuple[str, str]]:
+        """How many there are of each stage and status."""
+        return Counter((found.stage, found.status) for found in self.found.values())
+
+
+def collect(roots: Sequence[Path], cache: Cache | None = None) -> Collection:
+    """All records below `roots`: folders of runs, stages, or single runs; earlier roots go before later ones.
+
+    `cache` has what was read of them before, and afterwards what was read now.
+    """
+    collection, cache = Collection(), cache or Cache(None)
+    for order, root in enumerate(roots):
+        for path in _record_files(root, DEPTH, collection.faults):
+            entry = _entry(path, cache)
+            if "fault" in entry:
+                collection.faults.append(entry["fault"])
+            else:
+                _add(collection, entry, path, order)
+    collection.settings = {digest: cache.settings[digest] for digest in collection.settings}
+    cache.save(collection.settings)
+    return collection
+
+
+def _entry(path: Path, cache: Cache) -> Entry:
+    """What tables need of the record at `path`, as plain JSON; or {"fault": what is wrong with it}."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        return {"fault": f"{path}: not readable ({error.strerror})"}
+    known = cache.get(path, state)
+    if known is not None:
+        return known
+    try:
+        entry = _reduced(read_proven(path), cache)
+    except UserError as error:
+        entry = {"fault": str(error)}
+    cache.put(path, state, entry)
+    return entry
+
+
+def _reduced(record: Record, cache: Cache) -> Entry:
+    facts: Facts = {}
+    if record.stage == PRETRAIN:
+        facts = pretrain_facts(record)
+    elif record.stage in HEADLINES:
+        facts = evaluation_facts(record)
+    digest = facts.get("config") or facts.get("eval_config")
+    if digest and digest not in cache.settings:
+        cache.settings[digest] = json.dumps(flat(setting(record.config)))
+    return {
+        "stage": record.stage,
+        "id": record.id,
+        "status": record.status,
+        "ended": str(record.ended or ""),
+        "facts": facts,
+        "outcome": _outcome(record),
+        "digest": digest,
+    }
+
+
+def read_proven(path: Path) -> Record:
+    """The record at `path`, of sound types, and whose id is its config's.
+
+    Raises:
+        UserError: naming what is wrong with it.
+    """
+    try:
+        record = parse_record(path.read_bytes(), path)
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error.strerror})") from error
+    for name in ("config", "cell", "hashes", "metrics", "cost", "environment"):
+        if not isinstance(getattr(record, name), dict):
+            raise UserError(f"{path}: not a whole record ({name} is no mapping)")
+    if not all(isinstance(value, str) for value in (record.id, record.stage)) or record.status not in STATUSES:
+        raise UserError(f"{path}: not a whole record (id, stage or status)")
+    for name in ("parents", "earlier"):
+        if not isinstance(getattr(record, name), list):
+            raise UserError(f"{path}: not a whole record ({name} is no list)")
+    if record.status == "failed" and not record.config:  # as `slurm.worker.leave_failure` writes it
+        raise UserError(f"{path}: failed before it began: {record.error}")
+    if not record.id.endswith(f"-{plain_hash(record.config)[:12]}"):
+        raise UserError(f"{path}: its id is not that of its config: changed after it was written")
+    return record
+
+
+def _add(collection: Collection, entry: Entry, path: Path, order: int) -> None:
+    if entry["digest"]:
+        collection.settings[entry["digest"]] = ""  # filled in at the end, once each
+    stage, run, status = entry["stage"], entry["id"], entry["status"]
+    rank = (status == "done", -order, entry["ended"], str(path))
+    found = Found(path, stage, run, status, rank, entry["facts"], entry["outcome"])
+    before = collection.found.get((stage, run))
+    collection.duplicates += before is not None
+    if before is None or before.rank < rank:
+        collection.found[stage, run] = found
+    if before is not None and before.outcome and found.outcome and before.outcome != found.outcome:
+        counts = collection.found[stage, run].path
+        collection.conflicts.append(f"{stage}/{run}: {path} and {before.path} differ; {counts} counts")
+
+
+def _outcome(record: Record) -> str:
+    if record.status != "done":
+        return ""
+    if record.stage in HEADLINES:
+        return plain_hash({metric: record.metrics.get(metric) for metric in METRICS[record.stage]})
+    backbone = record.artifacts.get("backbone") if isinstance(record.artifacts, dict) else None
+    return str(backbone.get("sha256") or "") if isinstance(backbone, dict) else ""
+
+
+def _record_files(folder: Path, depth: int, faults: list[str]) -> Iterator[Path]:
+    """`run.json` of run folders, and `<stage>/<id>.json` as `--publish` writes them, in the order of their names."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        faults.append(f"{folder}: not readable ({error.strerror})")
+        return
+    if any(entry.name == RECORD for entry in entries):
+        yield folder / RECORD
+        return
+    if folder.parent.name in STAGES:
+        faults.append(f"{folder}: no {RECORD} (half-written?)")
+        return
+    if folder.name in STAGES:
+        yield from (Path(entry.path) for entry in entries if entry.name.endswith(".json") and entry.is_file())
+    if depth:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.is_dir():
+                yield from _record_files(Path(entry.path), depth - 1, faults)

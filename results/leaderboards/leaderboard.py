@@ -1,0 +1,142 @@
+"""The tables: `runs.csv`, one row per evaluation of one seed, and from it a leaderboard per dataset and protocol."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from results.leaderboards import comparisons
+from results.leaderboards.collect import PRETRAIN, Collection, Found
+from results.leaderboards.comparisons import pairwise
+from results.leaderboards.experiments import GROUP, Row, ranked, rows_of
+from results.leaderboards.published import Published
+from results.leaderboards.run_table import COLUMNS, FROM_CELL, HEADLINES, Facts
+from results.leaderboards.warnings import FOREIGN, MISSING
+from whitebench.hashing import content_hash
+
+BOARD = ["dataset", "stage", "protocol"]
+ORDER = [*BOARD, "method", "recipe", "config", "eval_config", "seed", "eval_seed", "id"]
+ENDED = ("done", "failed")
+
+
+@dataclass
+class Leaderboard:
+    """The experiments of one dataset, stage and protocol, best first."""
+
+    dataset: str
+    stage: str
+    protocol: str
+    name: str
+    """Of its file: `leaderboard_<name>.csv`."""
+    table: pd.DataFrame
+    pairs: pd.DataFrame
+    """How the best of them compare, pair by pair: rows of `comparisons.csv`."""
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Those of `table`, as dicts."""
+        return rows_of(self.table)
+
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        return HEADLINES[self.stage]
+
+
+@dataclass
+class Tables:
+    runs: pd.DataFrame
+    leaderboards: list[Leaderboard]
+    faults: list[str] = field(default_factory=list)
+    """A line for each record that could not be used."""
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Records by stage and status."""
+    duplicates: int = 0
+    conflicts: list[str] = field(default_factory=list)
+    """A line for each run of which two records say different things."""
+    sources: list[Path] = field(default_factory=list)
+    """The `run.json` files behind the tables."""
+
+    @property
+    def stale(self) -> list[str]:
+        """A line for each experiment of which this checkout has another method, augmentation or protocol now."""
+        rows = ((board, row) for board in self.leaderboards for row in board.rows if row["stale"])
+        return [f"{board.name}: {comparisons.label(row)}: {row['stale']} changed since" for board, row in rows]
+
+    @property
+    def comparisons(self) -> pd.DataFrame:
+        """The pairs of all leaderboards."""
+        parts = [board.pairs for board in self.leaderboards if len(board.pairs)]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(comparisons.COLUMNS))
+
+
+def tabulate(collection: Collection, published: Published | None = None) -> Tables:
+    """All tables of a collection of records. Equal records give equal tables, whatever folders they lie in."""
+    runs = _runs(collection)
+    boards = _leaderboards(runs, collection, published or Published())
+    sources = sorted(found.path for found in _behind(collection))
+    faults, conflicts = sorted(collection.faults), sorted(collection.conflicts)
+    return Tables(runs, boards, faults, collection.counts, collection.duplicates, conflicts, sources)
+
+
+def _runs(collection: Collection) -> pd.DataFrame:
+    rows = list(map(_row_of(collection), (found for found in collection.evaluations if found.status in ENDED)))
+    columns = {name: pd.Series([row.get(name) for row in rows], dtype=kind) for name, kind in COLUMNS.items()}
+    texts = {name: "" for name, kind in COLUMNS.items() if kind == "string"}
+    return pd.DataFrame(columns).fillna(texts).sort_values(ORDER, kind="stable", ignore_index=True)
+
+
+def _row_of(collection: Collection) -> Callable[[Found], Facts]:
+    """Evaluation -> its row, completed by what the record of its pretraining says."""
+
+    def row(evaluation: Found) -> Facts:
+        own, parent = evaluation.facts, evaluation.facts["parent"] or ""
+        pretraining = collection.found.get((PRETRAIN, parent))
+        if pretraining is None:  # of these, each encoder is an experiment of its own
+            foreign = parent.startswith("sha256:")
+            config = parent.removeprefix("sha256:")[:8] if foreign else parent[-8:]
+            return {**own, "config": config, "pretrain_status": FOREIGN if foreign else MISSING}
+        known = {key: value for key, value in pretraining.facts.items() if value is not None or key not in FROM_CELL}
+        return {**own, **known}
+
+    return row
+
+
+def _leaderboards(runs: pd.DataFrame, collection: Collection, published: Published) -> list[Leaderboard]:
+    failed = Counter(
+        found.facts["config"]
+        for found in collection.found.values()
+        if (found.stage, found.status) == (PRETRAIN, "failed")
+    )
+    boards, taken = [], set[str]()
+    for _, part in runs.groupby(BOARD, sort=True):
+        dataset, stage, protocol = (str(part[key].iloc[0]) for key in BOARD)
+        if (part.status == "done").any():
+            name = _file_name(dataset, f"{stage}-{protocol}", taken)
+            table = ranked(part, collection.settings, failed, published)
+            pairs = pairwise(part[part.status == "done"], table, GROUP)
+            boards.append(Leaderboard(dataset, stage, protocol, name, table, pairs))
+    return boards
+
+
+def _file_name(dataset: str, protocol: str, taken: set[str]) -> str:
+    """`<dataset>_<protocol>`, fit for a file; with a hash where that is taken already."""
+    parts = dataset, protocol
+    name = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-.") or "unnamed" for part in parts)
+    if name in taken:
+        name += f"-{content_hash(parts)[:6]}"
+    taken.add(name)
+    return name
+
+
+def _behind(collection: Collection) -> Iterable[Found]:
+    """The records behind the tables: ended evaluations, their pretrainings, and pretrainings that failed."""
+    ended = [found for found in collection.evaluations if found.status in ENDED]
+    parents = {(PRETRAIN, found.facts["parent"]) for found in ended}
+    yield from ended
+    for key, found in collection.found.items():
+        if key in parents or (found.stage, found.status) == (PRETRAIN, "failed"):
+            yield found

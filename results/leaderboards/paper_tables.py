@@ -1,0 +1,305 @@
+"""The tables in the papers' own layouts: what was published, then what was run here, so that the field is seen whole.
+
+A row is a method in a setting, a column a dataset, evaluation and metric. Published values keep their digits and their
+sources; values of ours have sd and n, and marks where differences are significant. Flagged rows stay, and are named.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from results.leaderboards import recipe_papers as recipes
+from results.leaderboards.comparisons import marks
+from results.leaderboards.experiments import GROUP, Row
+from results.leaderboards.leaderboard import Tables
+from results.leaderboards.published import NOT_RUN, Published
+from results.leaderboards.table_formats import Cell, Column, Grid
+
+RECONSTRUCTED = "†"
+NO_EPOCHS = "not stated"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A column of values."""
+
+    group: str
+    name: str
+    dataset: str
+    stage: str
+    metric: str
+    epochs: str | None = None
+    """Of pretraining, where that tells columns apart."""
+    protocol: str | None = None
+    """How our protocol's name ends, likewise."""
+
+    @property
+    def column(self) -> Column:
+        return Column(self.name, self.group)
+
+
+@dataclass(frozen=True)
+class Layout:
+    name: str
+    title: str
+    places: tuple[Place, ...]
+    by_epochs: bool = False
+    """Whether epochs are columns, and not a part of a row's setting."""
+
+    @property
+    def setting(self) -> tuple[str, ...]:
+        """Columns that tell rows apart, beside the method."""
+        return ("architecture", "batch", "views", *(() if self.by_epochs else ("epochs",)))
+
+
+Setting = tuple[str, ...]
+SMALL = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "stl10": "STL-10", "tiny-imagenet": "Tiny-ImageNet"}
+EPOCHS = ("100", "200", "400", "800", "1000", "")
+KINDS = {"linear": "linear", "knn": "k-NN"}
+BOX = (("AP50", "box_AP50"), ("AP", "box_AP"), ("AP75", "box_AP75"))
+MASK = tuple((name, metric.replace("box", "mask")) for name, metric in BOX)
+
+
+def _detection(dataset: str, parts: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> tuple[Place, ...]:
+    return tuple(Place(group, name, dataset, "detect", metric) for group, names in parts for name, metric in names)
+
+
+LAYOUTS = (
+    Layout(
+        "imagenet",
+        "ImageNet-1k: linear probe and k-NN by epochs of pretraining, top-1 in per cent",
+        tuple(
+            Place(f"{kind}, epochs", epochs or NO_EPOCHS, "imagenet1k", stage, "top1", epochs)
+            for stage, kind in KINDS.items()
+            for epochs in EPOCHS
+        ),
+        by_epochs=True,
+    ),
+    Layout(
+        "small",
+        "Small and medium sets: linear probe and 5-NN on frozen features, top-1 in per cent",
+        tuple(
+            Place(title, name, dataset, stage, "top1")
+            for dataset, title in SMALL.items()
+            for stage, name in (("linear", "linear"), ("knn", "5-NN"))
+        ),
+    ),
+    Layout(
+        "imagenet100",
+        "ImageNet-100: linear probe and 5-NN on frozen features, per cent",
+        (
+            Place("", "linear top-1", "imagenet100", "linear", "top1"),
+            Place("", "linear top-5", "imagenet100", "linear", "top5"),
+            Place("", "5-NN top-1", "imagenet100", "knn", "top1"),
+        ),
+    ),
+    *(
+        Layout(
+            f"semi_{dataset}",
+            f"{title}: fine-tuned on a part of the labels, per cent",
+            tuple(
+                Place(f"{share} % of labels", metric.replace("top", "top-"), dataset, "semi", metric, None, f"-{share}")
+                for share in (1, 10)
+                for metric in ("top1", "top5")
+            ),
+        )
+        for dataset, title in (("imagenet1k", "ImageNet-1k"), ("sample", "Built-in sample"))
+    ),
+    Layout("coco", "COCO: Mask R-CNN, per cent", _detection("coco", (("box", BOX), ("mask", MASK)))),
+    Layout("voc", "VOC 07+12: Faster R-CNN, per cent", _detection("voc", (("", BOX),))),
+    Layout(
+        "sample",
+        "Built-in sample: linear probe, k-NN and detection, per cent",
+        (
+            Place("digits", "linear", "sample", "linear", "top1"),
+            Place("digits", "k-NN", "sample", "knn", "top1"),
+            *_detection("sample-det", (("box", BOX), ("mask", MASK))),
+        ),
+    ),
+)
+
+
+def layouts(tables: Tables, published: Published) -> list[Grid]:
+    """Of LAYOUTS, those that have any row, and the table of costs."""
+    grids = [_grid(layout, tables, published) for layout in LAYOUTS]
+    return [grid for grid in [*grids, _costs(tables)] if grid.rows]
+
+
+def _grid(layout: Layout, tables: Tables, published: Published) -> Grid:
+    theirs, sources = _published_rows(layout, tables, published)
+    ours, notes = _our_rows(layout, tables)
+    places = [place for place in layout.places if any(place in cells for _, cells, _ in [*theirs, *ours])]
+    columns = [Column("method", numeric=False), *(Column(name, numeric=False) for name in layout.setting)]
+    columns += [*(place.column for place in places), Column("from", numeric=False)]
+    rows = [
+        [*map(Cell, setting), *(cells.get(place, Cell()) for place in places), Cell(origin)]
+        for setting, cells, origin in [*theirs, *ours]
+    ]
+    notes = [*sources, *notes]
+    if any(RECONSTRUCTED in line[0][0] + line[2] for line in [*theirs, *ours]):
+        notes.append(f"{RECONSTRUCTED} reconstruction: the paper's exact settings are not known.")
+    return Grid(layout.name, layout.title, columns, rows, notes, frozenset({len(theirs)} if ours else ()))
+
+
+Line = tuple[Setting, dict[Place, Cell], str]
+"""Of a table: method and setting, values, where they are from."""
+
+
+def _published_rows(layout: Layout, tables: Tables, published: Published) -> tuple[list[Line], list[str]]:
+    """The published rows of a layout, and the sources to which their last cells refer."""
+    names = {theirs: ours for ours, theirs in published.map["datasets"].items()}
+    run = {(row["recipe"], board.stage) for board in tables.leaderboards for row in board.rows}
+    lines: dict[tuple[Setting, str], tuple[dict[Place, Cell], set[str]]] = {}
+    sources: dict[str, int] = {}
+    for row, values in published.rows:
+        stage, dataset = published.map["stages"].get(row["protocol"]), names.get(row["dataset"])
+        found = {
+            place: Cell(*values[place.metric])
+            for place in layout.places
+            if (place.dataset, place.stage) == (dataset, stage) and place.metric in values and _of_epochs(place, row)
+        }
+        if not found:
+            continue
+        source = f"{row['paper']}, {row['source_table']}: {row['source']}"
+        number = sources.setdefault(source, len(sources) + 1)
+        key = {"architecture": "backbone", "batch": "batch_size"}
+        setting = (row["method"], *(row[key.get(name, name)] for name in layout.setting))
+        cells, missing = lines.setdefault((setting, f"[{number}]"), ({}, set()))
+        cells.update(found)
+        missing |= {
+            recipe
+            for place in found
+            for recipe in _recipes_for(place, values[place.metric][0])
+            if (recipe.rstrip(RECONSTRUCTED), place.stage) not in run
+        }
+    return [
+        (setting, cells, f"{source} {NOT_RUN}: {', '.join(sorted(missing))}" if missing else source)
+        for (setting, source), (cells, missing) in lines.items()
+    ], [f"[{number}] {source}" for source, number in sources.items()]
+
+
+def _of_epochs(place: Place, row: dict[str, str]) -> bool:
+    return place.epochs is None or place.epochs == row["epochs"]
+
+
+def _recipes_for(place: Place, value: str) -> list[str]:
+    """The suite's recipes that aim at this published value."""
+    return [
+        f"{name}{RECONSTRUCTED if recipes.is_reconstruction(name) else ''}"
+        for name in recipes.names()
+        if (recipes.content(name).get("data") or {}).get("dataset") == place.dataset
+        and (recipes.paper(name).get("reported") or {}).get(f"{place.stage}_{place.metric}") == float(value)
+        and place.epochs in (None, str((recipes.content(name).get("schedule") or {}).get("epochs", "")))
+    ]
+
+
+def _our_rows(layout: Layout, tables: Tables) -> tuple[list[Line], list[str]]:
+    """The rows of runs of ours, and what there is to say about them: protocols, flags, what is stale."""
+    lines: dict[Setting, tuple[dict[Place, Cell], list[str]]] = {}
+    remarks: dict[str, None] = {}
+    for place in layout.places:
+        rows, protocols = _experiments(place, tables)
+        for row, mark in zip(rows, _marks(rows, place, layout, tables), strict=True):
+            rebuilt = recipes.is_reconstruction(row["recipe"])
+            name = " ".join(filter(None, (row["method"], f"({row['recipe']})", row["variant"])))
+            label = f"{name} {RECONSTRUCTED}" if rebuilt else name
+            named = {
+                "architecture": row["backbone"],
+                "batch": row["batch"],
+                "views": row["views"],
+                "epochs": row["epochs"],
+            }
+            setting = (label, *("" if pd.isna(named[key]) else str(named[key]) for key in layout.setting))
+            cells, verdicts = lines.setdefault(setting, ({}, []))
+            cells[place] = value_cell(row, place.metric, mark)
+            verdict = row.get(f"{place.metric}_verdict")
+            verdicts += [f"{place.column.title} {verdict}"] if verdict else []
+            remarks |= {f"{name}: {row['flags']}": None} if row["flags"] else {}
+        remarks |= {f"{place.stage}: protocol {protocol}": None for protocol in protocols}
+    ours = [(setting, cells, "; ".join(["this suite", *verdicts])) for setting, (cells, verdicts) in lines.items()]
+    said = "This suite: mean ± sd (n pretrainings); bold and underlined where significant, of 3 or more."
+    notes = [said] if ours else []
+    return ours, [*notes, *remarks]
+
+
+def _experiments(place: Place, tables: Tables) -> tuple[list[Row], list[str]]:
+    """The experiments of ours that have a value there, and their protocols.
+
+    Of several protocols of an experiment it is the one that its recipe names, else the first; leaderboards have all.
+    """
+    chosen: dict[tuple[str, ...], tuple[tuple[bool, str], Row]] = {}
+    for board in tables.leaderboards:
+        here = (board.dataset, board.stage) == (place.dataset, place.stage)
+        if not here or not board.protocol.endswith(place.protocol or ""):
+            continue
+        for row in board.rows:
+            if pd.isna(row[f"{place.metric}_mean"]) or place.epochs not in (None, str(row["epochs"])):
+                continue
+            wanted = (recipes.content(row["recipe"]).get("evaluation") or {}).get(board.stage)
+            rank = (wanted != board.protocol, board.protocol)
+            key = tuple(row[name] for name in GROUP[:3])
+            if key not in chosen or rank < chosen[key][0]:
+                chosen[key] = rank, {**row, "protocol": board.protocol}
+    rows = [row for _, row in chosen.values()]
+    return rows, sorted({row["protocol"] for row in rows})
+
+
+def _marks(rows: list[Row], place: Place, layout: Layout, tables: Tables) -> list[str]:
+    """Only of values by one protocol: others may not be compared."""
+    protocols = {row["protocol"] for row in rows}
+    if len(protocols) != 1:
+        return [""] * len(rows)
+    runs = tables.runs
+    same = (runs.dataset == place.dataset) & (runs.stage == place.stage) & (runs.protocol == min(protocols))
+    columns = sum((other.dataset, other.stage) == (place.dataset, place.stage) for other in layout.places)
+    return marks(runs[same & (runs.status == "done")], pd.DataFrame(rows), GROUP, place.metric, columns)
+
+
+def value_cell(row: Row, metric: str, mark: str = "") -> Cell:
+    """Mean, sd over pretrainings, n. One pretraining has no spread, or one of fine-tuning only, which is not shown."""
+    spread = "" if row["n_pretrain"] < 2 or pd.isna(row[f"{metric}_sd"]) else f"{row[f'{metric}_sd']:.2f}"
+    return Cell(f"{row[f'{metric}_mean']:.2f}", spread, int(row["n_pretrain"]), mark)
+
+
+def _costs(tables: Tables) -> Grid:
+    """What a result costs, pretraining and its evaluations; an experiment a row, the cheapest first."""
+    experiments: dict[tuple[str, ...], list[tuple[str, Row]]] = {}
+    for board in tables.leaderboards:
+        for row in board.rows:
+            experiments.setdefault(tuple(row[name] for name in GROUP[:3]), []).append((board.stage, row))
+    names = ("wall h", "GPU h", "CPU h", "energy kWh")
+    columns = [Column("method", numeric=False), Column("epochs"), *(Column(name, "pretraining") for name in names)]
+    columns += [Column("evaluations wall h"), Column("total GPU h"), Column("top-1 linear"), Column("box AP")]
+    rows = sorted(
+        (_cost_row(found) for found in experiments.values()), key=lambda row: (float(row[2].text or 0), row[0].text)
+    )
+    notes = [
+        "Means of one pretraining and of one of each of its evaluations; energy is empty where no meter could be read."
+    ]
+    return Grid("cost", "Cost to reach a result", columns, rows, notes)
+
+
+def _cost_row(found: list[tuple[str, Row]]) -> list[Cell]:
+    row = found[0][1]
+    hours = _number(row["pretrain_wall_s"], 3600), _number(row["pretrain_gpu_h"]), _number(row["pretrain_cpu_h"])
+    evaluations = sum(other["eval_wall_s"] for _, other in found if not pd.isna(other["eval_wall_s"]))
+    gpu = [row["pretrain_gpu_h"], *(other["eval_gpu_h"] for _, other in found)]
+    return [
+        Cell(" ".join(filter(None, (row["method"], f"({row['recipe']})", row["variant"])))),
+        Cell("" if pd.isna(row["epochs"]) else str(row["epochs"])),
+        *map(Cell, hours),
+        Cell(_number(row["pretrain_energy_kwh"])),
+        Cell(_number(evaluations, 3600)),
+        Cell(_number(sum(value for value in gpu if not pd.isna(value)))),
+        *(_first(found, stage, metric) for stage, metric in (("linear", "top1"), ("detect", "box_AP"))),
+    ]
+
+
+def _first(found: list[tuple[str, Row]], stage: str, metric: str) -> Cell:
+    rows = (row for kind, row in found if kind == stage and not pd.isna(row[f"{metric}_mean"]))
+    return next((value_cell(row, metric) for row in rows), Cell())
+
+
+def _number(value: float, divisor: float = 1.0) -> str:
+    return "" if pd.isna(value) else f"{value / divisor:.3f}"

@@ -1,0 +1,209 @@
+"""Published values beside ours: which row of `published.csv` is the nearest, and whether the two may be compared.
+
+Each field is equal, different or not stated (most papers leave some out). Only where all are equal is there a delta,
+and by the tolerance of our recipe a verdict.
+"""
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from results.leaderboards import recipe_papers as recipes
+from results.leaderboards.run_table import Facts
+from whitebench.yaml import read_yaml
+
+INPUTS = Path(__file__).parents[1] / "inputs"
+CSV, MAP = INPUTS / "published.csv", INPUTS / "published_map.yaml"
+EQUAL, DIFFERENT, UNSTATED = "equal", "different", "not stated"
+REPRODUCED, SHORT, NOT_RUN = "reproduced", "short by", "not run"
+COMMON = (
+    "method",
+    "paper",
+    "backbone",
+    "dataset",
+    "protocol",
+    "epochs",
+    "batch_size",
+    "views",
+    "source_table",
+    "source",
+)
+"""Columns that the values of one published experiment have in common."""
+
+Views = tuple[int, tuple[int, ...] | None]
+"""Number of views, and their sizes where known."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """The published experiment nearest to one of ours."""
+
+    method: str
+    source: str
+    values: dict[str, float]
+    """By our metrics' names."""
+    fields: dict[str, str]
+    """Of each field that must agree: how it does, e.g. "equal", "different: 20, published 1000", "not stated"."""
+
+    @property
+    def comparable(self) -> str:
+        """yes: every field is equal; no: one differs; undecided: none differs, but not all are stated."""
+        states = {state.partition(":")[0] for state in self.fields.values()}
+        return "no" if DIFFERENT in states else "undecided" if UNSTATED in states else "yes"
+
+    @property
+    def rank(self) -> tuple[int, int, bool]:
+        """The lower, the nearer; then, a value read at its source goes before one that another paper quotes."""
+        states = [state.partition(":")[0] for state in self.fields.values()]
+        return states.count(DIFFERENT), states.count(UNSTATED), self.source.startswith("SECONDARY")
+
+
+class Published:
+    """The published values, under our names."""
+
+    def __init__(self, table: Path = CSV, names: Path = MAP) -> None:
+        self.table, self.names = table, names
+
+    @cached_property
+    def map(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = read_yaml(self.names)
+        return loaded
+
+    @cached_property
+    def rows(self) -> list[tuple[dict[str, str], dict[str, tuple[str, str]]]]:
+        """Each published experiment, in the file's order: its setting, and (value, standard deviation or "") of each of
+        its metrics, with the file's digits, by our metrics' names.
+        """
+        merged: dict[tuple[str, ...], dict[str, str]] = {}
+        with open(self.table, newline="") as file:
+            for row in csv.DictReader(file):
+                merged.setdefault(tuple(row[key] for key in COMMON), {})[row["metric"]] = row["value"]
+        return [(dict(zip(COMMON, setting)), self._named(values)) for setting, values in merged.items()]
+
+    def _named(self, values: dict[str, str]) -> dict[str, tuple[str, str]]:
+        names = {theirs: ours for ours, theirs in self.map["metrics"].items()} | self.map["other_metrics"]
+        spreads = self.map["spreads"]
+        return {
+            ours: (values[name], values.get(spreads.get(name, ""), ""))
+            for name, ours in names.items()
+            if name in values
+        }
+
+    @cached_property
+    def experiments(self) -> list[tuple[dict[str, str], dict[str, float]]]:
+        """Each published experiment: its setting, and its values by our metrics' names."""
+        ours = {theirs: name for name, theirs in self.map["metrics"].items()} | self.map["other_metrics"]
+        merged: dict[tuple[str, ...], dict[str, float]] = {}
+        with open(self.table, newline="") as file:
+            for row in csv.DictReader(file):
+                if row["metric"] in ours:
+                    values = merged.setdefault(tuple(row[key] for key in COMMON), {})
+                    values.setdefault(ours[row["metric"]], float(row["value"]))
+        return [(dict(zip(COMMON, setting)), values) for setting, values in merged.items()]
+
+    def nearest(self, ours: Facts, method_config: Mapping[str, str], metric: str) -> Match | None:
+        """The nearest published experiment of the same method, dataset and protocol that has `metric`, or None.
+
+        `ours` holds dataset, stage, protocol, method, recipe, backbone, epochs, batch, views, selection and deviations
+        from the protocol; `method_config` the method section of the recipe, flat.
+        """
+        matches = (
+            Match(published["method"], published["source"], values, fields)
+            for published, values in self._on(ours["dataset"])
+            if metric in values and (fields := self._compare(ours, method_config, published)) is not None
+        )
+        return min(matches, key=lambda match: match.rank, default=None)
+
+    def _on(self, dataset: Any) -> list[tuple[dict[str, str], dict[str, float]]]:
+        """The published experiments on our `dataset`."""
+        name = self.map["datasets"].get(dataset)
+        return self._by_dataset.get(name, []) if name else []
+
+    @cached_property
+    def _by_dataset(self) -> dict[str, list[tuple[dict[str, str], dict[str, float]]]]:
+        found: dict[str, list[tuple[dict[str, str], dict[str, float]]]] = {}
+        for setting, values in self.experiments:
+            found.setdefault(setting["dataset"], []).append((setting, values))
+        return found
+
+    def _compare(self, ours: Facts, method_config: Mapping[str, str], theirs: dict[str, str]) -> dict[str, str] | None:
+        """How each field agrees with a row on our dataset; None where that is of another method or protocol."""
+        entry = self._protocol(f"{ours['stage']}-{ours['protocol']}", theirs)
+        if entry is None or not self._is_method(theirs["method"], ours["method"], method_config):
+            return None
+        protocol = f"{entry['protocol']}: {entry['why']}" if "why" in entry else str(entry["protocol"])
+        selection = entry.get("selection", "")
+        backbones = self.map["backbones"].get(ours["backbone"], [])
+        if ours.get("deviations"):
+            protocol = f"{DIFFERENT}: {ours['deviations']}"
+        rebuilt = recipes.is_reconstruction(ours.get("recipe") or "")
+        return {
+            **({"settings": f"{UNSTATED}: a reconstruction"} if rebuilt else {}),
+            "protocol": protocol,
+            "dataset": EQUAL,
+            "backbone": _state(theirs["backbone"], ours["backbone"], theirs["backbone"] in backbones),
+            "epochs": _state(theirs["epochs"], ours["epochs"], theirs["epochs"] == str(ours["epochs"])),
+            "batch": _state(theirs["batch_size"], ours["batch"], theirs["batch_size"] == str(ours["batch"])),
+            "views": _state(theirs["views"], ours["views"], _same_views(theirs["views"], ours["views"])),
+            "selection": _state(selection, ours["selection"], selection == ours["selection"]),
+        }
+
+    def _protocol(self, ours: str, theirs: dict[str, str]) -> dict[str, str] | None:
+        """The first entry of the map by which the published row is of our protocol `ours` ("<stage>-<name>")."""
+        for entry in self.map["protocols"].get(ours, []):
+            fits = entry["text"] == theirs["protocol"] and entry.get("paper", theirs["paper"]) == theirs["paper"]
+            if fits and theirs["dataset"] in entry.get("dataset", [theirs["dataset"]]):
+                found: dict[str, str] = entry
+                return found
+        return None
+
+    def _is_method(self, theirs: str, ours: Any, config: Mapping[str, str]) -> bool:
+        entry = self.map["methods"].get(theirs)
+        if entry is None or entry["method"] != ours:
+            return False
+        wanted: dict[str, str] = entry.get("config", {})
+        return all((config.get(key, "null") == "null") == (value == "null") for key, value in wanted.items())
+
+
+def verdict(delta: float, tolerance: float | None) -> str:
+    """Of our value minus the published one, in points; "" where that is NaN (not comparable) or without tolerance."""
+    if tolerance is None or math.isnan(delta):
+        return ""
+    return REPRODUCED if delta >= -tolerance else f"{SHORT} {-delta:.2f}"
+
+
+def describe(fields: Mapping[str, str]) -> str:
+    """'epochs different: 20, published 1000; batch not stated; ...': what differs first, what is equal last."""
+    order: Sequence[str] = (DIFFERENT, UNSTATED, EQUAL)
+    ranked = sorted(fields.items(), key=lambda item: order.index(item[1].partition(":")[0]))
+    return "; ".join(f"{name} {state}" for name, state in ranked)
+
+
+def _state(theirs: str, ours: Any, same: bool) -> str:
+    if not theirs or ours is None:
+        return UNSTATED
+    return EQUAL if same else f"{DIFFERENT}: {ours}, published {theirs}"
+
+
+def _same_views(theirs: str, ours: str | None) -> bool:
+    """Equal numbers of views and, where the publication gives them, equal sizes."""
+    published, own = parse_views(theirs), parse_views(ours or "")
+    if published is None or own is None or published[0] != own[0]:
+        return False
+    return published[1] is None or sorted(published[1]) == sorted(own[1] or ())
+
+
+def parse_views(views: str) -> Views | None:
+    """'2' -> (2, None); '2x224+6x96' and '8 (2x224,6x96)' -> (8, (224, 224, 96, ...)); None where it says neither."""
+    number = re.fullmatch(r"(\d+)(?: \((.*)\))?", views.strip())
+    if number and not number[2]:
+        return int(number[1]), None
+    parts = re.split(r"[+,]", number[2] if number else views)
+    groups = [re.fullmatch(r"(?:(\d+)x)?(\d+)", part.strip()) for part in parts]
+    sizes = [int(group[2]) for group in groups if group for _ in range(int(group[1] or 1))]
+    return (len(sizes), tuple(sizes)) if all(groups) and sizes else None

@@ -1,0 +1,54 @@
+"""The command that repeats a run, as its record gives it; also where it was a job of a sweep that ran it."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from results.leaderboards.run_table import at
+from whitebench.records import Record
+
+JOB = "submitit.core._submit"
+"""In the command of a process that a scheduler started: its pickle is gone after the sweep, so that is no way back."""
+
+
+def repeat(record: Record) -> str:
+    """E.g. `python -m pretrain.evaluate linear --ckpt runs/pretrain/<id> --protocol features --seed 0`."""
+    if JOB not in record.command:
+        return record.command
+    if record.stage in ("linear", "knn", "semi"):
+        return _shown(["python", "-m", "pretrain.evaluate", record.stage, *_evaluation(record.config)])
+    if record.stage in ("detect", "convert"):
+        only = ["--convert-only"] if record.stage == "convert" else []
+        return _shown(["python", "transfer/coco_det.py", *_detection(record), *only])
+    return record.command
+
+
+def _evaluation(config: dict[str, Any]) -> list[str]:
+    options = _options(config, ("dataset", "crop", "resize", "seed", "device", "threads", "features"))
+    return [*_checkpoint(config), "--protocol", str(at(config, "protocol", "name")), *options]
+
+
+def _detection(record: Record) -> list[str]:
+    config = record.config
+    if record.stage == "convert":
+        return [*_checkpoint(config), *_options(config, ("encoder",))]
+    options = _options(config, ("encoder", "seed", "device", "threads"))
+    if record.metrics.get("deviations"):
+        options += _options(config, ("iterations", "image_size", "batch", "lr"))
+    place = ["--coco", str(record.cell.get("dataset") or "coco")]
+    return [*_checkpoint(config), "--protocol", str(at(config, "protocol", "name")), *place, *options]
+
+
+def _checkpoint(config: dict[str, Any]) -> list[str]:
+    parent = str(config.get("parent"))
+    return ["--ckpt", str(Path("runs", "pretrain", parent)) if ":" not in parent else parent]
+
+
+def _options(config: dict[str, Any], names: tuple[str, ...]) -> list[str]:
+    """Those that the config has."""
+    known = [(name, config[name]) for name in names if config.get(name) is not None]
+    return [word for name, value in known for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def _shown(words: list[str]) -> str:
+    return shlex.join(words)

@@ -1,0 +1,219 @@
+"""From records to flat facts: what a row of `runs.csv` says about an evaluation and the pretraining it rests on.
+
+A field that a record lacks, or that has an impossible type, stays empty: tables show it as not known.
+"""
+
+import json
+import math
+from typing import Any
+
+from whitebench.hashing import plain_hash
+from whitebench.records import Record
+
+HEADLINES = {"linear": ("top1",), "knn": ("top1",), "semi": ("top1",), "detect": ("box_AP", "mask_AP")}
+"""The stages that are evaluations, and what each is judged by; a leaderboard is sorted by the first."""
+
+CLASSIFICATION = ("top1", "top5")
+DETECTION = tuple(f"{kind}_AP{suffix}" for kind in ("box", "mask") for suffix in ("", "50", "75", "s", "m", "l"))
+METRICS = {stage: DETECTION if stage == "detect" else CLASSIFICATION for stage in HEADLINES}
+"""All of a stage's metrics, in per cent."""
+
+COLUMNS = {
+    # what was evaluated, how
+    "stage": "string",
+    "dataset": "string",
+    "protocol": "string",
+    "method": "string",
+    "recipe": "string",
+    "seed": "Int64",
+    "eval_seed": "Int64",
+    "status": "string",
+    # what came out
+    **dict.fromkeys((*CLASSIFICATION, *DETECTION), "float64"),
+    # what decides whether two rows may be compared
+    "pretrain_dataset": "string",
+    "backbone": "string",
+    "stem": "string",
+    "epochs": "Int64",
+    "batch": "Int64",
+    "views": "string",
+    "precision": "string",
+    "world_size": "Int64",
+    "threads": "Int64",
+    "loader": "string",
+    "selection": "string",
+    "deviations": "string",
+    "config": "string",
+    "eval_config": "string",
+    # what a later change of makes a row doubtful
+    "method_hash": "string",
+    "augmentation_hash": "string",
+    "data_hash": "string",
+    "eval_data_hash": "string",
+    "protocol_hash": "string",
+    "pretrain_git": "string",
+    "pretrain_dirty": "boolean",
+    "git": "string",
+    "dirty": "boolean",
+    # the pretraining: whether it ended, what it cost
+    "pretrain_status": "string",
+    "collapsed": "boolean",
+    "restarts": "Int64",
+    "resumed_under_other_code": "boolean",
+    "pretrain_device": "string",
+    "pretrain_wall_s": "float64",
+    "pretrain_gpu_s": "float64",
+    "pretrain_cpu_s": "float64",
+    "pretrain_energy_kwh": "float64",
+    "device": "string",
+    "eval_wall_s": "float64",
+    "eval_gpu_s": "float64",
+    "eval_energy_kwh": "float64",
+    "eval_resumed_under_other_code": "boolean",
+    # where it all is
+    "sweep": "string",
+    "started": "string",
+    "ended": "string",
+    "id": "string",
+    "parent": "string",
+}
+"""Columns of `runs.csv`, in order, with their pandas types. Seconds, kWh and per cent."""
+
+LAST = "last"
+"""What every stage of ours reports where its protocol does not choose: the state after the last epoch or step."""
+
+RESUMED = ("detect",)
+"""The evaluations that go on where they stopped; others begin anew, under one code."""
+
+FROM_CELL = ("method", "recipe", "seed", "sweep")
+Facts = dict[str, Any]
+
+
+def pretrain_facts(record: Record) -> Facts:
+    """What a pretraining's record says of all evaluations that rest on it."""
+    config, cost = record.config, record.cost
+    wall, gpu = real(cost.get("wall_s")), real(cost.get("gpu_s"))
+    cores = (whole(config.get("threads")) or 1) * (whole(config.get("world_size")) or 1)
+    return {
+        **_from_cell(record),
+        "method": text(at(config, "method", "name")) or text(record.cell.get("method")),
+        "seed": whole(config.get("seed")),
+        "pretrain_dataset": text(at(config, "data", "dataset")),
+        "backbone": text(at(config, "network", "backbone")),
+        "stem": text(at(config, "network", "stem")),
+        "epochs": whole(at(config, "schedule", "epochs")),
+        "batch": whole(config.get("batch")),
+        "views": views_text(at(config, "data", "views")),
+        "precision": text(config.get("precision")),
+        "world_size": whole(config.get("world_size")),
+        "threads": whole(config.get("threads")),
+        "loader": text(at(config, "data", "loader")),
+        "config": setting_hash(config),
+        "method_hash": _short(record.hashes.get("method")),
+        "augmentation_hash": _short(record.hashes.get("augmentation")),
+        "data_hash": _short(record.hashes.get("data") or config.get("data_hash")),
+        "pretrain_git": _short(record.environment.get("git")),
+        "pretrain_dirty": flag(record.environment.get("dirty")),
+        "pretrain_status": record.status,
+        "collapsed": flag(record.metrics.get("collapsed")),
+        "restarts": whole(cost.get("restarts")),
+        "resumed_under_other_code": record.resumed_under_other_code,
+        "pretrain_device": text(record.environment.get("device")),
+        "pretrain_wall_s": wall,
+        "pretrain_gpu_s": gpu,
+        "pretrain_cpu_s": wall * cores if wall is not None and not gpu else None,
+        "pretrain_energy_kwh": real(cost.get("energy_kwh")),
+    }
+
+
+def evaluation_facts(record: Record) -> Facts:
+    """What an evaluation's record says by itself; `pretrain_facts` of its parent complete the row."""
+    config = record.config
+    return {
+        **_from_cell(record),
+        "stage": record.stage,
+        "dataset": text(config.get("dataset")) or text(record.cell.get("dataset")),
+        "protocol": text(at(config, "protocol", "name")) or text(record.cell.get("protocol")),
+        "eval_seed": whole(config.get("seed")),
+        "status": record.status,
+        **{metric: real(record.metrics.get(metric)) for metric in METRICS[record.stage]},
+        "selection": text(at(config, "protocol", "selection")) or LAST,
+        "deviations": _deviations(record),
+        "eval_config": setting_hash(config),
+        "eval_data_hash": _short(record.hashes.get("data") or config.get("data_hash")),
+        "protocol_hash": _short(record.hashes.get("protocol")),
+        "git": _short(record.environment.get("git")),
+        "dirty": flag(record.environment.get("dirty")),
+        "device": text(record.environment.get("device")),
+        "eval_wall_s": real(record.cost.get("wall_s")),
+        "eval_gpu_s": real(record.cost.get("gpu_s")),
+        "eval_energy_kwh": real(record.cost.get("energy_kwh")),
+        "eval_resumed_under_other_code": record.stage in RESUMED and record.resumed_under_other_code,
+        "started": text(record.started),
+        "ended": text(record.ended),
+        "id": record.id,
+        "parent": text(config.get("parent")) or next(iter(map(text, record.parents)), None),
+    }
+
+
+def setting(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without what tells repetitions of one experiment apart: its seed, and the pretraining it is of."""
+    return {key: value for key, value in config.items() if key not in ("seed", "parent")}
+
+
+def setting_hash(config: dict[str, Any]) -> str:
+    return plain_hash(setting(config))[:8]
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, str]:
+    """{"a.b": "value"} of nested dicts; values other than strings as JSON."""
+    if not isinstance(tree, dict):
+        return {prefix: tree if isinstance(tree, str) else json.dumps(tree, separators=(",", ":"))}
+    return {
+        key: value for name in tree for key, value in flat(tree[name], f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def views_text(views: Any) -> str | None:
+    """'2x224+6x96' of a recipe's groups of views."""
+    groups = views if isinstance(views, list) else []
+    sizes = [(whole(at(group, "count")) or 1, whole(at(group, "size"))) for group in groups]
+    return "+".join(f"{count}x{size}" for count, size in sizes) or None
+
+
+def at(tree: Any, *path: str) -> Any:
+    """tree["a"]["b"] for the path "a", "b"; None where there is nothing."""
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def text(value: Any) -> str | None:
+    return " ".join(value.split()) if isinstance(value, str) and value.strip() else None
+
+
+def whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None
+
+
+def real(value: Any) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and abs(value) < 1e300 and math.isfinite(value) else None
+
+
+def flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _from_cell(record: Record) -> Facts:
+    facts = {key: text(record.cell.get(key)) for key in FROM_CELL}
+    return {**facts, "seed": whole(record.cell.get("seed"))}
+
+
+def _deviations(record: Record) -> str | None:
+    found = record.metrics.get("deviations") or record.config.get("deviations") or []
+    return "; ".join(str(item) for item in found) or None if isinstance(found, list) else text(found)
+
+
+def _short(digest: Any) -> str | None:
+    return digest.removeprefix("sha256:")[:12] if isinstance(digest, str) else None

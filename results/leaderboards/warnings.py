@@ -1,0 +1,58 @@
+"""What makes one doubt a row of a leaderboard, or read it in another way. Flagged rows stay in the table."""
+
+from typing import Any
+
+import pandas as pd
+
+from results.leaderboards import recipe_papers as recipes
+
+FOREIGN, MISSING = "foreign", "missing"
+"""`pretrain_status` of an evaluation whose pretraining has no record, because it is not ours, or was not found."""
+
+UNTRAINED = "random"
+BOUNDS = ("supervised", UNTRAINED)
+"""Methods that compete with none."""
+FEW_SEEDS = 3
+"""With fewer pretrainings an interval is so wide that it says little: for two, 9 standard deviations to either side."""
+
+
+def flags(row: dict[str, Any], bound: dict[Any, float], headline: str) -> list[str]:
+    """Of an experiment, by its row in the leaderboard.
+
+    `bound` holds the best value of the untrained network by (backbone, stem), in the leaderboard's column `headline`.
+    """
+    floor = bound.get((row["backbone"], row["stem"]))
+    candidates = {
+        "untrained": row["method"] == UNTRAINED,
+        "reconstruction": recipes.is_reconstruction(row["recipe"]),
+        "not above random": floor is not None and row["method"] != UNTRAINED and row[headline] <= floor,
+        f"{row['n_failed']} failed": row["n_failed"] > 0,
+        "without a value": row["n_pretrain"] == 0,
+        "one pretraining": row["n_pretrain"] == 1,
+        f"only {row['n_pretrain']} pretrainings": 1 < row["n_pretrain"] < FEW_SEEDS,
+        "deviates from the protocol": row["deviations"] != "",
+    }
+    return [name for name, holds in candidates.items() if holds]
+
+
+def doubtful(runs: pd.DataFrame, by: list[str]) -> pd.Series:
+    """Of each experiment (group of `by`), by the evaluations behind it: a list of flags."""
+    resumed = runs.resumed_under_other_code.fillna(False) | runs.eval_resumed_under_other_code.fillna(False)
+    dirty = runs.dirty.fillna(False) | runs.pretrain_dirty.fillna(False)
+    status = runs.pretrain_status
+    single = pd.DataFrame(
+        {
+            "collapsed": runs.collapsed.fillna(False),
+            "foreign checkpoint": status == FOREIGN,
+            "pretraining's record is missing": status == MISSING,
+            "pretraining not done": ~status.isin(["done", FOREIGN, MISSING]),
+            "uncommitted code": dirty,
+            "resumed under other code": resumed,
+        }
+    )
+    any_run = single.astype(bool).groupby([runs[key] for key in by]).any()
+    versions = runs.groupby(by)[["pretrain_git", "git", "method_hash"]].nunique() > 1
+    any_run["several versions of the code"] = versions.pretrain_git | versions.git
+    any_run["several versions of the method"] = versions.method_hash
+    found = [[str(name) for name, holds in zip(any_run.columns, row) if holds] for row in any_run.to_numpy()]
+    return pd.Series(found, index=any_run.index)

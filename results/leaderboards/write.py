@@ -1,0 +1,120 @@
+"""The tables' files: the same records always give the same bytes, and a reader always sees a whole file."""
+
+import csv
+import io
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+
+from results.leaderboards.leaderboard import Tables
+from results.leaderboards.paper_tables import layouts
+from results.leaderboards.published import Published
+from results.leaderboards.published_tables import paper_tables
+from results.leaderboards.table_formats import FORMATS
+from whitebench.errors import UserError
+from whitebench.files import write_atomically
+from whitebench.records import parse_record
+
+RUNS, PAIRS, LAYOUTS = "runs.csv", "comparisons.csv", "tables"
+OURS = (RUNS, PAIRS, "leaderboard_*.csv", *(f"{LAYOUTS}/*.{end}" for end in FORMATS))
+"""Patterns of the files that are written, and removed where the records do not give them."""
+
+STALE = "stale"
+"""The column that says what has changed in this checkout since: no other hangs on anything but the records."""
+
+
+def write_tables(tables: Tables, out: Path) -> None:
+    """Writes the tables to `out`, and removes leaderboards there that these records do not give.
+
+    Raises:
+        UserError: there is no evaluation at all; nothing is changed then.
+    """
+    if tables.runs.empty:
+        raise UserError(_nothing_found(tables))
+    contents = _contents(tables)
+    for name, content in contents.items():
+        if not (out / name).exists() or (out / name).read_bytes() != content:
+            write_atomically(out / name, content)
+    for name in _present(out) - contents.keys():
+        (out / name).unlink(missing_ok=True)
+
+
+def publish(sources: Collection[Path], records: Path) -> int:
+    """Copies the `run.json` files `sources` to `records/<stage>/<id>.json`; returns how many there are."""
+    for path in sources:
+        content = path.read_bytes()
+        record = parse_record(content, path)
+        write_atomically(records / record.stage / f"{record.id}.json", content)
+    return len(sources)
+
+
+def first_difference(tables: Tables, out: Path) -> str | None:
+    """Where the tables in `out` first differ from `tables` in what records say (not in `stale`); None where nowhere."""
+    if tables.faults:
+        return tables.faults[0]
+    wanted = {} if tables.runs.empty else _contents(tables)
+    present = {name: (out / name).read_bytes() for name in _present(out)}
+    for name in sorted(wanted.keys() | present.keys()):
+        if name not in present:
+            return f"{out / name}: is missing"
+        if name not in wanted:
+            return f"{out / name}: no published record stands behind it"
+        theirs, ours = (_without_stale(content.decode(errors="replace")) for content in (present[name], wanted[name]))
+        if theirs != ours:
+            return f"{out / name}: {_first_line(theirs, ours)}"
+    return None
+
+
+def _present(out: Path) -> set[str]:
+    """The files of ours in `out`, relative to it."""
+    return {path.relative_to(out).as_posix() for pattern in OURS for path in out.glob(pattern)}
+
+
+def _without_stale(text: str) -> str:
+    """A table without what hangs on this checkout instead of the records."""
+    rows = list(csv.reader(io.StringIO(text)))
+    if not rows or STALE not in rows[0]:
+        return text
+    place, stream = rows[0].index(STALE), io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(row[:place] + row[place + 1 :] for row in rows)
+    return stream.getvalue()
+
+
+def _first_line(present: str, wanted: str) -> str:
+    ours, theirs = present.splitlines(), wanted.splitlines()
+    for number, (a, b) in enumerate(zip(ours, theirs), start=1):
+        if a != b:
+            return f"line {number} is\n  {a}\nbut the records give\n  {b}"
+    return f"has {len(ours)} lines, but the records give {len(theirs)}"
+
+
+def _contents(tables: Tables) -> dict[str, bytes]:
+    boards = {f"leaderboard_{board.name}.csv": board.table for board in tables.leaderboards}
+    own = {RUNS: tables.runs, PAIRS: tables.comparisons}
+    plain = {name: csv_bytes(table) for name, table in {**own, **boards}.items()}
+    return plain | _renderings(tables, Published())
+
+
+def _renderings(tables: Tables, published: Published) -> dict[str, bytes]:
+    """The tables in the papers' layouts, and the whitening papers' own tables, in every format."""
+    grids = [*layouts(tables, published), *paper_tables(published)]
+    return {f"{LAYOUTS}/{grid.name}.{end}": form(grid).encode() for grid in grids for end, form in FORMATS.items()}
+
+
+def csv_bytes(table: pd.DataFrame) -> bytes:
+    """Plain floats of up to six decimals, whatever their size; empty where there is no value."""
+    text: str = table.to_csv(index=False, float_format=_plain, lineterminator="\n")
+    return text.encode()
+
+
+def _plain(value: object) -> str:
+    whole, _, decimals = f"{value:.6f}".partition(".")
+    text = f"{whole}.{decimals.rstrip('0') or '0'}"
+    return "0.0" if text == "-0.0" else text
+
+
+def _nothing_found(tables: Tables) -> str:
+    others = ", ".join(f"{n} {stage} {status}" for (stage, status), n in sorted(tables.counts.items()))
+    faults = f"; {len(tables.faults)} unusable, e.g. {tables.faults[0]}" if tables.faults else ""
+    return f"no evaluation has ended in these folders of runs{f' (there are {others})' if others else ''}{faults}"

@@ -1,0 +1,85 @@
+"""python results/recipe_list.py, or python -m pretrain --list: recipes with published and with measured values."""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from pretrain.recipe import Recipe, load, recipe_names
+from results.leaderboards.collect import Collection, collect
+from results.leaderboards.run_table import flat, setting, views_text
+from whitebench.errors import run_command
+from whitebench.records import runs_root
+
+PUBLISHED = Path(__file__).parent / "records"
+HERE = ("device", "data_hash", "data.placement")
+"""Settings that a recipe leaves to the machine and its data."""
+
+
+def recipe_table(roots: Sequence[Path] | None = None) -> str:
+    """A line a recipe. Measured values are those of runs with all of the recipe's settings and its protocols.
+
+    Args:
+        roots: folders of runs; by default the user's, and the published records.
+    """
+    from tabulate import tabulate
+
+    runs = collect([root for root in roots or (runs_root(), PUBLISHED) if root.is_dir()])
+    heads = ("recipe", "method", "backbone", "epochs", "batch", "views", "paper reports", "measured here")
+    table = [
+        (
+            name,
+            recipe.method_name,
+            recipe.network.backbone,
+            recipe.schedule.epochs,
+            recipe.batch,
+            _views(recipe),
+            _reported(recipe) + (" (reconstruction)" if recipe.paper.reconstruction else ""),
+            _measured(recipe, runs),
+        )
+        for name, recipe in ((name, load(name)) for name in recipe_names())
+    ]
+    return tabulate(table, heads, tablefmt="plain", disable_numparse=True)
+
+
+def _views(recipe: Recipe) -> str:
+    return views_text([{"count": group.count, "size": group.size} for group in recipe.data.views]) or ""
+
+
+def _reported(recipe: Recipe) -> str:
+    return ", ".join(f"{metric.removesuffix('_top1')} {value:g}" for metric, value in recipe.paper.reported.items())
+
+
+def _measured(recipe: Recipe, runs: Collection) -> str:
+    """Mean top-1, and the number of pretrainings, of each evaluation that the recipe names."""
+    wanted = {key: value for key, value in flat(setting(recipe.identity())).items() if key not in HERE}
+    same = {digest for digest, settings in runs.settings.items() if _comparable(settings) == wanted}
+    parents = {id for (stage, id), found in runs.found.items() if stage == "pretrain" and found.facts["config"] in same}
+    shown = []
+    for stage, protocol in (("linear", recipe.evaluation.linear), ("knn", recipe.evaluation.knn)):
+        values: dict[str, list[float]] = {}
+        for found in runs.evaluations:
+            facts = found.facts
+            fits = found.stage == stage and facts["protocol"] == protocol and facts["parent"] in parents
+            if fits and found.status == "done" and facts["top1"] is not None and not facts["deviations"]:
+                values.setdefault(facts["parent"], []).append(facts["top1"])
+        if values:
+            means = [statistics.mean(of_parent) for of_parent in values.values()]
+            shown.append(f"{stage} {statistics.mean(means):.1f} (n={len(means)})")
+    return ", ".join(shown)
+
+
+def _comparable(settings: str) -> dict[str, str]:
+    return {key: value for key, value in json.loads(settings).items() if key not in HERE}
+
+
+def main() -> None:
+    argparse.ArgumentParser(
+        description="List the recipes with their published values and those measured here."
+    ).parse_args()
+    print(recipe_table())
+
+
+if __name__ == "__main__":
+    run_command(main)

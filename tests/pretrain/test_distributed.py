@@ -1,0 +1,314 @@
+"""Two processes that train together do what one process does with the joint batch. Real gloo, in float64.
+
+The processes are started once; each runs all scenarios and leaves its results, which are compared with one process's.
+"""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pretrain.data.batch import Batch
+from pretrain.distributed import (
+    AllReduceBatchNorm,
+    World,
+    barrier,
+    convert_sync_bn,
+    gather_with_gradient,
+    mean_over_ranks,
+    world_size,
+)
+from pretrain.evaluate.online import evaluating
+from pretrain.method import Method, find_method
+from pretrain.methods.cwrgp import cwrgp_loss
+from pretrain.networks import embed_jointly
+from tests.support.tiny_encoder import batch_of, images, part_of, tiny_encoder
+from whitebench.errors import UserError
+
+RANKS, BATCH = 2, 24
+CPU = torch.device("cpu")
+COUPLED: dict[str, tuple[str, dict[str, Any]]] = {
+    "intl": ("intl", {}),
+    "intl-batch-axis": ("intl", {"axis": "batch"}),
+    "intl-ema": ("intl", {"momentum": 0.9}),
+    "simclr": ("simclr", {"temperature": 0.2}),
+    "supervised": ("supervised", {"classes": 4}),
+    "barlow-twins": ("barlow_twins", {}),
+    "spectral": ("spectral", {"transform": "zca", "eps": 0.1, "groups": 2}),
+    "spectral-trace-batch-axis": ("spectral", {"trace_loss": True, "axis": "batch"}),
+    "vicreg": ("vicreg", {}),
+    "zero-cl": ("zero_cl", {}),
+    "moco": ("moco", {"queue": 60}),
+    "byol": ("byol", {"predictor": 20}),
+    "simsiam": ("simsiam", {"predictor": 20}),
+    "swav": ("swav", {"prototypes": 10, "frozen_iterations": 0, "queue": 40, "queue_epoch": 0}),
+    "dino": ("dino", {"outputs": 30}),
+    "pcl": ("pcl", {"queue": 60, "clusters": (3, 5), "warmup_epochs": 0}),
+    "pauc": ("pauc", {"queue": 60, "clusters": (3, 5), "warmup_epochs": 0}),
+}
+LOCAL = {"supervised", "moco", "byol", "simsiam", "swav", "dino", "pcl", "pauc"}
+"""Their losses are of a process's own images; the others compute the loss of the joint batch on every process."""
+CWRGP = {"groups": 2, "window": 6, "repeats": 2}
+
+
+def build(name: str, options: dict[str, Any]) -> Method[Any]:
+    kind, encoder = find_method(name), tiny_encoder()
+    if name == "supervised":
+        encoder.projector = nn.Identity()
+    return kind(encoder, kind.Config(**options)).double()
+
+
+def train(model: Callable[[Batch], Any], method: Method[Any], batch: Batch, steps: int = 2) -> dict[str, Any]:
+    """A few steps of SGD: losses, the first step's gradients, and the state they end in."""
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
+    losses: list[float] = []
+    gradients: dict[str, Tensor] = {}
+    method.prepare_epoch(0, evaluated)
+    for step in range(steps):
+        method.step, method.progress = step, step / steps
+        optimizer.zero_grad()
+        outcome = model(batch)
+        outcome.loss.backward()
+        gradients = gradients or {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
+        optimizer.step()
+        losses.append(outcome.loss.item())
+    return {"losses": losses, "gradients": gradients, "state": method.state_dict()}
+
+
+def evaluated(encoder: nn.Module) -> Tensor:
+    """The embeddings of all images of the joint batch, as the training loop gives them to `prepare_epoch`."""
+    with torch.no_grad(), evaluating(encoder):
+        z: Tensor = encoder(batch_of(BATCH).views[0]).z
+        return z.float()
+
+
+# --- what each rank does ----------------------------------------------------------------------------------------------
+
+
+def run_rank(rank: int, folder: Path, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with World.join(RANKS, "cpu", timeout_s=120) as world:
+        results = {name: ranked_training(*COUPLED[name], rank) for name in COUPLED}
+        results |= {"cwrgp": ranked_cwrgp(rank), "gather": ranked_gather(rank), "world": ranked_world(world)}
+        results |= {f"norm-{name}": ranked_norm(norm, shape, rank) for name, (norm, shape) in NORMS.items()}
+    assert world_size() == 1
+    torch.save(results, folder / f"{rank}.pt")
+
+
+def ranked_training(name: str, options: dict[str, Any], rank: int) -> dict[str, Any]:
+    method = convert_sync_bn(build(name, options), CPU)
+    assert isinstance(method, Method)
+    return train(DistributedDataParallel(method), method, part_of(batch_of(BATCH), rank, RANKS))
+
+
+def ranked_cwrgp(rank: int) -> dict[str, Any]:
+    torch.manual_seed(100 + rank)
+    method = convert_sync_bn(build("cwrgp", CWRGP), CPU)
+    torch.manual_seed(100 + rank)
+    assert isinstance(method, Method)
+    return train(DistributedDataParallel(method), method, part_of(batch_of(BATCH), rank, RANKS), steps=1)
+
+
+def ranked_gather(rank: int) -> dict[str, Tensor]:
+    x = (torch.arange(6.0).view(3, 2) + 10 * rank).requires_grad_()
+    gathered = gather_with_gradient(x)
+    (gathered * torch.arange(12.0).view(6, 2) * (rank + 1)).sum().backward()
+    assert x.grad is not None
+    return {"gathered": gathered.detach(), "gradient": x.grad}
+
+
+def ranked_world(world: World) -> dict[str, Any]:
+    barrier()
+    norm = AllReduceBatchNorm.of(nn.BatchNorm2d(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        normalised = norm(images(4, world.rank).bfloat16())
+    return {
+        "rank": world.rank,
+        "norm_dtype": normalised.dtype,
+        "is_main": world.is_main,
+        "broadcast": world.broadcast({"from": world.rank}),
+        "mean": float(mean_over_ranks(torch.tensor(float(world.rank)))),
+    }
+
+
+def norm_input(shape: tuple[int, ...]) -> Tensor:
+    return 3 + 2 * torch.randn(8, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def run_norm(norm: nn.Module, x: Tensor, weight: Tensor) -> dict[str, Any]:
+    """Two forward passes in training (statistics accumulate), gradients of the last, then one in evaluation."""
+    x = x.clone().requires_grad_()
+    norm(x * 2)
+    y = norm(x)
+    (y * weight).sum().backward()
+    parameters = {name: parameter.grad for name, parameter in norm.named_parameters()}
+    tracked = bool(norm.state_dict().keys() - parameters.keys())
+    evaluated = norm.eval()(x).detach() if tracked else torch.zeros(0)
+    return {"y": y.detach(), "x": x.grad, "eval": evaluated, "parameters": parameters, **norm.state_dict()}
+
+
+def ranked_norm(norm: Callable[[], nn.Module], shape: tuple[int, ...], rank: int) -> dict[str, Any]:
+    x = norm_input(shape)
+    converted = convert_sync_bn(nn.Sequential(norm().double()), CPU)
+    assert isinstance(converted.get_submodule("0"), AllReduceBatchNorm)
+    return run_norm(converted, x.chunk(RANKS)[rank], x.cos().chunk(RANKS)[rank])
+
+
+def affine_norm_1d() -> nn.Module:
+    norm = nn.BatchNorm1d(3)
+    nn.init.uniform_(norm.weight, 0.5, 1.5, generator=torch.Generator().manual_seed(1))
+    return norm
+
+
+def plain_norm_1d() -> nn.Module:
+    return nn.BatchNorm1d(3, affine=False, momentum=None)
+
+
+def affine_norm_2d() -> nn.Module:
+    return nn.BatchNorm2d(3, momentum=0.3)
+
+
+def untracked_norm_2d() -> nn.Module:
+    return nn.BatchNorm2d(3, track_running_stats=False)
+
+
+NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "1d": (affine_norm_1d, (3,)),
+    "1d-plain-cumulative": (plain_norm_1d, (3,)),
+    "2d": (affine_norm_2d, (3, 4, 5)),
+    "2d-untracked": (untracked_norm_2d, (3, 4, 5)),
+}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(run_rank, (folder, port), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
+
+
+# --- against one process ----------------------------------------------------------------------------------------------
+
+
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-7, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_two_ranks_train_as_one_process_with_the_joint_batch(ranks: list[dict[str, Any]], name: str) -> None:
+    method = build(*COUPLED[name])
+    expected = train(method, method, batch_of(BATCH))
+    for result in ranks:
+        assert_same(result[name]["gradients"], expected["gradients"])
+        assert_same(result[name]["state"], expected["state"])
+    losses = torch.tensor([result[name]["losses"] for result in ranks])
+    if name not in LOCAL:
+        torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(losses.mean(dim=0), torch.tensor(expected["losses"]))
+
+
+def test_cwrgp_whitens_per_process_and_averages_over_them(ranks: list[dict[str, Any]]) -> None:
+    method, batch = build("cwrgp", CWRGP), batch_of(BATCH)
+    views = [view.chunk(RANKS) for view in embed_jointly(method.encoder, batch.views)]
+    losses = []
+    for rank in range(RANKS):
+        torch.manual_seed(100 + rank)
+        losses.append(cwrgp_loss([view[rank] for view in views], **CWRGP))
+    torch.stack(losses).mean().backward()
+    expected = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
+    for rank, result in enumerate(ranks):
+        assert result["cwrgp"]["losses"] == pytest.approx([losses[rank].item()], rel=1e-10)
+        assert_same(result["cwrgp"]["gradients"], expected)
+
+
+def test_gathering_keeps_the_order_of_ranks_and_sums_gradients(ranks: list[dict[str, Any]]) -> None:
+    joint = torch.cat([torch.arange(6.0).view(3, 2), torch.arange(6.0).view(3, 2) + 10])
+    for rank, result in enumerate(ranks):
+        assert result["gather"]["gathered"].equal(joint)
+        assert result["gather"]["gradient"].equal(3 * torch.arange(12.0).view(6, 2)[3 * rank : 3 * rank + 3])
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_batch_norm_over_two_ranks_equals_one_process(ranks: list[dict[str, Any]], name: str) -> None:
+    norm, shape = NORMS[name]
+    x = norm_input(shape)
+    expected = run_norm(nn.Sequential(norm().double()), x, x.cos())
+    results = [result[f"norm-{name}"] for result in ranks]
+    for part in ("y", "x", "eval"):
+        torch.testing.assert_close(torch.cat([result[part] for result in results]), expected[part])
+    for key, gradient in expected["parameters"].items():
+        torch.testing.assert_close(results[0]["parameters"][key] + results[1]["parameters"][key], gradient)
+    for key in expected.keys() - {"y", "x", "eval", "parameters"}:
+        for result in results:
+            torch.testing.assert_close(result[key], expected[key])
+
+
+def test_ranks_know_their_place_and_agree(ranks: list[dict[str, Any]]) -> None:
+    worlds = [result["world"] for result in ranks]
+    assert [world["rank"] for world in worlds] == [0, 1]
+    assert [world["is_main"] for world in worlds] == [True, False]
+    assert [world["broadcast"] for world in worlds] == [{"from": 0}] * 2
+    assert [world["mean"] for world in worlds] == [0.5, 0.5]
+
+
+def test_batch_norm_over_two_ranks_keeps_the_dtype_of_its_input(ranks: list[dict[str, Any]]) -> None:
+    assert [result["world"]["norm_dtype"] for result in ranks] == [torch.bfloat16] * 2
+
+
+# --- one process ------------------------------------------------------------------------------------------------------
+
+
+def test_alone_nothing_is_gathered_converted_or_waited_for() -> None:
+    encoder, x = tiny_encoder(), torch.ones(2, 3, requires_grad=True)
+    with World.join(1, "cpu") as world:
+        assert gather_with_gradient(x) is x
+        assert mean_over_ranks(x) is x
+        assert world.broadcast("value") == "value"
+        assert world.is_main
+        barrier()
+        assert convert_sync_bn(encoder, world.device) is encoder
+    assert not any(isinstance(module, AllReduceBatchNorm) for module in encoder.modules())
+
+
+def test_conversion_keeps_names_tensors_and_mode() -> None:
+    norm = nn.BatchNorm2d(3, eps=1e-3, momentum=0.2).eval()
+    own = AllReduceBatchNorm.of(norm)
+    assert own.weight is norm.weight
+    assert own.running_mean is norm.running_mean
+    assert set(own.state_dict()) == set(norm.state_dict())
+    assert (own.eps, own.momentum, own.affine, own.track_running_stats, own.training) == (1e-3, 0.2, True, True, False)
+    x = images(2, 0).float()
+    assert own(x).equal(norm(x))
+
+
+def test_a_launch_that_does_not_fit_the_recipe_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"world_size=4, but 1 process"):
+        World.join(4, "cpu")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"):
+        World.join(2, "cpu")
+    for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(UserError, match=r"world_size=1, but 2 process"):
+        World.join(1, "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_asking_for_cuda_where_there_is_none_is_refused() -> None:
+    assert World.join(1, "auto").device == CPU
+    with pytest.raises(UserError, match="sees no CUDA device"):
+        World.join(1, "cuda")

@@ -1,0 +1,95 @@
+"""Recipes are loaded strictly: what is wrong is named, with the nearest right thing."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.recipe import Recipe, load, recipe_names
+from whitebench.config import parse_override, set_dotted
+from whitebench.errors import UserError
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_names_its_source(name: str) -> None:
+    recipe = load(name)
+    assert isinstance(recipe, Recipe)
+    assert recipe.name == name
+    if not name.startswith("sample/"):
+        assert recipe.paper.source
+        assert recipe.paper.reported.keys() == recipe.paper.tolerance.keys()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method.temprature=0.1"], "method.temprature: unknown key; did you mean 'temperature'?"),
+        (["optimizer.learning_rate=1"], "optimizer.learning_rate: unknown key"),
+        (["optimizr.lr=1"], "optimizr: unknown key; did you mean 'optimizer'?"),
+        (["data.views.0.sise=3"], "data.views.0.sise: unknown key; did you mean 'size'?"),
+        (["schedule.epochs=many"], "schedule.epochs: input should be a valid integer"),
+        (["schedule.epochs=1.5"], "schedule.epochs: input should be a valid integer"),
+        (["precision=fp8"], "precision: input should be 'fp32', 'bf16' or 'fp16'"),
+        (["method.name=simclrr"], "unknown method 'simclrr'; did you mean 'simclr'"),
+        (["batch=127", "world_size=2"], "batch: 127 is not divisible by world_size=2"),
+        (["batch=0"], "batch: must be at least 1"),
+        (["data.colour.blur_p=[0.1,0.2,0.3]"], "data.colour.blur_p: 3 values for 2 views"),
+        (["data.colour.gray_p=1.5"], "a probability lies between 0 and 1"),
+        (["data.views.0.scale=[0.9,0.2]"], "data.views.0: size and count"),
+        (["data.views.7.size=3"], "data.views.7.size: there is no such entry in a list of 1"),
+        (["seed"], "overrides look like key=value"),
+        (["batch.size=3"], "'batch' is a value, not a section"),
+    ],
+)
+def test_a_fault_is_named_with_its_place(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load("sample/simclr", overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_steps_before_the_start_of_a_shortened_training_are_refused() -> None:
+    with pytest.raises(UserError, match=r"schedule.steps: -50 from the end of 20 epochs is before their start"):
+        load("cifar10/cwrgp-2view", ["schedule.epochs=20"])
+    assert load("cifar10/cwrgp-2view", ["schedule.epochs=20", "schedule.steps=[-2,-1]"]).schedule.epochs == 20
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'sample/simclr'"):
+        load("sample/simclrr")
+
+
+def test_overrides_are_read_as_yaml() -> None:
+    assert parse_override("a.b=[1, 2]") == ("a.b", [1, 2])
+    assert parse_override("a=1e-3")[1] == "1e-3"  # YAML 1.1 has no such float; validation makes it one
+    assert load("sample/simclr", ["optimizer.lr=1e-3"]).optimizer.lr == 1e-3
+
+
+def test_set_dotted_walks_into_lists() -> None:
+    tree = {"views": [{"size": 1}, {"size": 2}]}
+    set_dotted(tree, "views.1.size", 5)
+    assert tree["views"][1]["size"] == 5
+
+
+def test_identity_leaves_out_what_does_not_change_the_weights() -> None:
+    plain = load("sample/intl")
+    same = load("sample/intl", ["machine.workers=7", "monitor.knn_every=0", "evaluation.knn=dino-20", "paper.title=x"])
+    other = load("sample/intl", ["seed=1"])
+    assert plain.identity() == same.identity()
+    assert plain.identity() != other.identity()
+    assert plain.identity()["method"]["name"] == "intl"
+
+
+def test_a_recipe_may_extend_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("extends: sample/cwrgp\nmethod: {name: simclr}\nschedule: {epochs: 5}\n")
+    Path("other.yaml").write_text("extends: mine.yaml\nbatch: 64\n")
+    base, mine, other = load("sample/cwrgp"), load("mine.yaml"), load("other.yaml")
+    assert (mine.name, mine.method_name, mine.schedule.epochs) == ("mine", "simclr", 5)
+    assert (mine.data, mine.optimizer, mine.schedule.warmup_epochs) == (base.data, base.optimizer, 1)
+    assert (other.batch, other.schedule) == (64, mine.schedule)
+    Path("mine.yaml").write_text("extends: other.yaml\n")
+    with pytest.raises(UserError, match=r"circle: mine.yaml -> other.yaml -> mine.yaml"):
+        load("mine.yaml")
+    Path("mine.yaml").write_text("extends: sample/cwrg\n")
+    with pytest.raises(UserError, match=r"unknown recipe 'sample/cwrg'; did you mean 'sample/cwrgp'"):
+        load("mine.yaml")

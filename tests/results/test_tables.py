@@ -1,0 +1,187 @@
+"""Tables in the papers' layout: what is published, what is ours, what is marked, and that every format can be read."""
+
+import csv
+import html.parser
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from results.aggregate import RESULTS, tables_of
+from results.leaderboards.paper_tables import layouts
+from results.leaderboards.published import Published
+from results.leaderboards.published_tables import paper_tables
+from results.leaderboards.table_formats import BEST, SECOND, Cell, Column, Grid, to_csv, to_html, to_latex, to_markdown
+from results.leaderboards.write import first_difference
+from tests.results.test_aggregate import Records
+
+GRID = Grid(
+    "t",
+    "A & B: 50 % of <x>",
+    [Column("method_name", numeric=False), Column("linear", "CIFAR-10"), Column("5-NN", "CIFAR-10"), Column("AP")],
+    [
+        [Cell("a|b*"), Cell("91.92", "0.10", 3, BEST), Cell("89.5"), Cell()],
+        [Cell("c†"), Cell("90.00", "0.20", 2, SECOND), Cell(), Cell("1.0")],
+    ],
+    ["[1] x_y"],
+    frozenset({1}),
+)
+
+
+def test_a_csv_has_spreads_and_counts_apart() -> None:
+    head, first, _ = csv.reader(io.StringIO(to_csv(GRID)))
+    assert head == ["method_name", "CIFAR-10 linear", "CIFAR-10 linear sd", "CIFAR-10 linear n", "CIFAR-10 5-NN", "AP"]
+    assert first == ["a|b*", "91.92", "0.10", "3", "89.5", ""]
+
+
+def test_markdown_marks_and_escapes() -> None:
+    shown = to_markdown(GRID)
+    assert "| a\\|b\\* | **91.92 ± 0.10 (3)** | 89.5 |  |" in shown
+    assert "<u>90.00 ± 0.20 (2)</u>" in shown
+    assert "50 % of &lt;x&gt;" in shown
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in shown.splitlines() if line.startswith("|")}) == 1
+
+
+def test_latex_is_booktabs_and_every_row_has_all_cells() -> None:
+    shown = to_latex(GRID)
+    body = shown[shown.index(r"\midrule") : shown.index(r"\bottomrule")]
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [3, 3]
+    assert r"\textbf{91.92} {\scriptsize$\pm$\,0.10} {\scriptsize(3)}" in rows[0]
+    assert r"\underline{90.00}" in rows[1]
+    assert r"& \multicolumn{2}{c}{CIFAR-10} & \\" in shown.replace("  ", " ")
+    assert r"\cmidrule(lr){2-3}" in shown
+    assert r"A \& B: 50 \% of <x>" in shown
+    assert body.count(r"\midrule") == 2
+    assert shown.count("{") - shown.count(r"\{") == shown.count("}") - shown.count(r"\}")
+
+
+class _Table(html.parser.HTMLParser):
+    """Cells of each row of a table, with column spans counted."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.widths: list[int] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+        if tag == "tr":
+            self.widths.append(0)
+        if tag in ("td", "th"):
+            self.widths[-1] += int(dict(attrs).get("colspan") or 1)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_is_well_formed() -> None:
+    shown = to_html(GRID)
+    table = _Table(shown)
+    assert table.widths == [4, 4, 4, 4]
+    assert not table.open
+    assert "A &amp; B: 50 % of &lt;x&gt;" in shown
+    assert "<strong>91.92<small> ± 0.10</small>" in shown
+
+
+# --- the papers' own tables -----------------------------------------------------------------------------------------
+
+
+def test_every_value_of_the_whitening_papers_is_in_their_tables_and_nothing_else() -> None:
+    published = Published()
+    wanted: dict[str, list[str]] = {"cwrgp": [], "intl": []}
+    for setting, values in published.rows:
+        for name, paper in (("cwrgp", "CW-RGP (NeurIPS 2022)"), ("intl", "INTL (ICLR 2024)")):
+            if setting["paper"] == paper:
+                wanted[name] += [f"{value} {spread}" for value, spread in values.values()]
+    for name, values in wanted.items():
+        grids = [grid for grid in paper_tables(published) if grid.name.startswith(name)]
+        shown = [
+            f"{cell.text} {cell.spread}"
+            for grid in grids
+            for row in grid.rows
+            for column, cell in zip(grid.columns, row, strict=True)
+            if cell.text and re.match(r"top-|5-NN|AP", column.name)
+        ]
+        assert sorted(shown) == sorted(values)
+        assert not any(cell.mark for grid in grids for row in grid.rows for cell in row)
+
+
+INTL_SMALL = "INTL 92.6 90.03 99.8 70.88 61.9 92.13 81.68 73.46 95.42"
+
+
+def test_intls_small_table_has_its_readmes_columns() -> None:
+    [small] = [grid for grid in paper_tables(Published()) if grid.name == "intl_small"]
+    [row] = small.rows
+    assert [cell.text for cell in row] == [
+        "INTL",
+        *["92.6", "90.03", "99.8", "70.88", "61.9", "92.13", "81.68", "73.46", "95.42"],
+    ]
+
+
+# --- ours beside them -----------------------------------------------------------------------------------------------
+
+
+def _cifar(records: Records, method: str, tops: list[float], recipe: str) -> None:
+    for seed, top1 in enumerate(tops):
+        config = {
+            "data": {"dataset": "cifar10"},
+            "method": {"name": method},
+            "schedule": {"epochs": 1000},
+            "batch": 256,
+        }
+        parent = records.pretrain(method, seed, recipe=recipe, config=config)
+        records.evaluate(parent, {"top1": top1}, config={"dataset": "cifar10"})
+
+
+def _small(records: Records) -> Grid:
+    [grid] = [grid for grid in layouts(tables_of([records.root]), Published()) if grid.name == "small"]
+    return grid
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    return Records(tmp_path / "runs")
+
+
+def test_ours_stand_below_the_published_rows_with_verdict_and_doubts(records: Records) -> None:
+    _cifar(records, "cwrgp", [91.9, 92.0], "cifar10/cwrgp-2view")
+    _cifar(records, "simclr", [91.0], "cifar10/simclr")
+    grid = _small(records)
+    rows = {row[0].text: row for row in grid.rows}
+    ours = rows["cwrgp (cifar10/cwrgp-2view)"]
+    assert (ours[5].text, ours[5].spread, ours[5].n) == ("91.95", "0.07", 2)
+    assert ours[-1].text == "this suite; CIFAR-10 linear reproduced"
+    single = rows["simclr (cifar10/simclr) †"]
+    assert (single[5].text, single[5].spread, single[5].n) == ("91.00", "", 1)
+    assert "simclr (cifar10/simclr): reconstruction; one pretraining" in grid.notes
+    published = {(row[0].text, row[2].text): row[-1].text for row in grid.rows}
+    assert published["CW-RGP 2", "256"] == "[1] not run: cifar10/cwrgp-2view"  # its k-NN
+    assert published["INTL", "256"] == "[2] not run: cifar10/intl, cifar100/intl"
+    assert grid.rules == {len(grid.rows) - 2}
+
+
+def test_best_and_second_are_marked_only_where_they_differ_significantly(records: Records) -> None:
+    wobble = [0.0, 0.1, -0.1, 0.05, 0.02]
+    for method, top in (("supervised", 99), ("intl", 92), ("cwrgp", 90), ("simclr", 88)):
+        _cifar(records, method, [top + x * len(method) for x in wobble], f"own/{method}")
+    marks = {row[0].text.split()[0]: row[5].mark for row in _small(records).rows if row[-1].text == "this suite"}
+    assert marks == {"supervised": "", "intl": BEST, "cwrgp": SECOND, "simclr": ""}
+
+
+def test_two_pretrainings_are_too_few_for_a_mark(records: Records) -> None:
+    _cifar(records, "intl", [92.0, 92.0001], "own/intl")
+    _cifar(records, "cwrgp", [81.0, 81.0], "own/cwrgp")
+    assert not any(cell.mark for row in _small(records).rows for cell in row)
+
+
+def test_ties_are_not_marked(records: Records) -> None:
+    _cifar(records, "intl", [92.0, 90.0, 91.0], "own/intl")
+    _cifar(records, "cwrgp", [91.0, 90.5, 90.9], "own/cwrgp")
+    assert not any(cell.mark for row in _small(records).rows for cell in row)
+
+
+def test_the_committed_tables_are_what_the_committed_records_give() -> None:
+    assert first_difference(tables_of([RESULTS / "records"]), RESULTS) is None

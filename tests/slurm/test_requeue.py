@@ -1,0 +1,121 @@
+"""What becomes of a job whose processes were killed or failed without a word; no cluster is needed for this."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from submitit.core.utils import DelayedSubmission, JobPaths, cloudpickle_dump
+
+from slurm import requeue as aftermath
+from slurm.requeue import FORGIVEN, main, must_return
+from slurm.stages import Task
+from slurm.worker import ATTEMPTS, Worker
+from whitebench.files import write_json
+from whitebench.records import Record, read_record
+
+TASK = Task("linear", "sample/intl", id="intl-s0-0123456789ab", cell={"recipe": "sample/intl", "seed": 0})
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WHITEBENCH_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(aftermath, "runs_on", lambda job: True)
+    monkeypatch.setattr(aftermath, "ran_out_of_time", lambda job: False)
+    return tmp_path / "runs"
+
+
+def leave(status: str, **more: Any) -> None:
+    write_json(TASK.folder / "run.json", asdict(Record(TASK.id, "linear", config={}, status=status, **more)))  # type: ignore[arg-type]
+
+
+def killed() -> bool:
+    return must_return(TASK, 137, None, "12", "the-log")
+
+
+def test_a_killed_job_returns_until_it_gets_no_further() -> None:
+    leave("running")
+    assert [killed() for _ in range(FORGIVEN)] == [True] * FORGIVEN
+    (TASK.folder / "metrics.jsonl").write_text('{"step": 7}\n')
+    assert [killed() for _ in range(FORGIVEN + 1)] == [True] * FORGIVEN + [False]
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert record.status == "failed"
+    assert "killed 4 times in a row" in (record.error or "")
+    assert all(json.loads(line)["log"] == "the-log" for line in (TASK.folder / ATTEMPTS).read_text().splitlines())
+
+
+def test_a_cancelled_job_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave("running")
+    monkeypatch.setattr(aftermath, "runs_on", lambda job: False)
+    assert not killed()
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert record.status == "running"  # so that the next launch goes on with it
+
+
+@pytest.mark.parametrize("code", [None, 130])
+def test_a_job_whose_time_limit_came_too_early_returns_until_it_gets_no_further(
+    monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    leave("interrupted")
+    monkeypatch.setattr(aftermath, "runs_on", lambda job: False)
+    monkeypatch.setattr(aftermath, "ran_out_of_time", lambda job: True)
+    told = [must_return(TASK, code, None, "12", "the-log") for _ in range(FORGIVEN + 1)]
+    assert told == [True] * FORGIVEN + [False]
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert "time limit ends before it saves: more hours, or signal_delay_s" in (record.error or "")
+
+
+def test_a_job_that_is_ended_for_another_reason_than_its_time_limit_is_left_alone() -> None:
+    leave("running")
+    assert not must_return(TASK, None, None, "12", "the-log")
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert record.status == "running"
+    assert not (TASK.folder / ATTEMPTS).exists()
+
+
+def test_the_error_of_whatever_rank_failed_is_kept_though_the_others_were_killed() -> None:
+    leave("running")
+    assert not must_return(TASK, 137, "rank 3: ValueError: deliberate", "12", "the-log")
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert (record.status, record.error) == ("failed", "rank 3: ValueError: deliberate")
+
+
+LOST = "RuntimeError: [pair.cc:545] Read error [127.0.0.1]:4534: Connection reset by peer."
+
+
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_ranks_that_failed_because_another_was_killed_do_not_hide_it(status: str) -> None:
+    leave(status, error=LOST if status == "failed" else None)
+    assert must_return(TASK, 137, f"rank 1: {LOST}", "12", "the-log")
+
+
+def test_the_cause_goes_before_its_consequences_in_other_ranks(tmp_path: Path) -> None:
+    for rank, told in enumerate([LOST, "Traceback\nValueError: deliberate", LOST]):
+        cloudpickle_dump(("error", told), JobPaths(tmp_path, "12", rank).result_pickle)
+    assert aftermath._error(tmp_path, "12", 4) == "rank 1: ValueError: deliberate"
+
+
+def test_processes_that_end_before_they_can_say_why_leave_a_failure_that_names_the_log() -> None:
+    assert not must_return(TASK, 1, None, "12", "the-log")
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert record.status == "failed"
+    assert record.error == "ended with exit code 1, and did not say why; see the-log"
+
+
+@pytest.mark.parametrize(("status", "code"), [("done", 0), ("failed", 137)])
+def test_the_batch_script_succeeds_where_the_run_was_done_before_the_kill(
+    status: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    DelayedSubmission(Worker(TASK)).dump(JobPaths(tmp_path, "12").submitted_pickle)
+    cloudpickle_dump(("success", None), JobPaths(tmp_path, "12").result_pickle)
+    leave(status)
+    assert main(tmp_path, 137) == code

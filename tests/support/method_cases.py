@@ -1,0 +1,198 @@
+"""Every method and every loss as the tests of what holds for all of them build it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.data.batch import Batch
+from pretrain.losses.momentum_contrast import info_nce
+from pretrain.losses.prediction import prediction_loss
+from pretrain.losses.similarity import unit_rows
+from pretrain.method import Method, find_method
+from pretrain.methods.barlow_twins import barlow_twins_loss
+from pretrain.methods.cwrgp import cwrgp_loss
+from pretrain.methods.dino import dino_loss
+from pretrain.methods.intl import intl_ema_loss, intl_loss
+from pretrain.methods.pauc import prototype_terms
+from pretrain.methods.shuffled_dbn import shuffled_dbn_loss
+from pretrain.methods.simclr import simclr_loss
+from pretrain.methods.spectral import spectral_loss
+from pretrain.methods.swav import sinkhorn, swav_loss
+from pretrain.methods.vicreg import vicreg_loss
+from pretrain.methods.wmse import wmse_loss
+from pretrain.methods.zero_cl import zero_cl_loss
+from tests.support.tiny_encoder import batch_of, tiny_encoder
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method on the tiny encoder (embeddings of `width` channels)."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+    images: int = 16
+    views: int = 2
+    projector: bool = True
+    width: int = 48
+
+    @property
+    def id(self) -> str:
+        return self.label or self.name
+
+    def build(self, dtype: torch.dtype = torch.float64) -> Method[Any]:
+        return build(self.name, self.options, projector=self.projector, embedding_dim=self.width, dtype=dtype)
+
+    def batch(self, dtype: torch.dtype = torch.float64) -> Batch:
+        return batch_of(self.images, self.views, dtype)
+
+
+CASES = [
+    Case("cwrgp", {"groups": 2, "window": 8}),
+    Case("intl"),
+    Case("intl", {"momentum": 0.99}, "intl-ema"),
+    Case("simclr"),
+    Case("supervised", {"classes": 4}, projector=False),
+    Case("barlow_twins"),
+    Case("shuffled_dbn", {"groups": 2}, images=32, width=12),
+    Case("spectral", {"trace_loss": True}),
+    Case("spectral", {"transform": "none", "gather": False}, "attraction", views=3),
+    Case("vicreg"),
+    Case("wmse", {"window": 32}, images=64, width=12),
+    Case("zero_cl"),
+    Case("moco", {"queue": 40}),
+    Case("moco", {"queue": 40, "bn_splits": 2}, "moco-split"),
+    Case("byol", {"predictor": 20}),
+    Case("simsiam", {"predictor": 20}),
+    Case("swav", {"prototypes": 10, "frozen_iterations": 0}, views=4),
+    Case("dino", {"outputs": 30}, views=4),
+    Case("pcl", {"queue": 40, "clusters": (3, 4)}),
+    Case("pauc", {"queue": 40, "clusters": (3, 4)}),
+]
+"""All methods that train, in their variants."""
+
+OTHERS = torch.randn(20, 96, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+"""Embeddings of other images."""
+
+LOSSES: dict[str, Callable[[list[Tensor]], Tensor]] = {
+    "cwrgp": lambda views: cwrgp_loss(views, 2, permutations=orders(views)),
+    "intl": intl_loss,
+    "intl-batch": lambda views: intl_loss(views, axis="batch"),
+    "intl-ema": lambda views: intl_ema_loss(views[1:], views[0]),
+    "simclr": lambda views: simclr_loss(views, 0.2),
+    "barlow-twins": barlow_twins_loss,
+    "shuffled-dbn": lambda views: shuffled_dbn_loss(narrow(views), 2, permutations=orders(narrow(views))),
+    "spectral": lambda views: spectral_loss(views, "power", exponent=0.5, groups=2),
+    "attraction": lambda views: spectral_loss(views, "none"),
+    "attraction-mse": lambda views: spectral_loss(views, "none", normalize=False),
+    "vicreg": vicreg_loss,
+    "wmse": lambda views: wmse_loss(narrow(views)),
+    "zero-cl": zero_cl_loss,
+    "moco": lambda views: info_nce(unit_rows(views[0]), unit_rows(views[1]), unit_rows(OTHERS), 0.2),
+    "prediction": lambda views: prediction_loss(views, [view.roll(1, dims=1) for view in views]),
+    "swav": lambda views: swav_loss([unit_rows(view) for view in views], assignments(views)),
+    "dino": lambda views: dino_loss(views, [view / 4 for view in views[:2]], OTHERS[0], 1.0, 1.0),
+    "pauc": lambda views: sum(prototype_terms(*map(unit_rows, views[:2]), torch.zeros(16, dtype=torch.int64))),
+}
+"""All losses, as functions of V views [16, 96] in float64."""
+
+SCALED: set[str] = {"attraction-mse", "barlow-twins", "dino", "vicreg"}
+"""Those losses that change with the scale of the embeddings."""
+
+REFUSED: list[tuple[str, dict[str, Any], int, int, str]] = [
+    ("cwrgp", {"groups": 2, "window": 8}, 16, 1, "at least 2 views"),
+    ("cwrgp", {"groups": 2, "window": 6}, 16, 2, "16 images of a process cannot be dealt to windows of 6"),
+    ("cwrgp", {"groups": 5, "window": 8}, 16, 2, "48 channels cannot be cut into 5 groups"),
+    ("cwrgp", {"groups": 0, "window": 8}, 16, 2, "0 groups"),
+    ("cwrgp", {"groups": 2, "window": 24}, 24, 2, r"N = 24.*48 / 2 = 24"),
+    ("cwrgp", {"groups": 2, "window": None}, 32, 2, r"N = 32.*48 / 2 = 24"),
+    ("cwrgp", {"groups": 2, "window": 8, "repeats": 0}, 16, 2, "repeats"),
+    ("intl", {}, 16, 1, "at least 2 views"),
+    ("intl", {}, 8, 2, r"not positive for n = 8"),
+    ("intl", {"iterations": 0}, 16, 2, "iterations"),
+    ("intl", {"momentum": 1.5}, 16, 2, "momentum"),
+    ("simclr", {}, 16, 1, "at least 2 views"),
+    ("simclr", {"temperature": 0.0}, 16, 2, "temperature"),
+    ("barlow_twins", {}, 16, 1, "at least 2 views"),
+    ("barlow_twins", {}, 1, 2, "at least 2 images"),
+    ("barlow_twins", {"trade_off": -1.0}, 16, 2, "trade_off"),
+    ("shuffled_dbn", {"groups": 4}, 16, 1, "at least 2 views"),
+    ("shuffled_dbn", {"groups": 5}, 16, 2, "48 channels cannot be cut into 5 groups"),
+    ("shuffled_dbn", {"groups": 3}, 16, 2, r"N > D / groups.*N = 16.*48 / 3 = 16"),
+    ("spectral", {}, 16, 1, "at least 2 views"),
+    ("spectral", {"transform": "zca"}, 48, 2, r"N < D / groups.*N = 48.*48 / 1 = 48"),
+    ("spectral", {"transform": "zca", "axis": "batch"}, 48, 2, r"N > D / groups.*N = 48.*48 / 1 = 48"),
+    ("spectral", {"iterations": 0}, 16, 2, "iterations"),
+    ("spectral", {"trace_loss": True}, 8, 2, r"not positive for n = 8"),
+    ("spectral", {"trace_loss": True, "transform": "none"}, 16, 2, "transform"),
+    ("spectral", {"trace_loss": True, "groups": 2}, 16, 2, "groups"),
+    ("vicreg", {}, 16, 1, "at least 2 views"),
+    ("vicreg", {}, 1, 2, "at least 2 images"),
+    ("vicreg", {"variance_weight": -1.0}, 16, 2, "variance_weight"),
+    ("wmse", {"window": 64}, 64, 1, "at least 2 views"),
+    ("wmse", {"window": 48}, 96, 2, r"N > D / groups.*N = 48.*48 / 1 = 48"),
+    ("wmse", {"window": 64}, 96, 2, "96 images of a process cannot be dealt to windows of 64"),
+    ("wmse", {"window": 64, "repeats": 0}, 64, 2, "repeats"),
+    ("wmse", {"window": 64, "eps": 1.0}, 64, 2, "eps"),
+    ("zero_cl", {}, 16, 1, "at least 2 views"),
+    ("zero_cl", {}, 1, 2, "at least 2 images"),
+    ("zero_cl", {"instance_weight": 0.0, "feature_weight": 0.0}, 16, 2, "weights"),
+    ("zero_cl", {"shrinkage": 0.0, "ridge": 0.0}, 16, 2, "shrinkage"),
+    ("moco", {"queue": 8}, 16, 3, "takes 2 views"),
+    ("moco", {"queue": 0}, 16, 2, "queue"),
+    ("moco", {"queue": 8, "momentum": 1.5}, 16, 2, "momentum"),
+    ("moco", {"queue": 8, "temperature": 0.0}, 16, 2, "temperature"),
+    ("byol", {}, 16, 1, "at least 2 views"),
+    ("byol", {"momentum": -0.1}, 16, 2, "momentum"),
+    ("simsiam", {}, 16, 1, "at least 2 views"),
+    ("swav", {}, 16, 1, "at least 2 views"),
+    ("swav", {"iterations": 0}, 16, 2, "iterations"),
+    ("swav", {"epsilon": 0.0}, 16, 2, "epsilon"),
+    ("swav", {"queue": -1}, 16, 2, "queue"),
+    ("dino", {}, 16, 1, "at least 2 views"),
+    ("dino", {"outputs": 9, "teacher_temperature": 0.0}, 16, 2, "teacher_temperature"),
+    ("dino", {"outputs": 9, "centre_momentum": 2.0}, 16, 2, "centre_momentum"),
+    ("pcl", {"queue": 8, "clusters": ()}, 16, 2, "at least 2 clusters"),
+    ("pcl", {"queue": 8, "warmup_epochs": -1}, 16, 2, "warmup_epochs"),
+    ("pauc", {"queue": 8, "uniformity_t": 0.0}, 16, 2, "uniformity_t"),
+    ("pauc", {"queue": 8, "alignment_weight": -1.0}, 16, 2, "alignment_weight"),
+    ("supervised", {"classes": 1}, 16, 1, "at least 2 classes"),
+    ("supervised", {"classes": 4, "label_smoothing": 1.0}, 16, 1, "label_smoothing"),
+]
+"""Method, options, images, views that cannot work together, and what the error says (a regular expression)."""
+
+
+def build(name: str, options: dict[str, Any], projector: bool = True, **encoder: Any) -> Method[Any]:
+    """The method `name` on the tiny encoder, in its dtype."""
+    kind = find_method(name)
+    built = tiny_encoder(**encoder)
+    if not projector:
+        built.projector, built.embedding_dim = nn.Identity(), built.feature_dim
+    return kind(built, kind.Config(**options)).to(next(built.parameters()).dtype)
+
+
+def embeddings(n: int, d: int, views: int = 2, seed: int = 0) -> list[Tensor]:
+    """Noisy copies of the same random embeddings: float64 [n, d] each."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    noise = [torch.randn(n, d, generator=generator, dtype=torch.float64) for _ in range(views)]
+    return [clean + 0.5 * one for one in noise]
+
+
+def orders(views: list[Tensor]) -> list[Tensor]:
+    """A fixed permutation of the channels for each view."""
+    channels = views[0].shape[1]
+    return [torch.randperm(channels, generator=torch.Generator().manual_seed(v)) for v in range(len(views))]
+
+
+def narrow(views: list[Tensor]) -> list[Tensor]:
+    """Fewer channels than images, for the losses that whiten over the batch."""
+    return [view[:, :6] for view in views]
+
+
+def assignments(views: list[Tensor]) -> list[Tensor]:
+    """Of the first two views to as many prototypes as they have channels."""
+    return [sinkhorn(unit_rows(view)) for view in views[:2]]

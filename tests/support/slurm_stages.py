@@ -1,0 +1,71 @@
+"""Stages of one's own for the tests of scheduling: they keep their place on disk, and take no training."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from whitebench.records import Run
+
+
+def count(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
+    """Counts to `to`, one step every `every` seconds, going on from the count in its folder; logs its starts."""
+    place = run.folder / "count"
+    at = int(place.read_text()) if place.exists() else 0
+    _log({"stage": run.record.stage, "id": run.id, "from": at, "start": time.time(), "pid": os.getpid()})
+    while at < options.get("to", 1):
+        time.sleep(options.get("every", 0.0))
+        at += 1
+        fresh = place.with_suffix(".tmp")
+        fresh.write_text(str(at))
+        fresh.rename(place)
+        run.log(step=at, epoch=at, epochs=options.get("to", 1))
+    run.metrics["top1"] = float(at)
+    run.metrics["saw"] = {stage: (folder / "count").read_text() for stage, folder in parents.items()}
+    run.metrics["threads"] = os.environ.get("OMP_NUM_THREADS")
+    _log({"stage": run.record.stage, "id": run.id, "end": time.time()})
+
+
+def fail(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
+    """Fails for the recipes named in `recipes`, and for all where none is, until the file `unless` exists."""
+    _log({"stage": run.record.stage, "id": run.id, "start": time.time()})
+    recipe = run.record.cell["recipe"]
+    if recipe in options.get("recipes", [recipe]) and not Path(options.get("unless", "/nowhere")).exists():
+        raise ValueError("deliberate")
+    count(run, parents, {})
+
+
+def die(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
+    """Kills its own process the first time, as running out of memory would."""
+    if not (run.folder / "count").exists():
+        (run.folder / "count").write_text("0")
+        os.kill(os.getpid(), 9)
+    count(run, parents, options)
+
+
+def deaf(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
+    """Hears no warning in its first job, and is killed at the time limit."""
+    if not (run.folder / "count").exists():
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+    count(run, parents, options)
+
+
+def hoard(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
+    """Takes so many megabytes of disk."""
+    (run.folder / "hoard").write_bytes(bytes(options["megabytes"] * 2**20))
+    count(run, parents, options)
+
+
+def stubborn(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
+    """Hears no request to stop."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _log({"stage": run.record.stage, "id": run.id, "start": time.time(), "pid": os.getpid()})
+    time.sleep(120)
+
+
+def _log(line: dict[str, Any]) -> None:
+    with open(Path(os.environ["WHITEBENCH_RUNS"]) / "log.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")

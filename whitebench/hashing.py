@@ -1,0 +1,61 @@
+"""Plain JSON of configs, the hashes and ids that follow from it, and files that are written whole or not at all."""
+
+import hashlib
+import json
+import math
+from dataclasses import field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+ADDED = "added"
+PLAIN = {type(None), bool, int, str}
+
+
+def added(default: T) -> T:
+    """A field that joined its dataclass later: left out of ids at its default, so that those of older runs stand.
+
+    So a default, once published, is never changed: another behaviour is another key.
+    """
+    made: T = field(default=default, metadata={ADDED: True})
+    return made
+
+
+def canonical(value: Any) -> Any:
+    """Plain JSON of dataclasses, paths and tuples; floats that JSON cannot hold (NaN, infinities) become None."""
+    if type(value) in PLAIN or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, dict):
+        return {str(key): canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = (f for f in fields(value) if ADDED not in f.metadata or getattr(value, f.name) != f.default)
+        return {f.name: canonical(getattr(value, f.name)) for f in kept}
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):  # a scalar of numpy or torch
+        return canonical(value.item())
+    raise TypeError(f"{type(value).__name__} has no place in a record: {value!r}")
+
+
+def content_hash(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of `value`: equal for equal content, whatever its order of keys."""
+    return plain_hash(canonical(value))
+
+
+def plain_hash(plain: Any) -> str:
+    """`content_hash` of what `canonical` gave, or was read from JSON that holds it."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_id(label: str, config: Any) -> str:
+    """`<label>-<12 hex digits of the config's hash>`: the label is for the eye, the hash decides."""
+    return f"{label}-{content_hash(config)[:12]}"

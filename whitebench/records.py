@@ -1,0 +1,291 @@
+"""The record that every stage of every cell leaves: one folder, `run.json` and `metrics.jsonl`.
+
+Nothing else is the truth: tables, status and resumption are derived from these folders, which can be moved, copied and
+merged. `run.json` is replaced atomically; `metrics.jsonl` is only ever appended to, one JSON object a line.
+"""
+
+import json
+import os
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from whitebench.energy import EnergyMeter
+from whitebench.environment import environment
+from whitebench.errors import Interrupted, UserError
+from whitebench.files import write_atomically, write_json
+from whitebench.hashing import canonical, file_hash, run_id
+from whitebench.locks import Held, Lock
+from whitebench.sinks import Sinks, wanted
+
+SCHEMA = 1
+RECORD, METRICS = "run.json", "metrics.jsonl"
+Status = Literal["running", "done", "failed", "interrupted"]
+
+
+def runs_root() -> Path:
+    """$WHITEBENCH_RUNS, by default ./runs; holds `<stage>/<id>/`."""
+    return Path(os.environ.get("WHITEBENCH_RUNS", "runs"))
+
+
+def data_root() -> Path:
+    """$WHITEBENCH_DATA, by default ./data; holds `<dataset>/`."""
+    return Path(os.environ.get("WHITEBENCH_DATA", "data"))
+
+
+def stage_folder(stage: str, run_id: str) -> Path:
+    return runs_root() / stage / run_id
+
+
+@dataclass
+class Record:
+    """The content of `run.json`. `config` alone (fully resolved) determines `id`; code and machine only describe."""
+
+    id: str
+    stage: str
+    config: dict[str, Any]
+    status: Status = "running"
+    cell: dict[str, Any] = field(default_factory=dict)
+    """What the run is called: "recipe", "method", "seed", "dataset", and where they apply "sweep", "protocol", ..."""
+    hashes: dict[str, str | None] = field(default_factory=dict)
+    """Of what makes the row doubtful when it changes later: "method" (its file), "data", "protocol", "augmentation"."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """What the run saw: "manifest" (source, counts, hashes, how it was written), "reading" (see `data.preflight`)."""
+    parents: list[str] = field(default_factory=list)
+    """Ids of the records this one builds on; the first is the pretraining."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    artifacts: dict[str, dict[str, str]] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    """Summed over restarts: wall_s, gpu_s, energy_kwh (None where unknown), restarts."""
+    started: str = ""
+    ended: str | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    """Of the last start; see `environment()`."""
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+    """Of starts before it that did not end the run: {"git", "dirty", "host", "hashes"}."""
+    command: str = ""
+    error: str | None = None
+    schema: int = SCHEMA
+
+    @property
+    def resumed_under_other_code(self) -> bool:
+        """Whether an earlier start of this run had uncommitted code, another commit, method, augmentation or data."""
+        now = self.environment.get("git"), False, self.hashes
+        starts = [start for start in self.earlier if isinstance(start, dict)]
+        return any((start.get("git"), bool(start.get("dirty")), start.get("hashes")) != now for start in starts)
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in `folder`; None where there is none. A damaged one is a `UserError` that names it."""
+    path = folder / RECORD
+    try:
+        return parse_record(path.read_bytes(), path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: not a readable record ({error})") from error
+
+
+def parse_record(content: bytes, path: Path) -> Record:
+    """The record that a `run.json` holds; `path` is for the `UserError` that names a damaged or foreign one."""
+    try:
+        raw = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a readable record ({error})") from error
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+        raise UserError(f"{path}: not a record of schema {SCHEMA}")
+    known = {f.name for f in fields(Record)}
+    try:
+        return Record(**{key: value for key, value in raw.items() if key in known})
+    except TypeError as error:
+        raise UserError(f"{path}: not a whole record ({error})") from error
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; a last line cut short by a kill is left out."""
+    return list(_metric_lines(folder / METRICS))
+
+
+def _append(path: Path, line: str) -> None:
+    """The whole line, or on a full disk none of it: half a line would hide those after it."""
+    with open(path, "ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        content = line.encode() + b"\n"
+        written = 0
+        try:
+            while written < len(content):
+                written += file.write(content[written:])
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def _metric_lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
+
+
+class Run:
+    """A stage at work in its folder. One process at a time owns it (a lock that dies with its holder).
+
+    Used as a context: leaving it writes `done`, or `failed` / `interrupted` with the reason. A run that is already done
+    is opened with `already_done` set and stays untouched.
+
+        with Run("linear", f"{method}-s{seed}", config, cell=..., parents=[...]) as run:
+            if not run.already_done:
+                run.metrics["top1"] = ...
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        label: str,
+        config: Any,
+        *,
+        cell: dict[str, Any],
+        hashes: dict[str, str | None] | None = None,
+        data: dict[str, Any] | None = None,
+        parents: list[str] | None = None,
+        gpus: int = 0,
+        folder: Path | None = None,
+        command: str | None = None,
+    ) -> None:
+        resolved = canonical(config)
+        self.gpus = gpus
+        self.id = run_id(label, resolved)
+        self.folder = folder or stage_folder(stage, self.id)
+        self.record = Record(
+            id=self.id,
+            stage=stage,
+            config=resolved,
+            cell=cell,
+            hashes=hashes or {},
+            data=data or {},
+            parents=parents or [],
+            cost={"wall_s": 0.0, "gpu_s": 0.0, "energy_kwh": None, "restarts": 0},
+            command=command or shlex.join(["python", *map(_shown, sys.orig_argv[1:])]),
+        )
+        self.already_done = False
+        self._lock = Lock(self.folder / ".lock")
+        self._began = 0.0
+        self._sinks: Sinks | None = None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return self.record.metrics
+
+    def __enter__(self) -> Self:
+        wanted()  # a sink that cannot be opened is better known before the work than after the first epoch
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Held as holder:
+            raise UserError(f"{self.folder}: another process is at work on this run ({holder})") from holder
+        try:
+            return self._opened(read_record(self.folder))
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _opened(self, before: Record | None) -> Self:
+        if before is not None and before.id != self.id:
+            raise UserError(f"{self.folder}: holds another run ({before.id}); choose another folder")
+        self.already_done = before is not None and before.status == "done"
+        if self.already_done:
+            assert before is not None
+            self.record = before
+            return self
+        if before is not None:
+            self.record.cost |= {**before.cost, "restarts": before.cost.get("restarts", 0) + 1}
+            self.record.started = before.started
+            started = [_start_of(before)] if before.environment else []  # else it failed before it opened its run
+            self.record.earlier = [*before.earlier, *started]
+        self.record.started = self.record.started or _now()
+        self.record.environment = environment()
+        self._began, self._energy = time.monotonic(), EnergyMeter(self.gpus)
+        self._cost_before = dict(self.record.cost)
+        self.save()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if not self.already_done:
+                self.record.ended = _now()
+                if error is None:
+                    self.record.status = "done"
+                elif isinstance(error, Interrupted | KeyboardInterrupt | SystemExit):
+                    self.record.status, self.record.error = "interrupted", str(error) or "interrupted"
+                else:
+                    self.record.status, self.record.error = "failed", f"{type(error).__name__}: {error}"
+                    told = "".join(traceback.format_exception(kind, error, trace))
+                    write_atomically(self.folder / "error.txt", told.encode())
+                self.save()
+        finally:  # on a full disk, too, another process may go on
+            if self._sinks is not None:
+                self._sinks.close()
+            self._lock.release()
+
+    def save(self) -> None:
+        """Writes `run.json` with the cost so far."""
+        wall = time.monotonic() - self._began
+        self.record.cost["wall_s"] = self._cost_before["wall_s"] + wall
+        self.record.cost["gpu_s"] = self._cost_before["gpu_s"] + wall * self.gpus
+        self.record.cost["energy_kwh"] = self._energy_so_far()
+        write_json(self.folder / RECORD, asdict(self.record))
+
+    def _energy_so_far(self) -> float | None:
+        """Over all starts; None where that of this one, or of those before, is not known."""
+        before, now = self._cost_before.get("energy_kwh"), self._energy.kwh()
+        first = self.record.cost.get("restarts", 0) == 0
+        return None if now is None or (before is None and not first) else (before or 0.0) + now
+
+    def log(self, **values: Any) -> None:
+        """Appends a line to `metrics.jsonl`, and gives it to the sinks of $WHITEBENCH_SINKS.
+
+        It also is the run's heartbeat; give `step` so that `rewind` can work and sinks can place it.
+        Status reads these keys of the last line, where there are any: epoch, epochs, images_per_s, eta_s, loss.
+        """
+        line = canonical({"time": round(time.time(), 3), **values})
+        if self._sinks is None:
+            before = read_metrics(self.folder)[-1:]
+            step = before[0].get("step") if before else None
+            self._sinks = Sinks(self.folder, self.id, self.record.config, step)
+        _append(self.folder / METRICS, json.dumps(line))
+        self._sinks.log(line)
+
+    def rewind(self, step: int) -> None:
+        """Drops the lines after `step`, which a resumed run is about to write again."""
+        kept = [line for line in read_metrics(self.folder) if line.get("step", 0) <= step]
+        write_atomically(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def artifact(self, name: str, path: Path) -> None:
+        """Names a file of this run's folder in the record, with its sha256."""
+        self.record.artifacts[name] = {"path": str(path.relative_to(self.folder)), "sha256": file_hash(path)}
+
+
+def _start_of(record: Record) -> dict[str, Any]:
+    """What tells the code of a start apart from that of a later one."""
+    return {**{key: record.environment.get(key) for key in ("git", "dirty", "host")}, "hashes": record.hashes}
+
+
+def _shown(argument: str) -> str:
+    """A path inside the working folder, as its user would type it."""
+    here = f"{Path.cwd()}{os.sep}"
+    return argument.removeprefix(here)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
