@@ -1,15 +1,18 @@
-"""Training batches whose every random draw is a function of (seed, iteration, place in the batch).
+"""Training batches in which every random draw is a function of (seed, iteration, position in the batch).
 
-So a run that is stopped goes on with exactly the batches it would have had, and workers change no pixel.
+A stopped run goes on with exactly the batches that it would have had. Neither the number of workers nor the number of
+processes changes which images a batch holds or how they are augmented.
 """
 
 import random
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.repeatable import derive_seed
@@ -18,6 +21,8 @@ from whitebench.errors import UserError
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
+GPU_IMAGES = 2
+"""Images per GPU in the published runs (16 on 8 GPUs): Detectron2 groups by aspect ratio, and pads, within these."""
 Draw = tuple[int, int]
 """Seed of the augmentation, and index of the image."""
 
@@ -27,7 +32,7 @@ def training_batches(
 ) -> Iterator[list[Any]]:
     """Batches from iteration `start` on, without end, as Detectron2's models take them.
 
-    Of several processes, each gets its share: what every so many-th place of the whole batch holds in one process.
+    Of several processes, each gets its part: the batch of one process, cut into `processes` equal pieces.
     """
     from detectron2.data import DatasetMapper
 
@@ -36,27 +41,53 @@ def training_batches(
     return iter(DataLoader(mapped, batch_sampler=plan, num_workers=workers, collate_fn=list))
 
 
-def planned(ratios: list[float], batch: int, seed: int, group: bool) -> Iterator[list[int]]:
-    """Indices of the images of each batch, without end: all images in random order, again and again.
+def sample_batches(ratios: list[float], batch: int, seed: int, group: bool) -> Iterator[list[int]]:
+    """Indices of the images of each batch, without end.
+
+    The published runs have a GPU for each `GPU_IMAGES` images of a batch; each GPU takes its part of the random order
+    and joins images of one orientation. These GPUs are simulated, whatever the number of processes is: batch k is the
+    k-th group of each. A batch of an odd number of images has no groups.
 
     Args:
         ratios: width over height of each image.
-        group: a batch holds either wide or tall images (Detectron2's ASPECT_RATIO_GROUPING), which saves padding.
+        group: join wide images with wide ones, tall with tall ones (Detectron2's ASPECT_RATIO_GROUPING).
     """
-    from detectron2.data.samplers import TrainingSampler
+    size = GPU_IMAGES if batch % GPU_IMAGES == 0 else 1
+    gpus = [_Gpu() for _ in range(batch // size)]
+    for position, index in enumerate(random_order(len(ratios), seed)):
+        gpus[position % batch // size].add(index, group and ratios[index] > 1, size)
+        if all(gpu.groups for gpu in gpus):
+            yield [index for gpu in gpus for index in gpu.groups.popleft()]
 
-    waiting: tuple[list[int], list[int]] = ([], [])
-    for index in TrainingSampler(len(ratios), seed=seed):
-        bucket = waiting[group and ratios[index] > 1]
+
+def random_order(count: int, seed: int) -> Iterator[int]:
+    """All indices in random order, again and again: those of Detectron2's TrainingSampler in one process.
+
+    Its own sampler gives each process of a group another part; here all processes see the same order.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(count, generator=generator).tolist()
+
+
+class _Gpu:
+    """Groups of one simulated GPU, and images that wait for others of their orientation."""
+
+    def __init__(self) -> None:
+        self.groups: deque[list[int]] = deque()
+        self._waiting: tuple[list[int], list[int]] = ([], [])
+
+    def add(self, index: int, wide: bool, size: int) -> None:
+        bucket = self._waiting[wide]
         bucket.append(index)
-        if len(bucket) == batch:
-            yield list(bucket)
+        if len(bucket) == size:
+            self.groups.append(list(bucket))
             bucket.clear()
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """As a batch sampler: lists of draws."""
+    """A batch sampler: yields a list of draws for each iteration from `start` on, the part of process `rank`."""
 
     cfg: "CfgNode"
     images: list[dict[str, Any]]
@@ -67,10 +98,11 @@ class _Plan:
     def __iter__(self) -> Iterator[list[Draw]]:
         ratios = [image["width"] / image["height"] for image in self.images]
         grouped = self.cfg.DATALOADER.ASPECT_RATIO_GROUPING
-        batches = planned(ratios, self.cfg.SOLVER.IMS_PER_BATCH, self.cfg.SEED, grouped)
+        batches = sample_batches(ratios, self.cfg.SOLVER.IMS_PER_BATCH, self.cfg.SEED, grouped)
         for iteration, batch in enumerate(islice(batches, self.start, None), self.start):
-            drawn = [(derive_seed(self.cfg.SEED, iteration, place), index) for place, index in enumerate(batch)]
-            yield drawn[self.rank :: self.processes]
+            draws = [(derive_seed(self.cfg.SEED, iteration, position), index) for position, index in enumerate(batch)]
+            part = len(draws) // self.processes
+            yield draws[self.rank * part : (self.rank + 1) * part]
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ def detect(
     )  # fmt: skip
     check_masks(protocol, cfg, data)
     differences = [*deviations(cfg, protocol), *_data_deviations(protocol, data, options.subset)]
+    differences += padding_deviation(protocol, settings.batch // options.processes)
 
     from transfer.trainer import FineTuning
 
@@ -127,6 +128,19 @@ def detect(
     events.close()
     resume.forget_previous(folder)
     run.artifact("model", folder / resume.CHECKPOINT)
+
+
+def padding_deviation(protocol: "Protocol", images: int) -> list[str]:
+    """A line where another number of images than on a published GPU is padded to one size.
+
+    Batch norm counts padding, too: 28 % of the pixels of 16 COCO images together, 11 % of those of 2 (measured on
+    COCO's first 128).
+    """
+    from transfer.batches import GPU_IMAGES
+
+    if not protocol.papers_rules or images == GPU_IMAGES:
+        return []
+    return [f"padding: {images} images per process padded to one size, published {GPU_IMAGES} per GPU"]
 
 
 def _data_deviations(protocol: "Protocol", data: "DetectionSet", subset: int | None) -> list[str]:

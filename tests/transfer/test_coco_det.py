@@ -20,7 +20,6 @@ from torchvision.models import get_model
 from pretrain.checkpoint import write_backbone
 from tests.support.coco_folder import edit, write_coco
 from transfer import coco_det
-from transfer.batches import planned
 from transfer.coco_data import read_coco
 from transfer.data import annotation_hashes, find_folder
 from transfer.records import Options, convert_id, detect_config, detect_id
@@ -200,25 +199,6 @@ def test_killed_run_goes_on_and_ends_with_the_same_model_and_ap(
     assert {name: resumed.metrics[name] for name in METRICS} == {name: undisturbed.metrics[name] for name in METRICS}
 
 
-def test_processes_share_every_batch_as_one_would_have_it(coco: Path) -> None:
-    from transfer.batches import _Plan
-    from transfer.convert import Converted
-    from transfer.protocol import build_cfg, load_protocol, resolve
-
-    protocol = load_protocol("sample")
-    content = Converted({}, {"arch": "resnet18", "mean": [0.5] * 3, "std": [0.2] * 3})
-    cfg = build_cfg(protocol, resolve(protocol, batch=4), content)
-    images = [{"width": 64, "height": 64}] * 9
-
-    def plan(rank: int, processes: int) -> list[list[tuple[int, int]]]:
-        return [batch for _, batch in zip(range(5), _Plan(cfg, images, 2, rank, processes))]
-
-    whole, shares = plan(0, 1), [plan(rank, 2) for rank in range(2)]
-    for batch, first, second in zip(whole, *shares):
-        assert len(first) == len(second) == 2
-        assert sorted(first + second) == sorted(batch)
-
-
 @pytest.mark.parametrize(
     ("processes", "device", "norm"),
     [(1, "cpu", "BN"), (1, "cuda", "BN"), (2, "cpu", "naiveSyncBN"), (8, "cuda", "SyncBN")],
@@ -306,16 +286,6 @@ def test_id_follows_from_plain_values_and_from_nothing_else(coco: Path, tmp_path
 def test_learning_rate_follows_the_batch(coco: Path) -> None:
     rates = [detect_config(PARENT, tiny(coco, batch=batch))["lr"] for batch in (2, 4)]
     assert rates[1] == pytest.approx(2 * rates[0])
-
-
-@pytest.mark.parametrize("group", [True, False])
-def test_every_image_comes_once_an_epoch_and_wide_and_tall_ones_apart(group: bool) -> None:
-    ratios = [0.5] * 8 + [2.0] * 8
-    batches = [batch for _, batch in zip(range(8), planned(ratios, 2, seed=0, group=group))]
-    assert sorted(index for batch in batches for index in batch) == list(range(16))
-    mixed = [len({ratios[index] for index in batch}) > 1 for batch in batches]
-    assert any(mixed) != group
-    assert batches != [batch for _, batch in zip(range(8), planned(ratios, 2, seed=1, group=group))]
 
 
 def polygon_set(folder: Path) -> Iterator[tuple[Path, str]]:

@@ -107,6 +107,16 @@ def test_config_that_a_run_writes_down_says_what_the_sources_say(name: str, tmp_
     assert {key: at(read, key) for key in PUBLISHED[name]} == PUBLISHED[name]
 
 
+def test_padding_that_differs_from_a_published_gpu_is_named() -> None:
+    from transfer.detect import padding_deviation
+
+    published = load_protocol("c4-1x")
+    assert padding_deviation(published, 2) == []
+    line = "padding: 16 images per process padded to one size, published 2 per GPU"
+    assert padding_deviation(published, 16) == [line]
+    assert padding_deviation(load_protocol("sample"), 4) == []  # no paper's protocol
+
+
 def rules(findings: list[Finding]) -> list[str]:
     return [finding.rule for finding in findings]
 
