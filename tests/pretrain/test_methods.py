@@ -24,7 +24,7 @@ def test_the_methods_are_the_files_of_the_folder() -> None:
 
 def test_adding_a_method_is_dropping_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "attract.py").write_text(
-        "from pretrain.methods import Method, Step\n"
+        "from pretrain.method import Method, Step\n"
         "from pretrain.losses.similarity import cosine_distance\n"
         "from whitebench.config import strict\n\n"
         "@strict\nclass Config:\n    weight: float = 1.0\n\n"

@@ -103,7 +103,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file(tmp_path: Path) -> 
     script = """
         import os, sys
         from pathlib import Path
-        from results import content
+        from whitebench import files as content
         os.fsync = lambda number: os.kill(os.getpid(), 9)  # written, not yet renamed
         content.write_atomically(Path(sys.argv[1]), b"new" * 100_000)
     """
