@@ -1,21 +1,25 @@
 """What a method is. One file of `pretrain/methods` is one method; adding a method is adding a file.
 
-The file holds a `Config` (decorated with `pretrain.recipe.strict`), which is the recipe's `method` section, one
+The file holds a `Config` (decorated with `whitebench.config.strict`), which is the recipe's `method` section, one
 subclass of `Method`, and the loss as a pure function of embeddings.
 """
 
 import importlib
 import inspect
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
 from pretrain import methods
 from pretrain.data.batch import Batch
+from whitebench.config import strict
 from whitebench.errors import UserError, nearest
 
 
@@ -64,6 +68,8 @@ class Method(nn.Module, Generic[ConfigT]):
 
     Config: ClassVar[type]
     uses_labels: ClassVar[bool] = False
+    minimum_views: ClassVar[int] = 2
+    """Of each image; a loss that compares views needs two."""
     trains: ClassVar[bool] = True
     """False for a bound that is not trained at all (`random`)."""
     step: int = 0
@@ -80,7 +86,10 @@ class Method(nn.Module, Generic[ConfigT]):
         raise NotImplementedError
 
     def check(self, batch: int, views: int) -> None:
-        """Raises `UserError` where the method cannot work with `batch` images a process and so many views."""
+        """Raises `UserError` if the method cannot work with `batch` images per process and this number of views."""
+        if views < self.minimum_views:
+            name = type(self).__module__.rpartition(".")[2]
+            raise UserError(f"{name}: needs at least {self.minimum_views} views, not {views} (data.views)")
 
     def prepare_epoch(self, epoch: int, embed: Embed) -> None:
         """Before the first step of an epoch: what needs the whole training set (clusters). Not run on resumption within
@@ -99,38 +108,79 @@ class Method(nn.Module, Generic[ConfigT]):
 
 
 def method_names() -> list[str]:
-    """Files of this folder that define a method (helpers like `similarity` do not)."""
-    names = (module.name for module in pkgutil.iter_modules(methods.__path__))
-    return sorted(name for name in names if _method_of(importlib.import_module(f"{methods.__name__}.{name}")))
+    """Files of `pretrain/methods` that define a method; one that cannot be imported is left out."""
+    names = []
+    for name in sorted(module.name for module in pkgutil.iter_modules(methods.__path__)):
+        with suppress(UserError):
+            if _method_of(_imported(name)):
+                names.append(name)
+    return names
 
 
 def find_method(name: Any) -> type[Method[Any]]:
     """The method of the file `<name>.py`.
 
     Raises:
-        UserError: there is none; the nearest names are given.
+        UserError: there is no such file (the nearest names are given), it cannot be imported, or it does not define
+            exactly one method.
     """
-    known = (
+    exists = (
         isinstance(name, str)
         and name.isidentifier()
-        and any((Path(p) / f"{name}.py").is_file() for p in methods.__path__)
+        and any((Path(folder) / f"{name}.py").is_file() for folder in methods.__path__)
     )
-    if not known:
+    if not exists:
         raise UserError(f"unknown method '{name}'{nearest(str(name), method_names())}")
-    found = _method_of(importlib.import_module(f"{methods.__name__}.{name}"))
-    if found is None:
-        raise UserError(f"methods/{name}.py defines no method{nearest(name, method_names())}")
-    return found
+    method = _method_of(_imported(name))
+    if method is None:
+        raise UserError(f"methods/{name}.py defines no subclass of Method{nearest(name, method_names())}")
+    return method
 
 
-def _method_of(module: Any) -> type[Method[Any]] | None:
-    """The Method subclass that `module` itself defines, with the module's Config attached."""
-    own = [
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"{methods.__name__}.{name}")
+    except Exception as error:  # whatever a file raises that a user has written
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        position = f"{Path(line.filename).name}, line {line.lineno}"
+        raise UserError(
+            f"methods/{name}.py cannot be imported: {type(error).__name__}: {error} ({position})"
+        ) from error
+
+
+def _method_of(module: ModuleType) -> type[Method[Any]] | None:
+    """The Method subclass that `module` defines, with a `Config` of its own; None if it defines none.
+
+    Of classes that build on each other the last one counts.
+
+    Raises:
+        UserError: it defines several that do not build on each other.
+    """
+    defined = [
         item
         for item in vars(module).values()
         if inspect.isclass(item) and issubclass(item, Method) and item.__module__ == module.__name__
     ]
-    if not own:
+    final = [item for item in defined if not any(item in other.__mro__[1:] for other in defined)]
+    if len(final) > 1:
+        names = ", ".join(item.__name__ for item in final)
+        raise UserError(
+            f"{module.__name__.rpartition('.')[2]}.py defines several methods: {names}; one file, one method"
+        )
+    if not final:
         return None
-    own[0].Config = module.Config
-    return own[0]
+    if "Config" not in vars(final[0]):
+        final[0].Config = _own_config(module)
+    return final[0]
+
+
+def _own_config(module: ModuleType) -> type:
+    """The module's `Config`, as a class that belongs to this module: a recipe knows its method by it.
+
+    A variant may import another method's Config, or have none, where it has no settings.
+    """
+    config = getattr(module, "Config", None)
+    if config is None or config.__module__ != module.__name__:
+        bases = () if config is None else (config,)
+        return strict(type("Config", bases, {"__module__": module.__name__, "__annotations__": {}}))
+    return config if is_dataclass(config) else strict(config)

@@ -1,21 +1,31 @@
-"""Config sections as strict dataclasses: types are checked, unknown keys refused, and a fault is told in one line."""
+"""Config sections as strict dataclasses: types and ranges are checked, unknown keys refused, errors are one line."""
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any, TypeVar, cast, dataclass_transform, get_origin
+from typing import Any, TypeVar, cast, dataclass_transform, get_args, get_origin, get_type_hints
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs, PydanticCustomError
 
 from whitebench.errors import UserError, nearest
+from whitebench.yaml import parse_yaml
 
 T = TypeVar("T")
+REFUSED = "refused_conversion"
 
 
 @dataclass_transform(frozen_default=True)
 def strict(section: type[T]) -> type[T]:
-    """Decorator of every config section: an immutable dataclass that checks its types and refuses unknown keys."""
-    checked: Any = dataclass(frozen=True, config=ConfigDict(extra="forbid"))(section)
+    """Decorator of every config section: an immutable dataclass that checks types and ranges, and refuses unknown keys.
+
+    NaN and infinities are refused in every field, and so is true or false where a number is expected. A whole number
+    is taken for a text (a dataset may be called 2012).
+    """
+    checks: Any = classmethod(_refuse_conversions)
+    section._refuse_conversions = model_validator(mode="before")(checks)  # type: ignore[attr-defined]
+    config = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+    checked: Any = dataclass(frozen=True, config=config)(section)
     return cast(type[T], checked)
 
 
@@ -33,14 +43,20 @@ def validated(kind: type[T], raw: dict[str, Any], where: str, separator: str = "
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """'a.b=value' -> ('a.b', value), the value read as YAML."""
+    """'a.b=value' -> ('a.b', value), the value read as YAML.
+
+    Raises:
+        UserError: it has no key or no '=', or its value is not YAML.
+    """
     key, equals, value = text.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         raise UserError(f"'{text}': overrides look like key=value, e.g. schedule.epochs=20")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"{key}: '{value}' is not a YAML value") from error
+    return key, parse_yaml(value, where=key)
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Overrides by key; of one key given twice the last counts, as on every command line."""
+    return dict(map(parse_override, texts))
 
 
 def set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -54,7 +70,7 @@ def set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
                 raise UserError(f"{key}: '{part}' is a value, not a section")
         node[int(last) if isinstance(node, list) else last] = value
     except (ValueError, IndexError) as error:
-        raise UserError(f"{key}: there is no such entry in a list of {len(node)}") from error
+        raise UserError(f"{key}: no such entry in a list of {len(node)}") from error
 
 
 @lru_cache
@@ -67,11 +83,23 @@ def _first_fault(kind: type, error: ValidationError) -> str:
     # a misspelt key that is needed is two faults: the unknown key explains the missing one
     fault = min(error.errors(include_url=False), key=lambda fault: fault["type"] not in unknown)
     path = [str(part) for part in fault["loc"]]
+    if fault["type"] == REFUSED:
+        key = fault["ctx"]["key"]
+        return f"{'.'.join([*path, key])}: {fault['msg']}, not {_shortened(_entry(fault['input'], key))}"
     if fault["type"] in unknown:
         return f"{'.'.join(path)}: unknown key{nearest(path[-1], _keys_at(kind, path[:-1]))}"
     if fault["type"].startswith("missing"):
         return f"{'.'.join(path)}: is needed"
-    return f"{'.'.join(path)}: {fault['msg'].lower()}, not {fault['input']!r}"
+    return f"{'.'.join(path)}: {fault['msg'].lower()}, not {_shortened(fault['input'])}"
+
+
+def _entry(values: Any, key: str) -> Any:
+    return (values.kwargs if isinstance(values, ArgsKwargs) else values)[key]
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _keys_at(kind: Any, path: list[str]) -> list[str]:
@@ -88,3 +116,37 @@ def _section(kind: Any) -> Any:
     """The dataclass `kind`, or the one that it may hold."""
     held = [kind, *getattr(kind, "__args__", ())]
     return next((arg for arg in held if hasattr(arg, "__dataclass_fields__")), None)
+
+
+def _refuse_conversions(section: Any, values: Any) -> Any:
+    """`values` as they are, without those that pydantic would convert to something that was not written.
+
+    It takes true for 1 where a number is expected, and 1.10 for "1.1" where a text is.
+    """
+    given = (values.kwargs or {}) if isinstance(values, ArgsKwargs) else values
+    for key, value in given.items() if isinstance(given, dict) else ():
+        kind = _types(section).get(key, Any)
+        if any(isinstance(item, bool) for item in _items(value)) and not _takes(bool, kind):
+            raise PydanticCustomError(REFUSED, "true and false are not numbers", {"key": key})
+        if isinstance(value, float) and _takes(str, kind) and not _takes(float, kind):
+            raise PydanticCustomError(REFUSED, "a text that looks like a number needs quotes", {"key": key})
+    return values
+
+
+@lru_cache
+def _types(section: Any) -> dict[str, Any]:
+    return get_type_hints(section)
+
+
+def _items(value: Any) -> Iterator[Any]:
+    """The value, or those in a list of lists."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _items(item)
+    else:
+        yield value
+
+
+def _takes(plain: type, kind: Any) -> bool:
+    """Whether a value of the plain type fits a field of this type, or an entry of its list."""
+    return kind in (plain, Any) or any(_takes(plain, part) for part in get_args(kind))

@@ -15,22 +15,23 @@ from pretrain.networks import MomentumCopy
 from whitebench.config import strict
 from whitebench.errors import UserError
 from whitebench.hashing import added
+from whitebench.ranges import PositiveInt, Share, Temperature
 
 
 @strict
 class Contrast:
     """The settings of a momentum contrast."""
 
-    temperature: float = 0.2
+    temperature: Temperature = 0.2
     """tau: similarities are divided by it before the softmax."""
-    queue: int = 65536
+    queue: PositiveInt = 65536
     """Past keys of all processes that serve as negatives."""
-    momentum: float = 0.999
+    momentum: Share = 0.999
     """Of the keys' encoder, constant."""
     shuffle_bn: bool = True
     """Let batch norms see keys among other images than those of their queries, whose statistics would otherwise let
     them find each other; makes no difference where one norm sees all (one process and one part)."""
-    bn_splits: int = added(1)
+    bn_splits: PositiveInt = added(1)
     """Parts of a process's batch that have batch norms of their own, as on so many GPUs. On one GPU MoCo's authors take
     8 for CIFAR-10: without, queries and keys of a batch share its statistics, and past keys do not."""
 
@@ -129,13 +130,7 @@ def check_contrast(name: str, config: Contrast, batch: int, views: int) -> None:
     """Raises `UserError` where the settings of a method `name` with a momentum contrast cannot work."""
     if views != 2:
         raise UserError(f"{name}: takes 2 views, one for the query and one for the key, not {views} (data.views)")
-    if config.queue < 1:
-        raise UserError(f"{name}: a queue of {config.queue} keys holds no negatives (method.queue)")
-    if not 0 <= config.momentum <= 1:
-        raise UserError(f"{name}: momentum lies between 0 and 1, not {config.momentum} (method.momentum)")
-    if config.temperature <= 0:
-        raise UserError(f"{name}: temperature is above 0, not {config.temperature} (method.temperature)")
-    if config.bn_splits < 1 or batch % config.bn_splits or batch // config.bn_splits < 2:
+    if batch % config.bn_splits or batch // config.bn_splits < 2:
         raise UserError(
             f"{name}: a process's batch of {batch} images does not fall into {config.bn_splits} equal parts of 2 or "
             "more (method.bn_splits)"

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from pretrain.losses.similarity import cosine_distance
 from pretrain.losses.whitening import float32_region
-from whitebench.errors import UserError
 
 
 def prediction_loss(predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
@@ -23,9 +22,3 @@ def prediction_loss(predictions: Sequence[Tensor], targets: Sequence[Tensor]) ->
     with float32_region(predictions[0]):
         pairs = permutations(range(len(predictions)), 2)
         return 2 * torch.stack([cosine_distance(predictions[a], targets[b].detach()) for a, b in pairs]).mean()
-
-
-def check_views(name: str, views: int) -> None:
-    """Raises `UserError` where the method `name` has nothing to predict."""
-    if views < 2:
-        raise UserError(f"{name}: needs at least 2 views, not {views} (data.views)")

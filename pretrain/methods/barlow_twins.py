@@ -19,11 +19,12 @@ from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.ranges import NonNegativeFloat
 
 
 @strict
 class Config:
-    trade_off: float = 0.0051
+    trade_off: NonNegativeFloat = 0.0051
     """lambda, weight of the squared correlations between different channels."""
 
 
@@ -38,12 +39,9 @@ class BarlowTwins(Method[Config]):
         return Step(loss, {"distance": distance, "spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
-        if views < 2:
-            raise UserError(f"barlow_twins: needs at least 2 views, not {views} (data.views)")
+        super().check(batch, views)
         if batch * world_size() < 2:
             raise UserError("barlow_twins: a correlation needs at least 2 images (batch)")
-        if self.config.trade_off < 0:
-            raise UserError(f"barlow_twins: trade_off is at least 0, not {self.config.trade_off} (method.trade_off)")
 
 
 def barlow_twins_loss(views: Sequence[Tensor], trade_off: float = 0.0051) -> Tensor:

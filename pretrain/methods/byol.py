@@ -5,19 +5,19 @@ the mean over pairs of views, as CW-RGP's official code has it.
 """
 
 from pretrain.data.batch import Batch
-from pretrain.losses.prediction import check_views, prediction_loss
+from pretrain.losses.prediction import prediction_loss
 from pretrain.losses.similarity import spread
 from pretrain.method import Encoder, Method, Step
 from pretrain.networks import MomentumCopy, build_predictor
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import PositiveInt, Share
 
 
 @strict
 class Config:
-    predictor: int = 4096
+    predictor: PositiveInt = 4096
     """Width of the predictor's hidden layer."""
-    momentum: float = 0.99
+    momentum: Share = 0.99
     """Of the target network at the start, rising to 1 by a cosine."""
 
 
@@ -33,10 +33,3 @@ class BYOL(Method[Config]):
         targets = [self.target(view).z for view in batch.views]
         loss = prediction_loss([self.predictor(z) for z in online], targets)
         return Step(loss, {"distance": loss.detach() / 2, "spread": spread(online[0])})
-
-    def check(self, batch: int, views: int) -> None:
-        check_views("byol", views)
-        if not 0 <= self.config.momentum <= 1:
-            raise UserError(f"byol: momentum lies between 0 and 1, not {self.config.momentum} (method.momentum)")
-        if self.config.predictor < 1:
-            raise UserError(f"byol: predictor is a width of at least 1, not {self.config.predictor} (method.predictor)")

@@ -17,26 +17,26 @@ from pretrain.losses.windows import check_windows, whiten_neighbours, whiten_win
 from pretrain.method import Method, Step
 from pretrain.networks import embed_jointly
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import NonNegativeFloat, PositiveInt, Share, ShareBelowOne
 
 
 @strict
 class Config:
-    groups: int = 2
+    groups: PositiveInt = 2
     """g: channels are whitened in so many groups. D / g has to exceed the window."""
-    window: int | None = 128
+    window: PositiveInt | None = 128
     """Images whitened together; divides the images of a process. None: all of them."""
-    repeats: int = 1
+    repeats: PositiveInt = 1
     """The loss is averaged over so many draws of windows and groups (the papers' w_iter)."""
     random_groups: bool = True
     """Whether each view, window and repeat draws its own partition of the channels."""
     normalize: bool = True
     """Compare whitened rows by 2 - 2 cos; otherwise by the mean squared difference."""
-    eps: float = 0.0
+    eps: ShareBelowOne = 0.0
     """Shrinkage of the covariance towards the identity."""
-    covariance_weight: float = 0.0
+    covariance_weight: NonNegativeFloat = 0.0
     """Of the penalty on covariances between images, before whitening (ImageNet: 0.005 for 100 epochs, 0.01 for 200)."""
-    covariance_until: float = 0.5
+    covariance_until: Share = 0.5
     """Share of the training after which that penalty is switched off."""
 
 
@@ -68,8 +68,7 @@ class CWRGP(Method[Config]):
         return whiten_neighbours(z, "zca", "channel", config.groups, config.window, config.eps)
 
     def check(self, batch: int, views: int) -> None:
-        if views < 2:
-            raise UserError(f"cwrgp: needs at least 2 views, not {views} (data.views)")
+        super().check(batch, views)
         channels, config = self.encoder.embedding_dim, self.config
         check_windows(batch, channels, "zca", "channel", config.groups, config.window, config.repeats, config.eps)
 

@@ -18,7 +18,7 @@ from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step
 from pretrain.networks import MomentumCopy, embed_by_size
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import AtLeastTwo, NonNegativeInt, Share, Temperature
 
 GLOBAL = 2
 """Views that the teacher sees."""
@@ -26,24 +26,26 @@ GLOBAL = 2
 
 @strict
 class Config:
-    outputs: int = 65536
+    outputs: AtLeastTwo = 65536
     """K, width of the last layer."""
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.04
+    student_temperature: Temperature = 0.1
+    teacher_temperature: Temperature = 0.04
     """At the end of its warm-up."""
-    warmup_temperature: float = 0.04
+    warmup_temperature: Temperature = 0.04
     """Of the teacher in the first epoch; rises linearly to `teacher_temperature`."""
-    warmup_epochs: int = 0
+    warmup_epochs: NonNegativeInt = 0
     """Epochs of that rise."""
-    centre_momentum: float = 0.9
+    centre_momentum: Share = 0.9
     """Of the mean of the teacher's outputs, which is taken off them."""
-    momentum: float = 0.996
+    momentum: Share = 0.996
     """Of the teacher at the start, rising to 1 by a cosine."""
-    frozen_epochs: int = 1
+    frozen_epochs: NonNegativeInt = 1
     """Epochs at the start in which the last layer stays as it is."""
 
 
 class DINO(Method[Config]):
+    minimum_views = GLOBAL
+
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
         self.last = LastLayer(encoder.embedding_dim, config.outputs)
@@ -80,18 +82,6 @@ class DINO(Method[Config]):
     def before_update(self) -> None:
         if self.epoch < self.config.frozen_epochs:
             self.last.weight.grad = None
-
-    def check(self, batch: int, views: int) -> None:
-        if views < GLOBAL:
-            raise UserError(f"dino: needs at least {GLOBAL} views, not {views} (data.views)")
-        for key in ("student_temperature", "teacher_temperature", "warmup_temperature"):
-            if getattr(self.config, key) <= 0:
-                raise UserError(f"dino: {key} is above 0, not {getattr(self.config, key)} (method.{key})")
-        for key in ("momentum", "centre_momentum"):
-            if not 0 <= getattr(self.config, key) <= 1:
-                raise UserError(f"dino: {key} lies between 0 and 1, not {getattr(self.config, key)} (method.{key})")
-        if self.config.outputs < 2:
-            raise UserError(f"dino: outputs are at least 2, not {self.config.outputs} (method.outputs)")
 
     @torch.no_grad()
     def _move_centre(self, targets: Tensor) -> None:

@@ -19,18 +19,19 @@ from pretrain.method import Encoder, Method, Step
 from pretrain.networks import MomentumCopy
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.ranges import NonNegativeFloat, PositiveInt, Share
 
 
 @strict
 class Config:
-    iterations: int = 4
+    iterations: PositiveInt = 4
     """T, Newton steps of IterNorm; more steps whiten harder."""
-    trade_off: float | None = None
+    trade_off: NonNegativeFloat | None = None
     """beta, weight of the trace loss; None means the paper's 0.01 (log2 n - 3), n the number of variables: the global
     batch on the channel axis, the embedding's width on the batch axis."""
     axis: Axis = "channel"
     """channel: images are decorrelated from each other, over channels [N, N]; batch: channels, over images [D, D]."""
-    momentum: float | None = None
+    momentum: Share | None = None
     """EMA momentum at the start, rising to 1 by a cosine; None trains without a target network."""
 
 
@@ -60,16 +61,11 @@ class INTL(Method[Config]):
         return Step(loss, {**scalars, "spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
-        if views < 2:
-            raise UserError(f"intl: needs at least 2 views, not {views} (data.views)")
+        super().check(batch, views)
         variables = batch * world_size() if self.config.axis == "channel" else self.encoder.embedding_dim
         if self.config.trade_off is None and variables <= 8:
             formula = "the paper's trade-off 0.01 (log2 n - 3)"
             raise UserError(f"intl: {formula} is not positive for n = {variables}; set method.trade_off")
-        if self.config.iterations < 1:
-            raise UserError(f"intl: iterations is at least 1, not {self.config.iterations} (method.iterations)")
-        if self.config.momentum is not None and not 0 <= self.config.momentum <= 1:
-            raise UserError(f"intl: momentum lies between 0 and 1, not {self.config.momentum} (method.momentum)")
 
     def transformed(self, z: Tensor) -> Tensor:
         return self._whiten(z)

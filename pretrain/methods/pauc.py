@@ -15,26 +15,26 @@ from torch.nn import functional as F
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.momentum_contrast import Pair
+from pretrain.losses.momentum_contrast import Pair, check_contrast
 from pretrain.losses.similarity import unit_rows
 from pretrain.losses.whitening import float32_region
 from pretrain.method import Embed, Encoder, Method, Step
 from pretrain.methods import pcl
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import NonNegativeFloat, PositiveFloat
 
 
 @strict
 class Config(pcl.Config):
-    alignment_weight: float = 1.0
+    alignment_weight: NonNegativeFloat = 1.0
     """Of pulling the two views' features of a prototype together; 0 leaves it out, here and below."""
-    uniformity_weight: float = 1.0
+    uniformity_weight: NonNegativeFloat = 1.0
     """Of spreading the features of different prototypes over the sphere."""
-    correlation_weight: float = 1.0
+    correlation_weight: NonNegativeFloat = 1.0
     """Of decorrelating the channels of prototype-level features."""
-    uniformity_t: float = 2.0
+    uniformity_t: PositiveFloat = 2.0
     """Of the Gaussian potential exp(-t d^2)."""
-    correlation_trade_off: float = 0.005
+    correlation_trade_off: NonNegativeFloat = 0.005
     """Weight of the correlations off the diagonal."""
 
 
@@ -63,12 +63,7 @@ class PAUC(Method[Config]):
         return Step(loss, scalars)
 
     def check(self, batch: int, views: int) -> None:
-        pcl.check("pauc", self.config, batch, views)
-        for key in ("alignment_weight", "uniformity_weight", "correlation_weight", "correlation_trade_off"):
-            if getattr(self.config, key) < 0:
-                raise UserError(f"pauc: {key} is at least 0, not {getattr(self.config, key)} (method.{key})")
-        if self.config.uniformity_t <= 0:
-            raise UserError(f"pauc: uniformity_t is above 0, not {self.config.uniformity_t} (method.uniformity_t)")
+        check_contrast("pauc", self.config, batch, views)
 
     def _terms(self, pair: Pair, index: Tensor) -> "Terms":
         """Of the images of all processes, averaged over the clusterings."""

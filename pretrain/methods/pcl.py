@@ -8,9 +8,10 @@ Positive prototypes are those of the images of all processes, and the drawn nega
 that several processes train as one; the official code takes each process's alone.
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,21 +23,21 @@ from pretrain.losses.similarity import cosine_distance, spread, unit_rows
 from pretrain.losses.whitening import float32_region
 from pretrain.method import Embed, Encoder, Method, Step
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import AtLeastTwo, NonNegativeInt, PositiveInt
 
 
 @strict
 class Config(Contrast):
     """`temperature` is also the mean one of prototypes; the keys' encoder is also whose embeddings are clustered."""
 
-    queue: int = 16384
+    queue: PositiveInt = 16384
     """r: past keys that are negatives, and prototypes that are."""
-    clusters: tuple[int, ...] = (25000, 50000, 100000)
+    clusters: Annotated[tuple[AtLeastTwo, ...], Field(min_length=1)] = (25000, 50000, 100000)
     """K of each clustering."""
-    warmup_epochs: int = 20
+    warmup_epochs: NonNegativeInt = 20
     """Epochs of InfoNCE alone."""
-    kmeans_iterations: int = 20
-    kmeans_repeats: int = 5
+    kmeans_iterations: PositiveInt = 20
+    kmeans_repeats: PositiveInt = 5
     """Runs of k-means, of which the best counts."""
 
 
@@ -53,7 +54,7 @@ class PCL(Method[Config]):
         return Step(contrasted.loss, contrasted.scalars)
 
     def check(self, batch: int, views: int) -> None:
-        check("pcl", self.config, batch, views)
+        check_contrast("pcl", self.config, batch, views)
 
 
 class Contrasted(NamedTuple):
@@ -153,14 +154,3 @@ def proto_nce(
 def on_device(clusters: Clusters, like: Tensor) -> Clusters:
     """`clusters` where `like` is: a resumed run has loaded them to the CPU."""
     return Clusters(*(tensor.to(like.device) for tensor in vars(clusters).values()))
-
-
-def check(name: str, config: Config, batch: int, views: int) -> None:
-    """Raises `UserError` where a method `name` with these settings cannot work."""
-    check_contrast(name, config, batch, views)
-    if not config.clusters or min(config.clusters) < 2:
-        raise UserError(
-            f"{name}: each clustering has at least 2 clusters, not {list(config.clusters)} (method.clusters)"
-        )
-    if config.warmup_epochs < 0:
-        raise UserError(f"{name}: warmup_epochs are at least 0, not {config.warmup_epochs} (method.warmup_epochs)")

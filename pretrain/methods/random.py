@@ -13,3 +13,4 @@ class Random(Method[Config]):
     """Never trained: the run ends with its initial weights."""
 
     trains = False
+    minimum_views = 1

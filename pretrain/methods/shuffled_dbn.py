@@ -17,19 +17,19 @@ from pretrain.losses.similarity import mean_pair_distance, mean_squared_differen
 from pretrain.losses.windows import check_windows, whiten_neighbours, whiten_windows
 from pretrain.method import Method, Step
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import PositiveInt, ShareBelowOne
 
 
 @strict
 class Config:
-    groups: int = 32
+    groups: PositiveInt = 32
     """g: channels are whitened in so many groups; the images of a process have to exceed D / g. 32 for D = 512 and 256
     images in the code's ablation of the batch's size."""
     shuffle: bool = True
     """Whether each view of each step draws its own groups; otherwise they are of neighbouring channels (DBN)."""
     normalize: bool = False
     """Compare whitened rows by 2 - 2 cos; otherwise by their squared distance."""
-    eps: float = 0.0
+    eps: ShareBelowOne = 0.0
     """Shrinkage of the covariance towards the identity."""
 
 
@@ -44,8 +44,7 @@ class ShuffledDBN(Method[Config]):
         return Step(loss, {"whitened_distance": loss.detach(), "spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
-        if views < 2:
-            raise UserError(f"shuffled_dbn: needs at least 2 views, not {views} (data.views)")
+        super().check(batch, views)
         channels, config = self.encoder.embedding_dim, self.config
         check_windows(batch, channels, "zca", "batch", config.groups, eps=config.eps)
 

@@ -18,12 +18,12 @@ from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
 from pretrain.networks import embed_jointly
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import Temperature
 
 
 @strict
 class Config:
-    temperature: float = 0.5
+    temperature: Temperature = 0.5
     """tau: similarities are divided by it before the softmax."""
 
 
@@ -36,12 +36,6 @@ class SimCLR(Method[Config]):
         with torch.no_grad():
             distance = cosine_distance(views[0], views[1])
         return Step(loss, {"distance": distance, "spread": spread(views[0])})
-
-    def check(self, batch: int, views: int) -> None:
-        if views < 2:
-            raise UserError(f"simclr: needs at least 2 views, not {views} (data.views)")
-        if self.config.temperature <= 0:
-            raise UserError(f"simclr: temperature is above 0, not {self.config.temperature} (method.temperature)")
 
 
 def simclr_loss(views: Sequence[Tensor], temperature: float = 0.5) -> Tensor:

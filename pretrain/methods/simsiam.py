@@ -9,17 +9,17 @@ from collections.abc import Iterable
 from torch import nn
 
 from pretrain.data.batch import Batch
-from pretrain.losses.prediction import check_views, prediction_loss
+from pretrain.losses.prediction import prediction_loss
 from pretrain.losses.similarity import spread
 from pretrain.method import Encoder, Method, Step
 from pretrain.networks import build_predictor
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import PositiveInt
 
 
 @strict
 class Config:
-    predictor: int = 512
+    predictor: PositiveInt = 512
     """Width of the predictor's hidden layer."""
     constant_predictor_rate: bool = True
     """Whether the predictor learns at the base rate throughout, as in the official code."""
@@ -38,10 +38,3 @@ class SimSiam(Method[Config]):
 
     def constant_rate(self) -> Iterable[nn.Module]:
         return (self.predictor,) if self.config.constant_predictor_rate else ()
-
-    def check(self, batch: int, views: int) -> None:
-        check_views("simsiam", views)
-        if self.config.predictor < 1:
-            raise UserError(
-                f"simsiam: predictor is a width of at least 1, not {self.config.predictor} (method.predictor)"
-            )

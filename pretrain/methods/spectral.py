@@ -22,6 +22,7 @@ from pretrain.method import Method, Step
 from pretrain.methods.intl import trace_loss, trade_off_of
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.ranges import NonNegativeFloat, PositiveInt, ShareBelowOne
 
 Kind = Transform | Literal["none"]
 
@@ -30,19 +31,19 @@ Kind = Transform | Literal["none"]
 class Config:
     transform: Kind = "iternorm"
     """Function of the spectrum (see `losses.whitening`); none: views are drawn together as they are, and collapse."""
-    iterations: int = 4
+    iterations: PositiveInt = 4
     """T, Newton steps of iternorm."""
-    exponent: float = 0.5
+    exponent: NonNegativeFloat = 0.5
     """p of power: eigenvalues are multiplied by their power -2 p; 0.5 whitens."""
     axis: Axis = "channel"
     """channel: images are decorrelated from each other, over channels [N, N]; batch: channels, over images [D, D]."""
-    groups: int = 1
+    groups: PositiveInt = 1
     """Neighbouring channels are transformed in so many groups."""
-    eps: float = 0.0
+    eps: ShareBelowOne = 0.0
     """Shrinkage of the covariance towards the identity."""
     trace_loss: bool = False
     """Whether transformed variables are also pushed to variance 1; iternorm leaves them below."""
-    trade_off: float | None = None
+    trade_off: NonNegativeFloat | None = None
     """beta, weight of the trace loss; None means the paper's, as in `intl`."""
     normalize: bool = True
     """Compare transformed rows by 2 - 2 cos; otherwise by the mean squared difference."""
@@ -67,13 +68,10 @@ class Spectral(Method[Config]):
         return Step(loss, scalars)
 
     def check(self, batch: int, views: int) -> None:
+        super().check(batch, views)
         config, channels = self.config, self.encoder.embedding_dim
-        if views < 2:
-            raise UserError(f"spectral: needs at least 2 views, not {views} (data.views)")
         if config.trace_loss:
             _check_trace(config.transform, config.axis, config.groups)
-        if config.iterations < 1:
-            raise UserError(f"spectral: iterations is at least 1, not {config.iterations} (method.iterations)")
         images = batch * world_size() if config.gather else batch
         if config.transform != "none":
             check_whitenable(images, channels, config.groups, config.transform, config.axis, config.eps)

@@ -9,13 +9,14 @@ from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.ranges import AtLeastTwo, ShareBelowOne
 
 
 @strict
 class Config:
-    classes: int
+    classes: AtLeastTwo
     """Of the dataset; labels are 0 to classes - 1."""
-    label_smoothing: float = 0.0
+    label_smoothing: ShareBelowOne = 0.0
     """Share of the target that is spread evenly over all classes."""
 
 
@@ -23,6 +24,7 @@ class Supervised(Method[Config]):
     """A linear classifier on the pooled features of every view; there is no projector."""
 
     uses_labels = True
+    minimum_views = 1
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
@@ -37,9 +39,6 @@ class Supervised(Method[Config]):
         return Step(loss, {"accuracy": accuracy})
 
     def check(self, batch: int, views: int) -> None:
+        super().check(batch, views)
         if any(True for _ in self.encoder.projector.parameters()):
             raise UserError("supervised: classifies the features themselves; set network.projector=[]")
-        if self.config.classes < 2:
-            raise UserError(f"supervised: needs at least 2 classes, not {self.config.classes} (method.classes)")
-        if not 0 <= self.config.label_smoothing < 1:
-            raise UserError(f"supervised: label_smoothing lies in [0, 1), not {self.config.label_smoothing}")

@@ -18,7 +18,7 @@ from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step
 from pretrain.networks import embed_by_size
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import NonNegativeInt, PositiveInt, Temperature
 
 ASSIGNED = 2
 """Views whose assignments the others predict."""
@@ -26,23 +26,25 @@ ASSIGNED = 2
 
 @strict
 class Config:
-    prototypes: int = 3000
-    temperature: float = 0.1
+    prototypes: PositiveInt = 3000
+    temperature: Temperature = 0.1
     """tau of the predictions' softmax."""
-    epsilon: float = 0.05
+    epsilon: Temperature = 0.05
     """Of the assignments; smaller ones are harder."""
-    iterations: int = 3
+    iterations: PositiveInt = 3
     """Of Sinkhorn and Knopp's algorithm."""
-    queue: int = 0
+    queue: NonNegativeInt = 0
     """Past embeddings of all processes, for each assigned view, that are assigned along with the batch; 0: none."""
-    queue_epoch: int = 15
+    queue_epoch: NonNegativeInt = 15
     """From which epoch on (counted from 0) the queue is filled and, once full, used."""
-    frozen_iterations: int = 313
+    frozen_iterations: NonNegativeInt = 313
     """Steps at the start in which the prototypes stay as they are."""
 
 
 class SwAV(Method[Config]):
     """Prototypes are the rows of a linear layer; each step begins by bringing them back to length 1."""
+
+    minimum_views = ASSIGNED
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
@@ -66,18 +68,6 @@ class SwAV(Method[Config]):
     def before_update(self) -> None:
         if self.step < self.config.frozen_iterations:
             self.prototypes.weight.grad = None
-
-    def check(self, batch: int, views: int) -> None:
-        if views < ASSIGNED:
-            raise UserError(f"swav: needs at least {ASSIGNED} views, not {views} (data.views)")
-        for key in ("prototypes", "iterations"):
-            if getattr(self.config, key) < 1:
-                raise UserError(f"swav: {key} is at least 1, not {getattr(self.config, key)} (method.{key})")
-        for key in ("temperature", "epsilon"):
-            if getattr(self.config, key) <= 0:
-                raise UserError(f"swav: {key} is above 0, not {getattr(self.config, key)} (method.{key})")
-        if self.config.queue < 0:
-            raise UserError(f"swav: queue is at least 0, not {self.config.queue} (method.queue)")
 
     @torch.no_grad()
     def _assign(self, place: int, view: Tensor, prototypes: Tensor) -> Tensor:

@@ -20,13 +20,14 @@ from pretrain.losses.whitening import at_least_float32, centred, float32_region
 from pretrain.method import Method, Step
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.ranges import NonNegativeFloat
 
 
 @strict
 class Config:
-    invariance_weight: float = 25.0
-    variance_weight: float = 25.0
-    covariance_weight: float = 1.0
+    invariance_weight: NonNegativeFloat = 25.0
+    variance_weight: NonNegativeFloat = 25.0
+    covariance_weight: NonNegativeFloat = 1.0
 
 
 class VICReg(Method[Config]):
@@ -41,13 +42,9 @@ class VICReg(Method[Config]):
         return Step(loss, {**scalars, "spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
-        if views < 2:
-            raise UserError(f"vicreg: needs at least 2 views, not {views} (data.views)")
+        super().check(batch, views)
         if batch * world_size() < 2:
             raise UserError("vicreg: a variance needs at least 2 images (batch)")
-        for key in ("invariance_weight", "variance_weight", "covariance_weight"):
-            if getattr(self.config, key) < 0:
-                raise UserError(f"vicreg: {key} is at least 0, not {getattr(self.config, key)} (method.{key})")
 
 
 def vicreg_loss(

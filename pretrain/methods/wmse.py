@@ -16,19 +16,19 @@ from pretrain.losses.windows import check_windows, whiten_neighbours, whiten_win
 from pretrain.method import Method, Step
 from pretrain.networks import embed_jointly
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import PositiveInt, ShareBelowOne
 
 
 @strict
 class Config:
-    window: int | None = 128
+    window: PositiveInt | None = 128
     """Images whitened together; divides the images of a process. It has to exceed the embedding's width D; twice D is
     its authors' rule. None: all of them."""
-    repeats: int = 1
+    repeats: PositiveInt = 1
     """The loss is averaged over so many draws of windows (the paper's w_iter)."""
     normalize: bool = True
     """Compare whitened rows by 2 - 2 cos; otherwise by the mean squared difference."""
-    eps: float = 0.0
+    eps: ShareBelowOne = 0.0
     """Shrinkage of the covariance towards the identity."""
 
 
@@ -41,8 +41,7 @@ class WMSE(Method[Config]):
         return Step(loss, {"whitened_distance": loss.detach(), "spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
-        if views < 2:
-            raise UserError(f"wmse: needs at least 2 views, not {views} (data.views)")
+        super().check(batch, views)
         channels, config = self.encoder.embedding_dim, self.config
         check_windows(batch, channels, "cholesky", "batch", 1, config.window, config.repeats, config.eps)
 

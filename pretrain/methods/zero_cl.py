@@ -22,17 +22,18 @@ from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.ranges import NonNegativeFloat, Share
 
 
 @strict
 class Config:
-    instance_weight: float = 1.0
+    instance_weight: NonNegativeFloat = 1.0
     """Of the part in which images are decorrelated from each other over channels [N, N]; 0 leaves it out (Zero-FCL)."""
-    feature_weight: float = 1.0
+    feature_weight: NonNegativeFloat = 1.0
     """Of the part in which channels are decorrelated over images [D, D]; 0 leaves it out (Zero-ICL)."""
-    shrinkage: float = 0.1
+    shrinkage: Share = 0.1
     """Of the covariance S, towards the identity: (1 - shrinkage) S + shrinkage I."""
-    ridge: float = 1e-5
+    ridge: NonNegativeFloat = 1e-5
     """Added to the eigenvalues after that."""
 
 
@@ -48,19 +49,13 @@ class ZeroCL(Method[Config]):
 
     def check(self, batch: int, views: int) -> None:
         config = self.config
-        if views < 2:
-            raise UserError(f"zero_cl: needs at least 2 views, not {views} (data.views)")
+        super().check(batch, views)
         if batch * world_size() < 2 or self.encoder.embedding_dim < 2:
             raise UserError("zero_cl: needs at least 2 images and 2 channels (batch, network.projector)")
-        if min(config.instance_weight, config.feature_weight) < 0 or not config.instance_weight + config.feature_weight:
-            raise UserError(
-                "zero_cl: weights are at least 0, and one is above it (method.instance_weight, method.feature_weight)"
-            )
-        if not 0 <= config.shrinkage <= 1 or config.ridge < 0 or not config.shrinkage + config.ridge:
-            raise UserError(
-                "zero_cl: shrinkage lies between 0 and 1, ridge is at least 0, and one is above it, "
-                f"not {config.shrinkage} and {config.ridge} (method.shrinkage, method.ridge)"
-            )
+        if not config.instance_weight + config.feature_weight:
+            raise UserError("zero_cl: both weights are 0 (method.instance_weight, method.feature_weight)")
+        if not config.shrinkage + config.ridge:
+            raise UserError("zero_cl: shrinkage and ridge are both 0 (method.shrinkage, method.ridge)")
 
     def transformed(self, z: Tensor) -> Tensor:
         """As the instance part whitens it, or the feature part where that is alone."""

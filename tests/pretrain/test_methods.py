@@ -9,6 +9,7 @@ import torch
 
 from pretrain import methods
 from pretrain.method import find_method, method_names
+from pretrain.recipe import load
 from tests.support.method_cases import CASES, LOSSES, REFUSED, SCALED, Case, build, embeddings
 from tests.support.tiny_encoder import batch_of
 from whitebench.errors import UserError
@@ -39,6 +40,34 @@ def test_adding_a_method_is_dropping_a_file(tmp_path: Path, monkeypatch: pytest.
     assert step.loss.requires_grad
     with pytest.raises(UserError, match="did you mean 'attract'"):
         find_method("atract")
+
+
+def test_a_variant_with_another_methods_config_is_a_method_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = "from pretrain.methods.simclr import Config, SimCLR as _Base\n"
+    files = {
+        "imported_config": f"{start}class Variant(_Base):\n    pass\n",
+        "no_config": "from pretrain.method import Method\nclass Plain(Method):\n    pass\n",
+        "own_base": f"{start}class Base(_Base):\n    pass\nclass Final(Base):\n    pass\n",
+        "unfinished": "from pretrain.method import Metod\n",
+        "two_methods": f"{start}class One(_Base):\n    pass\nclass Two(_Base):\n    pass\n",
+    }
+    for name, text in files.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    recipes = {name: load("sample/simclr", {"method": {"name": name}}) for name in list(files)[:3]}
+    assert {name: recipe.identity()["method"]["name"] for name, recipe in recipes.items()} == {n: n for n in recipes}
+    assert recipes["imported_config"].identity()["method"]["temperature"] == 0.5
+    assert load("sample/simclr").method_name == "simclr"
+    assert find_method("own_base").__name__ == "Final"
+    for name, message in (
+        ("unfinished", r"methods/unfinished.py cannot be imported: ImportError.*unfinished.py, line 1"),
+        ("two_methods", r"two_methods.py defines several methods: One, Two"),
+        ("simclrr", "did you mean 'simclr'"),  # in spite of the files that cannot be read
+    ):
+        with pytest.raises(UserError, match=message):
+            find_method(name)
 
 
 @every

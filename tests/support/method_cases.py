@@ -25,6 +25,7 @@ from pretrain.methods.vicreg import vicreg_loss
 from pretrain.methods.wmse import wmse_loss
 from pretrain.methods.zero_cl import zero_cl_loss
 from tests.support.tiny_encoder import batch_of, tiny_encoder
+from whitebench.config import validated
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, int, str]] = [
     ("cwrgp", {"groups": 2, "window": 8}, 16, 1, "at least 2 views"),
     ("cwrgp", {"groups": 2, "window": 6}, 16, 2, "16 images of a process cannot be dealt to windows of 6"),
     ("cwrgp", {"groups": 5, "window": 8}, 16, 2, "48 channels cannot be cut into 5 groups"),
-    ("cwrgp", {"groups": 0, "window": 8}, 16, 2, "0 groups"),
+    ("cwrgp", {"groups": 0, "window": 8}, 16, 2, "groups"),
     ("cwrgp", {"groups": 2, "window": 24}, 24, 2, r"N = 24.*48 / 2 = 24"),
     ("cwrgp", {"groups": 2, "window": None}, 32, 2, r"N = 32.*48 / 2 = 24"),
     ("cwrgp", {"groups": 2, "window": 8, "repeats": 0}, 16, 2, "repeats"),
@@ -155,11 +156,14 @@ REFUSED: list[tuple[str, dict[str, Any], int, int, str]] = [
     ("dino", {}, 16, 1, "at least 2 views"),
     ("dino", {"outputs": 9, "teacher_temperature": 0.0}, 16, 2, "teacher_temperature"),
     ("dino", {"outputs": 9, "centre_momentum": 2.0}, 16, 2, "centre_momentum"),
-    ("pcl", {"queue": 8, "clusters": ()}, 16, 2, "at least 2 clusters"),
+    ("pcl", {"queue": 8, "clusters": ()}, 16, 2, "clusters"),
     ("pcl", {"queue": 8, "warmup_epochs": -1}, 16, 2, "warmup_epochs"),
     ("pauc", {"queue": 8, "uniformity_t": 0.0}, 16, 2, "uniformity_t"),
     ("pauc", {"queue": 8, "alignment_weight": -1.0}, 16, 2, "alignment_weight"),
-    ("supervised", {"classes": 1}, 16, 1, "at least 2 classes"),
+    ("supervised", {"classes": 1}, 16, 1, "classes"),
+    ("simclr", {"temperature": 1e-30}, 16, 2, "temperature: input should be greater than or equal to 0.001"),
+    ("vicreg", {"variance_weight": float("nan")}, 16, 2, "variance_weight: input should be a finite number"),
+    ("cwrgp", {"window": True}, 16, 2, "window: true and false are not numbers, not True"),
     ("supervised", {"classes": 4, "label_smoothing": 1.0}, 16, 1, "label_smoothing"),
 ]
 """Method, options, images, views that cannot work together, and what the error says (a regular expression)."""
@@ -171,7 +175,7 @@ def build(name: str, options: dict[str, Any], projector: bool = True, **encoder:
     built = tiny_encoder(**encoder)
     if not projector:
         built.projector, built.embedding_dim = nn.Identity(), built.feature_dim
-    return kind(built, kind.Config(**options)).to(next(built.parameters()).dtype)
+    return kind(built, validated(kind.Config, options, where="method")).to(next(built.parameters()).dtype)
 
 
 def embeddings(n: int, d: int, views: int = 2, seed: int = 0) -> list[Tensor]:
