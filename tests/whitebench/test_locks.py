@@ -56,7 +56,10 @@ def test_it_is_held_until_it_is_released(path: Path, file_system: str) -> None:
 
 
 def test_a_killed_holder_of_this_machine_keeps_nothing(path: Path) -> None:
-    code = "import sys, pathlib, time; from whitebench.locks import Lock; Lock(pathlib.Path(sys.argv[1])).acquire()"
+    code = (
+        "import sys, pathlib, time\nfrom whitebench import locks\n"
+        "locks.BEAT_S = 0.1; locks.Lock(pathlib.Path(sys.argv[1]))"
+    )
     command = [sys.executable, "-c", f"{code}; print(flush=True); time.sleep(60)", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -112,7 +115,7 @@ def test_of_many_that_find_a_dead_holder_one_takes_its_place(path: Path) -> None
 
 
 def test_a_holder_whose_place_was_taken_while_it_slept_ends_at_once(path: Path) -> None:
-    code = "import sys, pathlib, time; from whitebench import locks; locks.BEAT_S = 0.1; locks.Lock(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib, time\nfrom whitebench import locks\nlocks.BEAT_S = 0.1; locks.Lock(pathlib.Path(sys.argv[1]))"
     command = [sys.executable, "-c", f"{code}.acquire(); print(flush=True); time.sleep(60)", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as holder:
         assert holder.stdout is not None
