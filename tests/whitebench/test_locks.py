@@ -115,7 +115,8 @@ def test_of_many_that_find_a_dead_holder_one_takes_its_place(path: Path) -> None
 
 
 def test_a_holder_whose_place_was_taken_while_it_slept_ends_at_once(path: Path) -> None:
-    code = "import sys, pathlib, time\nfrom whitebench import locks\nlocks.BEAT_S = 0.1; locks.Lock(pathlib.Path(sys.argv[1]))"
+    imports = "import sys, pathlib, time\nfrom whitebench import locks\n"
+    code = f"{imports}locks.BEAT_S = 0.1; locks.Lock(pathlib.Path(sys.argv[1]))"
     command = [sys.executable, "-c", f"{code}.acquire(); print(flush=True); time.sleep(60)", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as holder:
         assert holder.stdout is not None
