@@ -179,8 +179,9 @@ def _own_config(module: ModuleType) -> type:
 
     A variant may import another method's Config, or have none, where it has no settings.
     """
-    config = getattr(module, "Config", None)
+    config: Any = getattr(module, "Config", None)
     if config is None or config.__module__ != module.__name__:
         bases = () if config is None else (config,)
         return strict(type("Config", bases, {"__module__": module.__name__, "__annotations__": {}}))
-    return config if is_dataclass(config) else strict(config)
+    own: type = config if is_dataclass(config) else strict(config)
+    return own

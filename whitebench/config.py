@@ -94,7 +94,7 @@ def _first_fault(kind: type, error: ValidationError) -> str:
 
 
 def _entry(values: Any, key: str) -> Any:
-    return (values.kwargs if isinstance(values, ArgsKwargs) else values)[key]
+    return ((values.kwargs or {}) if isinstance(values, ArgsKwargs) else values)[key]
 
 
 def _shortened(value: Any) -> str:

@@ -91,7 +91,7 @@ def _loader() -> type:
     prefix = "tag:yaml.org,2002:"
     plain = (None, *(prefix + name for name in ("null", "bool", "str", "seq")))
 
-    class Loader(base):  # type: ignore[misc]
+    class Loader(base):
         yaml_implicit_resolvers: dict[str, Any] = {}
         yaml_constructors = {tag: base.yaml_constructors[tag] for tag in plain}
 
