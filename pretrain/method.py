@@ -183,5 +183,7 @@ def _own_config(module: ModuleType) -> type:
     if config is None or config.__module__ != module.__name__:
         bases = () if config is None else (config,)
         return strict(type("Config", bases, {"__module__": module.__name__, "__annotations__": {}}))
-    own: type = config if is_dataclass(config) else strict(config)
+    if not is_dataclass(config):
+        config = strict(config)
+    own: type = config
     return own
