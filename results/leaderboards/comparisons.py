@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.leaderboards import table_formats as grid
+from results.leaderboards import table_cells as grid
 from results.leaderboards.run_table import HEADLINES
 from results.leaderboards.significance import LEVEL, Pairs, compare
 from results.leaderboards.warnings import BOUNDS, FEW_SEEDS

@@ -14,7 +14,7 @@ from results.leaderboards.comparisons import marks
 from results.leaderboards.experiments import GROUP, Row
 from results.leaderboards.leaderboard import Tables
 from results.leaderboards.published import NOT_RUN, Published
-from results.leaderboards.table_formats import Cell, Column, Grid
+from results.leaderboards.table_cells import Cell, Column, Grid
 
 RECONSTRUCTED = "†"
 NO_EPOCHS = "not stated"

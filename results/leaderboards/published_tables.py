@@ -7,7 +7,7 @@ no number of runs. The layouts are those of the repositories' READMEs, where the
 from collections.abc import Iterable, Sequence
 
 from results.leaderboards.published import Published
-from results.leaderboards.table_formats import Cell, Column, Grid
+from results.leaderboards.table_cells import Cell, Column, Grid
 
 CWRGP, INTL = "CW-RGP (NeurIPS 2022)", "INTL (ICLR 2024)"
 Setting = dict[str, str]

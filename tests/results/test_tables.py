@@ -4,15 +4,19 @@ import csv
 import html.parser
 import io
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from results.aggregate import RESULTS, tables_of
+from results.leaderboards.latex import PREAMBLE, ROWS_PER_PAGE, to_latex
 from results.leaderboards.paper_tables import layouts
 from results.leaderboards.published import Published
 from results.leaderboards.published_tables import paper_tables
-from results.leaderboards.table_formats import BEST, SECOND, Cell, Column, Grid, to_csv, to_html, to_latex, to_markdown
+from results.leaderboards.table_cells import BEST, SECOND, Cell, Column, Grid
+from results.leaderboards.table_formats import to_csv, to_html, to_markdown
 from results.leaderboards.write import first_difference
 from tests.results.test_aggregate import Records
 
@@ -52,9 +56,58 @@ def test_latex_is_booktabs_and_every_row_has_all_cells() -> None:
     assert r"\underline{90.00}" in rows[1]
     assert r"& \multicolumn{2}{c}{CIFAR-10} & \\" in shown.replace("  ", " ")
     assert r"\cmidrule(lr){2-3}" in shown
-    assert r"A \& B: 50 \% of <x>" in shown
+    assert r"A \& B: 50 \% of \textless{}x\textgreater{}" in shown
     assert body.count(r"\midrule") == 2
+    assert r"\noindent {[}1] x\_" in shown
     assert shown.count("{") - shown.count(r"\{") == shown.count("}") - shown.count(r"\}")
+
+
+def pdflatex(tables: list[str], folder: Path) -> str:
+    """Compiles the tables as one document to `folder/t.pdf`; returns LaTeX's log. Skips where there is no TeX."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed")
+    source = "\\documentclass{article}\n" + PREAMBLE + "\\begin{document}\n"
+    source += "\\clearpage\n".join(tables) + "\\end{document}\n"
+    (folder / "t.tex").write_text(source)
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape", "t.tex"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    log = result.stdout.decode(errors="replace")
+    assert result.returncode == 0, log[-2000:]
+    return log
+
+
+def too_large(log: str, points: float = 1.0) -> list[str]:
+    """Of a LaTeX log, what runs off the page."""
+    sizes = re.findall(r"(Overfull \\[hv]box \(([\d.]+)pt too (?:wide|high)\).*|Float too large.*)", log)
+    return [line for line, size in sizes if not size or float(size) > points]
+
+
+def test_every_table_of_the_suite_compiles_and_fits_the_page(tmp_path: Path) -> None:
+    published = Published()
+    grids = [*layouts(tables_of([RESULTS / "records"]), published), *paper_tables(published)]
+    assert len(grids) > 10
+    assert too_large(pdflatex([to_latex(grid) for grid in grids], tmp_path)) == []
+
+
+def test_latex_prints_any_text_and_splits_long_tables(tmp_path: Path) -> None:
+    texts = [
+        "[2]",
+        "*",
+        r"\input{/etc/passwd}",
+        "^^5c",
+        "a_b%c$d#e&f{g}h~i",
+        '"<|>"',
+        "−1 ± ρ",
+        "中文 \ud800 é ß",
+        "x" * 300,
+        "",
+    ]
+    columns = [Column("[name]", numeric=False), Column("value*", "[group]")]
+    rows = [[Cell(text), Cell(text[:9], "0.1", 3, BEST)] for text in texts * 10]
+    shown = to_latex(Grid("t", "[a] * \n\n b", columns, rows, texts, frozenset({3})))
+    assert shown.count(r"\begin{table}") == -(-len(rows) // ROWS_PER_PAGE)
+    assert shown.count(r"\label{tab:t}") == 1
+    pdflatex([shown], tmp_path)
 
 
 class _Table(html.parser.HTMLParser):
