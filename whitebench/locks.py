@@ -1,166 +1,142 @@
-"""A lock that a dead holder does not keep, also where the kernel's own locks are not shared between machines.
+"""Locks on run folders that a dead holder loses, also on network file systems shared by several hosts.
 
-`flock` comes first: the kernel frees it when its holder dies, NFS 4 when the lease of the holder's machine ends. Some
-network file systems have no flock, or keep it to each machine. So the holder also says in a file beside the lock who it
-is, and touches that file while it lives. Whoever finds it untouched for LEASE_S takes its place. Ages are told by the
-file system's clock, since those of machines differ.
+The lock is a file that names its holder (host, process) and that the holder touches every `BEAT_S` seconds. A holder
+that died on this host loses it at once; one on another host, when its file was not touched for `LEASE_S` seconds.
 """
 
-import errno
-import fcntl
-import json
 import os
 import secrets
 import socket
 import sys
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import NamedTuple
+
+import psutil
+from filelock import SoftFileLease, Timeout
 
 BEAT_S, LEASE_S = 15.0, 90.0
-UNKNOWN = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What flock says where the file system knows no locks."""
+ATTEMPTS, PAUSE_S = 40, 0.05
+"""To take over a dead holder's lock, which other processes may try at the same time."""
+INCOMPLETE_S = 5.0
+"""A lock file without a readable holder is being written if it is younger; otherwise a crash left it."""
 
 
 class Held(Exception):
-    """By another process; the text says which, as far as it is known."""
+    """Another process holds the lock; the text names it as far as it is known."""
+
+
+class Owner(NamedTuple):
+    host: str
+    pid: int
 
 
 class Lock:
-    """On `path`, a file that is made where it is missing. Held by one process of one machine at a time."""
+    """A lock on the file `path`, held by one process of one host at a time."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.owner = path, owner_file(path)
-        self._token = secrets.token_hex(8)
-        self._file: IO[str] | None = None
-        self._over = threading.Event()
+        self.path = path
+        self._lease = _lease(path)
 
     def acquire(self) -> None:
-        """At once, or not at all.
+        """Takes the lock now or not at all.
 
         Raises:
             Held: another process has it.
         """
-        self._file = open(self.path, "a")  # noqa: SIM115  # it is held open as long as the lock
-        try:
-            shared = self._flock_patiently(self._file)
-            before = read_owner(self.path)
-            if before and _lives(self.path, before, flocked=shared):
-                raise Held(f"process {before.get('pid')} on {before.get('host')}")
-            self._take_place_of(before)
-        except BaseException:
-            self._file.close()
-            raise
-        threading.Thread(target=self._beat, daemon=True).start()
+        for _ in range(ATTEMPTS):
+            try:
+                self._lease.acquire(timeout=0)
+                return
+            except Timeout as timeout:
+                if is_taken(self.path):
+                    raise Held(describe_owner(self.path)) from timeout
+                self._remove_dead()
+                time.sleep(PAUSE_S)  # others may be at it
+        raise Held(describe_owner(self.path))
 
-    def _flock_patiently(self, file: IO[str]) -> bool:
-        """Somebody may be asking just now whether it is taken, which takes it for a moment."""
-        for _ in range(3):
-            with suppress(Held):
-                return _flock(file, fcntl.LOCK_EX)
-            time.sleep(0.1)
-        return _flock(file, fcntl.LOCK_EX)
+    def _remove_dead(self) -> None:
+        """Removes a dead holder's file; of several processes that try, one at a time.
+
+        The lease itself exchanges two files for this, which NFS refuses, and waits for a whole lease first.
+        """
+        gate = self.path.with_name(f"{self.path.name}.takeover")
+        try:
+            gate.mkdir()
+        except FileExistsError:
+            if (_age(gate) or 0.0) > LEASE_S:  # its process was killed in between
+                with suppress(OSError):
+                    gate.rmdir()
+            return
+        try:
+            if not is_taken(self.path):
+                self.path.unlink(missing_ok=True)
+        finally:
+            gate.rmdir()
 
     def release(self) -> None:
-        self._over.set()
-        if (read_owner(self.path) or {}).get("token") == self._token:
-            self.owner.unlink(missing_ok=True)
-        if self._file:
-            self._file.close()
-
-    def _take_place_of(self, before: dict[str, Any] | None) -> None:
-        """Of several processes that find the same dead holder, one succeeds."""
-        if before is not None:
-            aside = self.owner.with_name(f"{self.owner.name}.{self._token}")
-            try:
-                os.rename(self.owner, aside)
-            except FileNotFoundError as error:
-                raise Held("a process that was faster") from error
-            found = _read(aside)
-            if found.get("token") != before.get("token"):  # not the dead one: somebody has taken its place already
-                with suppress(OSError):
-                    os.link(aside, self.owner)
-                aside.unlink(missing_ok=True)
-                raise Held(f"process {found.get('pid')} on {found.get('host')}")
-            aside.unlink()
-        try:
-            with open(self.owner, "x") as file:
-                file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "token": self._token}))
-        except FileExistsError as error:
-            raise Held("a process that was faster") from error
-
-    def _beat(self) -> None:
-        """A holder that was asleep for so long that another took its place must not write any more."""
-        while not self._over.wait(BEAT_S):
-            found = read_owner(self.path)
-            if found is not None and found.get("token") not in (self._token, None) and not self._over.is_set():
-                print(f"{self.path}: another process has taken over; this one ends", file=sys.stderr, flush=True)
-                os._exit(1)
-            with suppress(OSError):  # e.g. a server that is away for a moment
-                os.utime(self.owner)
+        self._lease.release()
 
 
-def owner_file(path: Path) -> Path:
-    """Who holds the lock `path`; touched every BEAT_S seconds."""
-    return path.with_name(f"{path.name}.owner")
+def read_owner(path: Path) -> Owner | None:
+    """The process that the lock file names, alive or not; None without a file or a readable name."""
+    record = _lease(path).owner
+    return Owner(record.hostname.partition("?")[0], record.pid) if record else None
 
 
-def read_owner(path: Path) -> dict[str, Any] | None:
-    """`host`, `pid` and `token` of the holder of the lock `path`; {} of one that is just about to say so."""
-    return _read(owner_file(path)) if owner_file(path).exists() else None
+def describe_owner(path: Path) -> str:
+    owner = read_owner(path)
+    return f"process {owner.pid} on {owner.host}" if owner else "a process that has just started"
 
 
 def is_taken(path: Path) -> bool:
-    """Whether some process holds the lock; it is not touched but for the moment of asking."""
-    try:
-        with open(path) as file:
-            shared = _flock(file, fcntl.LOCK_SH)
-    except FileNotFoundError:
+    """Whether a process that may be alive holds the lock; the lock itself is not touched."""
+    age = _age(path)
+    if age is None:
         return False
-    except Held:
-        return True
     owner = read_owner(path)
-    return bool(owner and _lives(path, owner, flocked=shared))
+    if owner is None:
+        return age < INCOMPLETE_S
+    return age < LEASE_S and (owner.host != socket.gethostname() or psutil.pid_exists(owner.pid))
 
 
-def _flock(file: IO[str], kind: int) -> bool:
-    """Whether the file system knows flock, and grants it."""
+def last_beat(path: Path) -> float | None:
+    """When the holder last touched the lock file, in seconds since the epoch; None without a file."""
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in UNKNOWN:
-            return False
-        owner = read_owner(Path(file.name)) or {}
-        raise Held(f"process {owner.get('pid', 'unknown')} on {owner.get('host', 'a machine unknown')}") from error
-    return True
+        return path.stat().st_mtime
+    except OSError:
+        return None
 
 
-def _lives(path: Path, owner: dict[str, Any], flocked: bool) -> bool:
-    """Whether a holder may be at work still. One of this machine would have kept us from flock, where there is one."""
-    if owner.get("host") == socket.gethostname():
-        return not flocked and Path(f"/proc/{owner.get('pid')}").exists()
-    return _age(owner_file(path)) < LEASE_S
+def _lease(path: Path) -> SoftFileLease:
+    return SoftFileLease(
+        path,
+        lease_duration=LEASE_S,
+        heartbeat_interval=BEAT_S,
+        on_compromise=_end_process,
+        thread_local=False,
+    )
 
 
-def _age(path: Path) -> float:
-    """Seconds since the file was touched, by the file system's clock; 0 where it has gone just now."""
+def _end_process(loss: object) -> None:
+    """Ends a holder whose lock another process may take: two writers would mix their results."""
+    path, reason = getattr(loss, "lock_file", "lock"), getattr(loss, "reason", "lost")
+    message = "another process has taken over" if reason == "owner-changed" else f"the lock was lost ({reason})"
+    print(f"{path}: {message}; this process ends", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _age(path: Path) -> float | None:
+    """Seconds since the file was touched, by the file system's own clock (hosts' clocks differ); None without a file."""
+    beat = last_beat(path)
+    if beat is None:
+        return None
     clock = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         clock.touch()
-        return clock.stat().st_mtime - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-    except PermissionError:  # a reader who may not write here
-        return time.time() - path.stat().st_mtime
+        return clock.stat().st_mtime - beat
+    except OSError:  # a folder that this user may only read
+        return time.time() - beat
     finally:
         clock.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found
