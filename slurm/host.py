@@ -68,6 +68,6 @@ def _gpus() -> list[str]:
 
 
 def _free_memory_gb() -> float:
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     return float(psutil.virtual_memory().available) / 2**30

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from slurm.graph import Graph, Job
 from slurm.stages import LEADERBOARD
 from slurm.submissions import Queued
 from slurm.worker import ATTEMPTS
-from whitebench.locks import BEAT_S, is_taken, owner_file
+from whitebench.locks import BEAT_S, is_taken, last_beat
 from whitebench.records import METRICS, Record, read_record
 
 State = Literal["done", "running", "queued", "failed", "interrupted", "blocked", "new"]
@@ -54,15 +53,14 @@ def read_states(graph: Graph, queued: Mapping[str, Queued]) -> dict[str, JobStat
         queued: of jobs in SLURM's queue, as `slurm.submissions.queued_jobs` finds them.
     """
     states: dict[str, JobState] = {}
-    locks = _held_locks()
     for job in graph.work:
-        state = _read_state(job, queued.get(job.key), locks)
+        state = _read_state(job, queued.get(job.key))
         held_up = state.state == "new" and any(states[need].state in ("failed", "blocked") for need in job.needs)
         states[job.key] = JobState("blocked") if held_up else state
     return states
 
 
-def _read_state(job: Job, in_queue: Queued | None, locks: set[int]) -> JobState:
+def _read_state(job: Job, in_queue: Queued | None) -> JobState:
     record = read_record(job.folder)
     if record is not None and record.status == "done":
         return JobState("done", record)
@@ -73,7 +71,7 @@ def _read_state(job: Job, in_queue: Queued | None, locks: set[int]) -> JobState:
         return JobState(state, record, in_queue.id, in_queue.reason, last, stalled)
     if record is None:
         return JobState("new")
-    if record.status == "running" and is_held(job.folder / ".lock", str(record.environment.get("host")), locks):
+    if record.status == "running" and is_taken(job.folder / ".lock"):
         last = last_line(job.folder / METRICS)
         return JobState("running", record, last=last, stalled=_stalled(job.folder, last, _since_attempt(job.folder)))
     return JobState("failed" if record.status == "failed" else "interrupted", record)
@@ -81,7 +79,7 @@ def _read_state(job: Job, in_queue: Queued | None, locks: set[int]) -> JobState:
 
 def _stalled(folder: Path, last: Mapping[str, Any], elapsed: float) -> str:
     """Of a job that has run for `elapsed` seconds: whether its process has fallen silent, or its metrics have."""
-    beaten = _modified(owner_file(folder / ".lock"))
+    beaten = last_beat(folder / ".lock")
     quiet = min(elapsed, time.time() - beaten) if beaten else 0.0
     if quiet > LOST_BEATS * BEAT_S:
         return f"no heartbeat for {duration(quiet)}"
@@ -93,38 +91,6 @@ def _stalled(folder: Path, last: Mapping[str, Any], elapsed: float) -> str:
 def _since_attempt(folder: Path) -> float:
     began = last_line(folder / ATTEMPTS).get("time")
     return time.time() - float(began) if began else 0.0
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def is_held(lock: Path, host: str | None = None, locks: set[int] | None = None) -> bool:
-    """Whether a process is at work under the lock (on `host`, by default this one).
-
-    Probing a lock could make a run fail that starts just then, so the kernel's table is asked first; it knows only the
-    locks that this machine holds.
-    """
-    try:
-        inode = lock.stat().st_ino
-    except FileNotFoundError:
-        return False
-    here = host in (None, socket.gethostname())
-    if here and not owner_file(lock).exists() and inode not in (_held_locks() if locks is None else locks):
-        return False
-    return is_taken(lock)
-
-
-def _held_locks() -> set[int]:
-    """Inodes of all files of this machine under a flock."""
-    try:
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return set()
-    return {int(line.split()[5].rpartition(":")[2]) for line in lines if " FLOCK " in line and "->" not in line}
 
 
 def last_line(path: Path) -> dict[str, Any]:

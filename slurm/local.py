@@ -18,9 +18,10 @@ from typing import Any
 from slurm.display import Display, Snapshot
 from slurm.graph import Graph, Job
 from slurm.host import Machine
-from slurm.job_state import JobState, headline, is_held, last_line
+from slurm.job_state import JobState, headline, last_line
 from slurm.worker import Worker, job_environment
 from whitebench.errors import Interrupted
+from whitebench.locks import is_taken
 from whitebench.records import METRICS, RECORD, read_record
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -66,7 +67,7 @@ class Child:
         self._signal(signal.SIGKILL, ranks_only=False)
 
     def _signal(self, number: signal.Signals, ranks_only: bool) -> None:
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         try:
             controller = psutil.Process(int(self.handle.job_id))
@@ -189,7 +190,7 @@ class LocalScheduler:
             if record is not None and record.status == "done":
                 self.state[key] = "done"
                 self.display.finished(job, headline(record), float(record.cost.get("wall_s") or 0.0))
-            elif record is None or not is_held(job.folder / ".lock"):
+            elif record is None or not is_taken(job.folder / ".lock"):
                 self.state[key] = "todo"
 
     def _snapshot(self) -> Snapshot:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from slurm.clusters import enter_environment, slurm_answers
 from slurm.graph import Graph, Job
-from slurm.job_state import JobState, is_held, log_of
+from slurm.job_state import JobState, log_of
 from slurm.status import current_states, load_graph, status_json, status_text
 from slurm.submissions import LEDGER, queued_jobs, sweeps_folder
 from slurm.sweep import DEFAULT, read_sweep, sweep_path
 from whitebench.errors import UserError, nearest
-from whitebench.locks import read_owner
+from whitebench.locks import is_taken, read_owner
 
 EVERY_S = 5.0
 LINES = 20
@@ -82,17 +82,18 @@ def cancel_jobs(graph: Graph, cell: str | None) -> int:
 def _stop_launcher(graph: Graph, cell: str | None) -> int:
     """As Ctrl-C at the launcher of this machine would."""
     lock = graph.leaderboard.folder / ".lock"
-    if not is_held(lock):
+    if not is_taken(lock):
         print("nothing of it is queued or running")
         return 0
     if cell:
         raise UserError("on this machine a sweep is cancelled as a whole: --cancel without --cell")
-    owner = read_owner(lock) or {}
-    if owner.get("host") != socket.gethostname():
-        raise UserError(f"its launcher runs on {owner.get('host')}: --cancel it there")
-    process = int(owner["pid"])
-    os.kill(process, signal.SIGINT)
-    print(f"the launcher (process {process}) was asked to stop; its jobs save their place first")
+    owner = read_owner(lock)
+    if owner is None:
+        return 0
+    if owner.host != socket.gethostname():
+        raise UserError(f"its launcher runs on {owner.host}: --cancel it there")
+    os.kill(owner.pid, signal.SIGINT)
+    print(f"the launcher (process {owner.pid}) was asked to stop; its jobs save their place first")
     return 0
 
 

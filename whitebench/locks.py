@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 from filelock import SoftFileLease, Timeout
 
 BEAT_S, LEASE_S = 15.0, 90.0
@@ -92,6 +91,8 @@ def describe_owner(path: Path) -> str:
 
 def is_taken(path: Path) -> bool:
     """Whether a process that may be alive holds the lock; the lock itself is not touched."""
+    import psutil  # status asks for few locks; --help for none
+
     age = _age(path)
     if age is None:
         return False
@@ -128,7 +129,7 @@ def _end_process(loss: object) -> None:
 
 
 def _age(path: Path) -> float | None:
-    """Seconds since the file was touched, by the file system's own clock (hosts' clocks differ); None without a file."""
+    """Seconds since the file was touched, by the file system's clock as hosts' clocks differ; None without one."""
     beat = last_beat(path)
     if beat is None:
         return None

@@ -3,7 +3,6 @@
 Stages of `tests/support/slurm_stages.py` stand in for the real ones, so that this is about scheduling alone.
 """
 
-import fcntl
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from tests.support.launching import ROOT, log, prepare, wait_until, write_sweep
+from tests.support.lock_files import write_lock_of
 from whitebench.errors import UserError
 
 LAUNCH = [sys.executable, str(ROOT / "slurm" / "launch_sweep.py")]
@@ -153,7 +153,10 @@ def test_a_run_that_another_process_is_at_is_waited_for_not_run_twice(place: Pat
     for path in (place / "runs" / "linear").glob("*/*"):
         path.unlink()
     record_path.write_text(json.dumps({**json.loads(done), "status": "running"}))
-    holder = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    holder = (
+        "import sys; from pathlib import Path; from whitebench.locks import Lock; "
+        "lock = Lock(Path(sys.argv[1])); lock.acquire(); print(flush=True); input()"
+    )
     command = [sys.executable, "-c", holder, str(record_path.parent / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
@@ -174,11 +177,9 @@ def test_a_second_launcher_of_the_same_sweep_is_refused(place: Path, launch: Any
     sweep = write_sweep(place, {"pretrain": {"function": "count"}})
     lock = place / "runs" / "sweeps" / "mine" / ".lock"
     lock.parent.mkdir(parents=True)
-    with open(lock, "w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        lock.with_name(".lock.owner").write_text(json.dumps({"host": "here", "pid": 4711}))
-        with pytest.raises(UserError, match=r"another launcher \(process 4711 on here\)"):
-            launch(sweep, "--cluster", "two")
+    write_lock_of(lock, "elsewhere", pid=4711)
+    with pytest.raises(UserError, match=r"another launcher \(process 4711 on elsewhere\)"):
+        launch(sweep, "--cluster", "two")
     assert not log(place)
 
 
