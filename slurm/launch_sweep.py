@@ -248,10 +248,7 @@ def _conclude(graph: "Graph", outcome: dict[str, str]) -> int:
 def _seeds(arguments: argparse.Namespace) -> list[int]:
     if arguments.seeds is None:
         return [arguments.seed]
-    try:
-        return parse_seeds(arguments.seeds)
-    except ValueError as error:
-        raise UserError(f"--seeds {arguments.seeds}: must read like 0,1,2 ({error})") from error
+    return parse_seeds(arguments.seeds)
 
 
 def _launch_folder(graph: "Graph") -> Path:

@@ -254,13 +254,6 @@ def test_what_its_user_can_mend_is_one_line_and_an_exit_code(
     assert not shown.out
 
 
-def test_a_defect_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        run_command(lambda: 1 // 0)
-    with pytest.raises(PermissionError):
-        run_command(_denied)
-
-
 def _denied() -> int:
     raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -288,13 +281,13 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 def test_unknown_names_are_answered_with_the_nearest_or_with_all() -> None:
     assert nearest("temprature", ["temperature", "groups"]) == "; did you mean 'temperature'?"
-    assert nearest("zzz", ["b", "a"]) == "; there are: a, b"
+    assert nearest("zzz", ["b", "a"]) == "; valid: a, b"
     assert nearest("zzz", []) == ""
 
 
-@pytest.mark.parametrize("text", ["", "a", "0,0", "-1", "0,,1"])
-def test_seeds_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize("text", ["", "a", "0,0", "-1", "0,,1", "1.5", str(2**63)])
+def test_text_that_is_not_a_list_of_seeds_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="seed"):
         parse_seeds(text)
 
 
