@@ -44,28 +44,28 @@ def main() -> None:
         start(arguments.recipe, arguments.overrides)
 
 
-def start(name: str, overrides: list[str]) -> None:
+def start(name: str, texts: list[str]) -> None:
     from pretrain.recipe import load
     from pretrain.train import train
-    from whitebench.config import parse_override
+    from whitebench.config import parse_overrides
+    from whitebench.files import BACKBONE
     from whitebench.records import stage_folder
 
+    overrides = parse_overrides(texts)
     recipe = load(name, overrides)
-    named = dict(parse_override(text) for text in overrides)
-    named.pop("seed", None)
-    record = train(recipe, {"overrides": named})
+    record = train(recipe, {"overrides": {key: value for key, value in overrides.items() if key != "seed"}})
     if record is not None:
-        print(f"{record.id}: done; {stage_folder('pretrain', record.id)}/backbone.safetensors")
+        print(f"{record.id}: done; {stage_folder('pretrain', record.id) / BACKBONE}")
 
 
-def show(name: str, overrides: list[str]) -> None:
+def show(name: str, texts: list[str]) -> None:
     import yaml
 
     from pretrain.recipe import load
     from pretrain.train import pretrain_id, resolved
 
-    recipe = load(name, overrides)
-    print(yaml.safe_dump(resolved(recipe).identity(), sort_keys=False), end="")
+    recipe = resolved(load(name, texts))
+    print(yaml.safe_dump(recipe.identity(), sort_keys=False), end="")
     try:
         print(f"# run id: {pretrain_id(recipe)}")
     except UserError as error:  # the recipe can be looked at before its data is there

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whitebench.errors import UserError
-from whitebench.files import write_atomically
+from whitebench.files import BACKBONE, write_atomically
 from whitebench.hashing import file_hash
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BACKBONE = "backbone.safetensors"
 METADATA = "whitebench"
 """The one metadata key of our files (several keys come out in changing order); also a key of our checkpoint.pt."""
 LEGACY_PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")

@@ -85,6 +85,14 @@ class Method(nn.Module, Generic[ConfigT]):
     def forward(self, batch: Batch) -> Step:
         raise NotImplementedError
 
+    @classmethod
+    def begins_after(cls, config: ConfigT) -> dict[str, float]:
+        """Settings that say after how many epochs a part of the method begins: no shorter training is that method."""
+        return {}
+
+    def check_dataset(self, images: int, classes: int) -> None:
+        """Raises `UserError` if the method cannot work with a training set of these sizes."""
+
     def check(self, batch: int, views: int) -> None:
         """Raises `UserError` if the method cannot work with `batch` images per process and this number of views."""
         if views < self.minimum_views:

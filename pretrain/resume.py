@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from whitebench.errors import UserError
-from whitebench.files import write_atomically
+from whitebench.files import CHECKPOINT, CHECKPOINT_HASHES, PREVIOUS, write_atomically
 from whitebench.hashing import file_hash
-
-CHECKPOINT, PREVIOUS, HASHES = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.sha256"
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
@@ -28,7 +26,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         current = _whole(folder / CHECKPOINT, _hashes(folder))
-        write_atomically(folder / HASHES, "\n".join([file_hash(fresh), *current]).encode())
+        write_atomically(folder / CHECKPOINT_HASHES, "\n".join([file_hash(fresh), *current]).encode())
         if current:
             os.replace(folder / CHECKPOINT, folder / PREVIOUS)
         os.replace(fresh, folder / CHECKPOINT)
@@ -81,5 +79,5 @@ def _whole(path: Path, known: list[str]) -> list[str]:
 
 
 def _hashes(folder: Path) -> list[str]:
-    path = folder / HASHES
+    path = folder / CHECKPOINT_HASHES
     return path.read_text().split() if path.exists() else []

@@ -33,10 +33,10 @@ from pretrain.recipe import Recipe
 from pretrain.repeatable import derive_seed, make_repeatable, resolve_device
 from whitebench.code_hash import augmentation_hash
 from whitebench.errors import UserError
+from whitebench.files import BACKBONE
 from whitebench.hashing import file_hash, run_id
 from whitebench.records import Record, Run
 
-BACKBONE = "backbone.safetensors"
 COLLAPSED = 0.1
 """Below this `similarity.spread` (1: uniform on the sphere, 0: all embeddings the same) a run is called collapsed;
 so it is where the embedding's effective rank is below 2: all images lie close to a line."""
@@ -49,13 +49,18 @@ def resolved(recipe: Recipe) -> Recipe:
     return replace(recipe, device=device, data=replace(recipe.data, placement=placement_of(recipe.data, device)))
 
 
-def pretrain_config(recipe: Recipe) -> dict[str, Any]:
+def pretrain_config(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     """What determines the weights: the resolved recipe and the content of its dataset."""
-    return {**resolved(recipe).identity(), "data_hash": read_manifest(recipe.data.dataset).content_hash}
+    return {**recipe.identity(), "data_hash": manifest.content_hash}
 
 
 def pretrain_id(recipe: Recipe) -> str:
-    return run_id(recipe.label, pretrain_config(recipe))
+    """The run id of a recipe, resolved or not.
+
+    Raises:
+        UserError: its dataset does not exist or cannot be read.
+    """
+    return run_id(recipe.label, pretrain_config(resolved(recipe), read_manifest(recipe.data.dataset)))
 
 
 def train(recipe: Recipe, cell: dict[str, Any] | None = None) -> Record | None:
@@ -105,11 +110,7 @@ class Trainer:
         recipe = self.recipe
         method = find_method(recipe.method_name)(build_encoder(recipe.network), recipe.method)
         method.check(self.local_batch, len(recipe.view_sizes))
-        classes = getattr(recipe.method, "classes", None)
-        if classes is not None and classes != len(self.manifest.classes):
-            raise UserError(
-                f"method.classes={classes}, but {recipe.data.dataset} has {len(self.manifest.classes)} classes"
-            )
+        method.check_dataset(self.manifest.split("train").count, len(self.manifest.classes))
         if recipe.network.sync_bn:
             convert_sync_bn(method, self.device)
         if recipe.channels_last:
@@ -274,7 +275,7 @@ def _open_run(recipe: Recipe, manifest: Manifest, cell: dict[str, Any]) -> Run:
     return Run(
         "pretrain",
         recipe.label,
-        pretrain_config(recipe),
+        pretrain_config(recipe, manifest),
         cell={
             "recipe": recipe.name,
             "method": recipe.method_name,

@@ -14,11 +14,9 @@ from pathlib import Path
 from results.leaderboards.collect import PRETRAIN, Collection, collect, read_proven
 from results.page.model_card import model_card
 from whitebench.errors import UserError, nearest, run_command
-from whitebench.files import write_atomically
+from whitebench.files import BACKBONE, write_atomically
 from whitebench.hashing import file_hash
 from whitebench.records import RECORD, Record, runs_root
-
-BACKBONE = "backbone.safetensors"
 
 
 def export(run: str, roots: Sequence[Path], out: Path) -> Path:

@@ -19,6 +19,7 @@ from typing import Any, cast
 from slurm.job_state import last_line
 from slurm.stages import Task
 from slurm.worker import ATTEMPTS, Worker, leave_failure, ran_out_of_time, runs_on
+from whitebench.files import CHECKPOINT_HASHES
 from whitebench.records import METRICS, read_record
 
 KILLED = 128
@@ -79,7 +80,7 @@ def _note_kill(folder: Path, code: int | None, job: str, log: str) -> int:
 
 def _place(folder: Path) -> list[Any]:
     """What changes when a run gets further: its last step in the metrics, and its checkpoint."""
-    checkpoint = folder / "checkpoint.sha256"
+    checkpoint = folder / CHECKPOINT_HASHES
     return [last_line(folder / METRICS).get("step"), checkpoint.read_text() if checkpoint.exists() else None]
 
 

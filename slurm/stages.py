@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whitebench.errors import UserError
+from whitebench.files import BACKBONE
 from whitebench.hashing import run_id
 from whitebench.records import Record, Run, runs_root, stage_folder
 
@@ -53,7 +54,7 @@ class Task:
     @property
     def backbone(self) -> Path:
         """What the pretraining of this cell leaves."""
-        return stage_folder("pretrain", self.parents["pretrain"]) / "backbone.safetensors"
+        return stage_folder("pretrain", self.parents["pretrain"]) / BACKBONE
 
 
 @dataclass(frozen=True)

@@ -80,17 +80,33 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def _first_fault(kind: type, error: ValidationError) -> str:
     unknown = ("unexpected_keyword_argument", "extra_forbidden")
-    # a misspelt key that is needed is two faults: the unknown key explains the missing one
-    fault = min(error.errors(include_url=False), key=lambda fault: fault["type"] not in unknown)
-    path = [str(part) for part in fault["loc"]]
+    # A misspelt key that is needed is two faults: the unknown key explains the missing one. Of the alternatives of a
+    # union, the one that came further says more.
+    fault = min(error.errors(include_url=False), key=lambda fault: (fault["type"] not in unknown, -len(fault["loc"])))
+    path = _path(kind, fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == REFUSED:
         key = fault["ctx"]["key"]
-        return f"{'.'.join([*path, key])}: {fault['msg']}, not {_shortened(_entry(fault['input'], key))}"
+        return f"{'.'.join([*path, key])}: {message}, not {_shortened(_entry(fault['input'], key))}"
     if fault["type"] in unknown:
         return f"{'.'.join(path)}: unknown key{nearest(path[-1], _keys_at(kind, path[:-1]))}"
     if fault["type"].startswith("missing"):
         return f"{'.'.join(path)}: is needed"
-    return f"{'.'.join(path)}: {fault['msg'].lower()}, not {_shortened(fault['input'])}"
+    return f"{'.'.join(path)}: {message[:1].lower()}{message[1:]}, not {_shortened(fault['input'])}"
+
+
+def _path(kind: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Keys and numbers of list entries, without the names of types that pydantic inserts for alternatives."""
+    if not location:
+        return []
+    *parents, last = location
+    kept: list[str] = []
+    for part in parents:
+        if isinstance(part, int) or part in _keys_at(kind, kept) or get_origin(_at(kind, kept)) is dict:
+            kept.append(str(part))
+    within = _keys_at(kind, kept)
+    is_type = isinstance(last, str) and kept and not within and get_origin(_at(kind, kept)) is not dict
+    return kept if is_type else [*kept, str(last)]
 
 
 def _entry(values: Any, key: str) -> Any:
@@ -103,19 +119,23 @@ def _shortened(value: Any) -> str:
 
 
 def _keys_at(kind: Any, path: list[str]) -> list[str]:
-    """Field names of the section at `path` below the dataclass `kind`."""
+    """Field names of the section at `path` below the dataclass `kind`; none if a plain value is there."""
+    return list(getattr(_section(_at(kind, path)), "__dataclass_fields__", {}))
+
+
+def _at(kind: Any, path: list[str]) -> Any:
+    """The type at `path` below the dataclass `kind`."""
     for part in path:
-        if get_origin(kind) in (list, tuple, dict):  # `part` is an entry of it
-            kind = _section(kind)
-        else:
-            kind = getattr(_section(kind), "__annotations__", {}).get(part)
-    return list(getattr(_section(kind), "__dataclass_fields__", {}))
+        section = _section(kind)
+        is_entry = get_origin(kind) in (list, tuple, dict) or section is None
+        kind = section if is_entry else _types(section).get(part)
+    return kind
 
 
 def _section(kind: Any) -> Any:
     """The dataclass `kind`, or the one that it may hold."""
-    held = [kind, *getattr(kind, "__args__", ())]
-    return next((arg for arg in held if hasattr(arg, "__dataclass_fields__")), None)
+    candidates = [kind, *get_args(kind)]
+    return next((candidate for candidate in candidates if hasattr(candidate, "__dataclass_fields__")), None)
 
 
 def _refuse_conversions(section: Any, values: Any) -> Any:
@@ -126,7 +146,7 @@ def _refuse_conversions(section: Any, values: Any) -> Any:
     given = (values.kwargs or {}) if isinstance(values, ArgsKwargs) else values
     for key, value in given.items() if isinstance(given, dict) else ():
         kind = _types(section).get(key, Any)
-        if any(isinstance(item, bool) for item in _items(value)) and not _takes(bool, kind):
+        if _section(kind) is None and any(isinstance(item, bool) for item in _items(value)) and not _takes(bool, kind):
             raise PydanticCustomError(REFUSED, "true and false are not numbers", {"key": key})
         if isinstance(value, float) and _takes(str, kind) and not _takes(float, kind):
             raise PydanticCustomError(REFUSED, "a text that looks like a number needs quotes", {"key": key})
@@ -139,9 +159,9 @@ def _types(section: Any) -> dict[str, Any]:
 
 
 def _items(value: Any) -> Iterator[Any]:
-    """The value, or those in a list of lists."""
-    if isinstance(value, list | tuple):
-        for item in value:
+    """The value, or those in lists and mappings."""
+    if isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _items(item)
     else:
         yield value

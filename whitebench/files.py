@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the names of those in a run's folder that several packages use."""
 
 import json
 import os
@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from whitebench.hashing import canonical
+
+BACKBONE = "backbone.safetensors"
+"""What a pretraining leaves for others."""
+CHECKPOINT, PREVIOUS, CHECKPOINT_HASHES = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.sha256"
+"""The state from which a stopped run goes on; the one before it; the hashes of both."""
+SPECTRA = "spectra.jsonl"
+"""Spectra of the encoder's outputs during a pretraining, one line per probe."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:

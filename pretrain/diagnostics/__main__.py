@@ -16,7 +16,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("spectra.png"), help="the picture (default: spectra.png)")
     arguments = parser.parse_args()
     from pretrain.diagnostics.drawing import draw
-    from pretrain.diagnostics.probe import SPECTRA, read_spectra
+    from pretrain.diagnostics.probe import read_spectra
+    from whitebench.files import SPECTRA
 
     looks = {}
     for run in arguments.runs:

@@ -28,9 +28,8 @@ from pretrain.evaluate.online import evaluating
 from pretrain.method import Method
 from pretrain.recipe import Recipe
 from whitebench.errors import UserError
-from whitebench.files import write_atomically
+from whitebench.files import SPECTRA, write_atomically
 
-SPECTRA = "spectra.jsonl"
 DIGITS = 6
 """Significant digits of what is kept."""
 

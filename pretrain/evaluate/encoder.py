@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from pretrain import resume
-from pretrain.checkpoint import BACKBONE
 from pretrain.method import Method, find_method
 from pretrain.networks import build_encoder
 from pretrain.recipe import Recipe, recipe_of
 from whitebench.errors import UserError
+from whitebench.files import BACKBONE, CHECKPOINT
 from whitebench.records import RECORD, Record, read_record
 
 
@@ -48,10 +48,10 @@ def load_trained(ckpt: Path, parent: str, features: str) -> Trained:
 def _record(ckpt: Path, folder: Path, parent: str, features: str) -> Record:
     """The pretraining's record."""
     record = read_record(folder)
-    if record is None or record.id != parent or not (folder / resume.CHECKPOINT).exists():
+    if record is None or record.id != parent or not (folder / CHECKPOINT).exists():
         raise UserError(
             f"{ckpt}: features={features} need the projector, which a backbone alone has not; name the folder of a "
-            f"pretraining of this suite, with its {RECORD}, {resume.CHECKPOINT} and {BACKBONE}"
+            f"pretraining of this suite, with its {RECORD}, {CHECKPOINT} and {BACKBONE}"
         )
     return record
 

@@ -1,20 +1,22 @@
 """The evaluation protocols by name, with their settings and where those come from."""
 
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
-from pretrain.recipe import Range
+from pydantic import Field
+
 from whitebench.config import strict
 from whitebench.errors import UserError, nearest
+from whitebench.ranges import NonNegativeFloat, PartRange, PositiveFloat, PositiveInt, Share, Temperature
 
 
 @strict
 class KNN:
     name: str
     source: str
-    neighbours: int
+    neighbours: PositiveInt
     distance: Literal["cosine", "euclidean"]
-    temperature: float | None = None
+    temperature: Temperature | None = None
     """Votes weigh exp(cosine / temperature); None is one neighbour one vote, a tie going to the smallest label."""
 
 
@@ -25,19 +27,19 @@ class Linear:
     augment: bool
     """False: features of the centre crop, computed once. True: of random resized crops and flips, anew each epoch."""
     optimizer: Literal["adam", "sgd", "larc"]
-    lr: float
-    lr_batch: int | None
+    lr: PositiveFloat
+    lr_batch: PositiveInt | None
     """The rate is per so many images; None: as it stands."""
-    batch: int
-    epochs: int
+    batch: PositiveInt
+    epochs: PositiveInt
     schedule: Literal["cosine", "cosine-by-step", "step", "exponential"]
     """A new rate every epoch, with `cosine-by-step` every step."""
-    steps: tuple[int, ...] = ()
+    steps: tuple[PositiveInt, ...] = ()
     """Epochs at which `step` divides the rate by 10."""
-    final_lr: float = 0.0
+    final_lr: NonNegativeFloat = 0.0
     """Where `exponential` ends."""
-    weight_decay: float = 0.0
-    init_std: float | None = None
+    weight_decay: NonNegativeFloat = 0.0
+    init_std: PositiveFloat | None = None
     """Weights from N(0, std), zero bias; None is torch's default for a linear layer."""
     selection: Literal["last"] = "last"
     """Which epoch is reported. Probes that are judged every epoch also record the best one, apart from it."""
@@ -56,23 +58,23 @@ class Semi:
 
     name: str
     source: str
-    percent: float
+    percent: Annotated[float, Field(gt=0, le=100)]
     """Share of the training images whose labels are used."""
-    lr_backbone: float
-    lr_head: float
-    batch: int
-    epochs: int
+    lr_backbone: NonNegativeFloat
+    lr_head: NonNegativeFloat
+    batch: PositiveInt
+    epochs: PositiveInt
     schedule: Literal["constant", "cosine", "step"]
     """By epoch; cosine ends at 0."""
-    steps: tuple[int, ...] = ()
+    steps: tuple[PositiveInt, ...] = ()
     """Epochs at which `step` multiplies both rates by `gamma`."""
-    gamma: float = 0.1
-    weight_decay: float = 0.0
-    init_std: float | None = 0.01
+    gamma: Share = 0.1
+    weight_decay: NonNegativeFloat = 0.0
+    init_std: PositiveFloat | None = 0.01
     """Of the head, as `Linear.init_std`."""
-    scale: Range = (0.08, 1.0)
+    scale: PartRange = (0.08, 1.0)
     """Of the random resized crops, which are bilinear."""
-    flip_p: float = 0.5
+    flip_p: Share = 0.5
     standard_list: bool = True
     """Whether its source takes the standard list of ImageNet's images: then a drawn subset deviates from it."""
     selection: Literal["last"] = "last"

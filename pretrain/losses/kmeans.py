@@ -1,5 +1,6 @@
 """k-means over the embeddings of a whole training set, by faiss."""
 
+import importlib.util
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +34,7 @@ def cluster(
         UserError: more clusters than images, or features that are not finite.
     """
     n, d = features.shape
-    if not 1 <= k <= n:
-        raise UserError(f"{k} clusters cannot be made of {n} images; choose method.clusters of at most that")
+    check_clusters(k, n)
     if not features.isfinite().all():
         raise UserError("embeddings to be clustered are not finite: the training has diverged")
     device = features.device
@@ -48,6 +48,14 @@ def cluster(
     centroids, distances, assignment = found
     phi = concentrations(distances, assignment, k, temperature)
     return Clusters(torch.nn.functional.normalize(centroids), phi, assignment)
+
+
+def check_clusters(k: int, images: int) -> None:
+    """Raises `UserError` if `images` images cannot be put into k clusters, or faiss is not installed."""
+    if not 1 <= k <= images:
+        raise UserError(f"{k} clusters cannot be made of {images} images; choose method.clusters of at most {images}")
+    if importlib.util.find_spec("faiss") is None:
+        raise UserError("clusters need the package faiss: pip install faiss-cpu")
 
 
 def concentrations(distances: Tensor, assignment: Tensor, k: int, temperature: float) -> Tensor:

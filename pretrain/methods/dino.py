@@ -83,6 +83,10 @@ class DINO(Method[Config]):
         if self.epoch < self.config.frozen_epochs:
             self.last.weight.grad = None
 
+    @classmethod
+    def begins_after(cls, config: Config) -> dict[str, float]:
+        return {"frozen_epochs": config.frozen_epochs}
+
     @torch.no_grad()
     def _move_centre(self, targets: Tensor) -> None:
         mean = mean_over_ranks(targets.mean(dim=0)).to(self.centre.dtype)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
+from pretrain.losses.kmeans import check_clusters
 from pretrain.losses.momentum_contrast import Pair, check_contrast
 from pretrain.losses.similarity import unit_rows
 from pretrain.losses.whitening import float32_region
@@ -64,6 +65,13 @@ class PAUC(Method[Config]):
 
     def check(self, batch: int, views: int) -> None:
         check_contrast("pauc", self.config, batch, views)
+
+    @classmethod
+    def begins_after(cls, config: Config) -> dict[str, float]:
+        return {"warmup_epochs": config.warmup_epochs}
+
+    def check_dataset(self, images: int, classes: int) -> None:
+        check_clusters(max(self.config.clusters), images)
 
     def _terms(self, pair: Pair, index: Tensor) -> "Terms":
         """Of the images of all processes, averaged over the clusterings."""

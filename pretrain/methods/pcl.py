@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient, rank
-from pretrain.losses.kmeans import Clusters, cluster
+from pretrain.losses.kmeans import Clusters, check_clusters, cluster
 from pretrain.losses.momentum_contrast import Contrast, MomentumContrast, Pair, check_contrast
 from pretrain.losses.similarity import cosine_distance, spread, unit_rows
 from pretrain.losses.whitening import float32_region
@@ -55,6 +55,13 @@ class PCL(Method[Config]):
 
     def check(self, batch: int, views: int) -> None:
         check_contrast("pcl", self.config, batch, views)
+
+    @classmethod
+    def begins_after(cls, config: Config) -> dict[str, float]:
+        return {"warmup_epochs": config.warmup_epochs}
+
+    def check_dataset(self, images: int, classes: int) -> None:
+        check_clusters(max(self.config.clusters), images)
 
 
 class Contrasted(NamedTuple):

@@ -38,6 +38,10 @@ class Supervised(Method[Config]):
         accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
         return Step(loss, {"accuracy": accuracy})
 
+    def check_dataset(self, images: int, classes: int) -> None:
+        if self.config.classes != classes:
+            raise UserError(f"method.classes={self.config.classes}, but the dataset has {classes} classes")
+
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         if any(True for _ in self.encoder.projector.parameters()):

@@ -69,6 +69,10 @@ class SwAV(Method[Config]):
         if self.step < self.config.frozen_iterations:
             self.prototypes.weight.grad = None
 
+    @classmethod
+    def begins_after(cls, config: Config) -> dict[str, float]:
+        return {"queue_epoch": config.queue_epoch} if config.queue else {}
+
     @torch.no_grad()
     def _assign(self, place: int, view: Tensor, prototypes: Tensor) -> Tensor:
         """Assignments [B, K] of this process's images, balanced over those of all processes and of the queue."""

@@ -171,7 +171,7 @@ def test_two_processes_do_not_run_the_same_cell(places: Path, command: Command) 
         (["sample/simclrr"], "unknown recipe 'sample/simclrr'; did you mean 'sample/simclr'"),
         (["sample/simclr", "method.temprature=1"], "did you mean 'temperature'?"),
         (["sample/simclr", "data.dataset=nowhere"], "nowhere"),
-        (["sample/supervised", "method.classes=7"], "method.classes=7, but sample has 10 classes"),
+        (["sample/supervised", "method.classes=7"], "method.classes=7, but the dataset has 10 classes"),
         (["sample/cwrgp", "method.window=48"], "windows of 48"),
         (["sample/simclr", "world_size=2"], "torchrun --nproc-per-node 2"),
         (["sample/simclr", "device=cuda"], "no CUDA device"),

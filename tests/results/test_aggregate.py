@@ -31,6 +31,7 @@ from results.leaderboards.write import csv_bytes
 from whitebench import code_hash as sources
 from whitebench.errors import UserError
 from whitebench.hashing import canonical, file_hash, run_id
+from whitebench.inheritance import Library
 from whitebench.records import Run
 
 ROOT = Path(__file__).parents[2]
@@ -408,8 +409,9 @@ def test_doubtful_rows_are_flagged(
 ) -> None:
     (tmp_path / "recipes" / "sample").mkdir(parents=True)
     (tmp_path / "recipes" / "sample" / "pauc.yaml").write_text("paper: {reconstruction: true}")
-    monkeypatch.setattr(recipes, "RECIPES", tmp_path / "recipes")
-    recipes.forget()
+    monkeypatch.setattr(recipes, "RECIPES", Library("recipe", tmp_path / "recipes"))
+    for read in (recipes.names, recipes.content):
+        read.cache_clear()
     records.cell("random", 0, 30.0)
     records.cell("pauc", 0, 60.0)
     records.cell("simclr", 0, 29.0)
@@ -424,7 +426,8 @@ def test_doubtful_rows_are_flagged(
         "random": "untrained; one pretraining",
         "simclr": "not above random; one pretraining",
     }
-    recipes.forget()
+    for read in (recipes.names, recipes.content):
+        read.cache_clear()
 
 
 def test_what_has_changed_since_a_run_makes_its_rows_stale(records: Records, tmp_path: Path) -> None:

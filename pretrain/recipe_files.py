@@ -1,0 +1,8 @@
+"""Where the suite's recipes are; light, for whatever reads them without training."""
+
+from pathlib import Path
+
+from whitebench.inheritance import Library
+
+RECIPES = Library("recipe", Path(__file__).parent / "recipes", replaced=("method",))
+"""A recipe's method replaces the other's as a whole: its keys belong to that method alone."""

@@ -1,0 +1,76 @@
+"""YAML files that may extend each other (recipes, detection protocols), read into one mapping each."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whitebench.errors import UserError, nearest
+from whitebench.yaml import read_yaml
+
+EXTENDS = "extends"
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Library:
+    """The files of one kind that the suite ships, by their names; users name files of their own by path."""
+
+    kind: str
+    """For messages: "recipe", "protocol"."""
+    folder: Path
+    replaced: tuple[str, ...] = ()
+    """Sections that replace those of the extended file as a whole; others are merged key by key."""
+
+    def names(self) -> list[str]:
+        """Of all files, without suffix, e.g. "cifar10/intl"."""
+        return sorted(path.relative_to(self.folder).with_suffix("").as_posix() for path in self.folder.rglob("*.yaml"))
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The content of a file of this library, or of the path of any YAML file, with what it extends.
+
+        The key "name" is never inherited.
+
+        Raises:
+            UserError: unknown file (the nearest are named), not a mapping of sections, `extends` that is not the name
+                of one other file, or that leads back to the file itself.
+        """
+        return self._merged(name, beside=Path(), heirs={})
+
+    def _merged(self, name: str, beside: Path, heirs: dict[Path, str]) -> dict[str, Any]:
+        """`heirs` are the files that extend this one, by path, with the names that they were called by."""
+        path = self._path(name, beside)
+        if path in heirs:
+            circle = " -> ".join([*heirs.values(), name])
+            raise UserError(f"{name}: {EXTENDS}: {self.kind}s extend each other in a circle: {circle}")
+        content = self._content(name, path)
+        base = content.pop(EXTENDS, None)
+        if base is None:
+            return content
+        if not isinstance(base, str):
+            raise UserError(f"{name}: {EXTENDS}: is the name of one {self.kind}, not {base!r}")
+        merged = self._merged(base, path.parent, {**heirs, path: name})
+        merged.pop("name", None)
+        for key, value in content.items():
+            inherited: Any = merged.get(key)
+            both = isinstance(inherited, dict) and isinstance(value, dict) and key not in self.replaced
+            merged[key] = {**inherited, **value} if both else value
+        return merged
+
+    def _path(self, name: str, beside: Path) -> Path:
+        """Of a path, what lies beside the file that extends it goes before what lies in the working folder."""
+        if not name.endswith(SUFFIXES):
+            return self.folder / f"{name}.yaml"
+        candidates = (beside / name, Path(name))
+        return next((path for path in candidates if os.path.exists(path)), candidates[-1]).absolute()
+
+    def _content(self, name: str, path: Path) -> dict[str, Any]:
+        try:
+            content = read_yaml(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(f"unknown {self.kind} '{name}'{nearest(name, self.names())}") from error
+        except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+            raise UserError(f"{self.kind} '{name}' cannot be read: {error}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: a {self.kind} is a mapping of sections")
+        return content
