@@ -1,4 +1,4 @@
-"""How fast a recipe trains on this machine: its real loop for some steps, on real or synthetic input."""
+"""How fast a recipe trains on this host: its real loop for some steps, on real or synthetic input."""
 
 import resource
 import time
@@ -23,17 +23,17 @@ class Speed:
     data_wait: float
     """Share of the time in which the step waited for its batch."""
     cpu_ms: float
-    """Processor time an image, of all threads of this process: on a busy machine it says more than the rate."""
+    """Processor time per image, of all threads of this process: more telling than the rate on a busy host."""
     first_batch_s: float
-    """From asking for the first batch to having it: kernels are loaded or compiled, files opened."""
+    """Until the first batch arrives: kernels are loaded or compiled, files opened."""
     memory: int
     """Peak bytes: of tensors on the accelerator, or of this process's memory on a CPU."""
 
 
 def training_speed(recipe: Recipe, steps: int, warm_up: int = 5, synthetic: bool = False) -> Speed:
-    """Trains `warm_up` steps and then times `steps` more; leaves no run behind.
+    """Trains `warm_up` steps and then times `steps` more; writes no run folder.
 
-    Of a recipe for several processes, one process's share is measured: its batch, alone.
+    For a recipe of several processes, one process's share of the batch is measured alone.
 
     Args:
         synthetic: the same random batch again and again, already on the device, in place of the loader's.

@@ -20,7 +20,7 @@ from pretrain.data.batch import Batch
 from pretrain.data.betons.manifest import Manifest, read_manifest
 from pretrain.data.loaders.build import make_loader
 from pretrain.data.loaders.placement import placement_of
-from pretrain.data.loaders.preflight import look_ahead
+from pretrain.data.loaders.preflight import run_preflight
 from pretrain.data.normalise import Normalise
 from pretrain.diagnostics.probe import Probe, headline, keep
 from pretrain.distributed import World, convert_sync_bn
@@ -121,7 +121,7 @@ class Trainer:
         """Trains to the end. `run` is the record's keeper, on rank 0 only."""
         epochs = self.recipe.schedule.epochs if self.method.trains else 0
         if run and epochs:
-            self._look_ahead(run)
+            self._preflight(run)
         place = self._resume(run)
         with StopRequest(acts=run is not None) as stop:
             for epoch in range(place // self.steps_per_epoch, epochs):
@@ -143,11 +143,11 @@ class Trainer:
         if run:
             self._finish(run)
 
-    def _look_ahead(self, run: Run) -> None:
-        """Tells how the data will be read and how fast, and keeps it in the record."""
-        seen = look_ahead(self.recipe, self.loader)
-        run.record.data["reading"] = seen.facts
-        print(seen.text, file=sys.stderr, flush=True)
+    def _preflight(self, run: Run) -> None:
+        """Prints how the data will be read and how fast, and keeps it in the record."""
+        preflight = run_preflight(self.recipe, self.loader)
+        run.record.data["reading"] = preflight.record
+        print(preflight.text, file=sys.stderr, flush=True)
 
     def step(self, raw: Batch, step: int, total: int) -> None:
         """Step number `step` of `total`, on the batch `raw`."""

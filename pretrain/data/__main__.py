@@ -199,10 +199,10 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _preflight(options: argparse.Namespace) -> None:
-    from pretrain.data.loaders.preflight import look_ahead
+    from pretrain.data.loaders.preflight import run_preflight
     from pretrain.recipe import load
 
-    print(look_ahead(load(options.recipe, options.overrides)).text)
+    print(run_preflight(load(options.recipe, options.overrides)).text)
 
 
 def _measure(options: argparse.Namespace) -> None:

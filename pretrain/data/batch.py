@@ -1,10 +1,12 @@
-"""The one batch type, from loaders to methods."""
+"""The one batch type, from the loaders to the methods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -21,4 +23,7 @@ class Batch:
     index: "Tensor"
     """int64 [B]: position of each image in the dataset."""
     label: "Tensor"
-    """int64 [B]; of the methods only `supervised` may use it."""
+    """int64 [B]; -1 where an image has no label. Of the methods only `supervised` may use it."""
+    parameters: "NDArray[np.float64] | None" = None
+    """Random parameters of the views [B, V, PARAMETERS], only between a renderer and its `Loader`: colour
+    augmentation on the accelerator still needs them."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pretrain.data.betons.format import GREATEST_SIDE, JPEG, RAW
+from pretrain.data.betons.format import JPEG, MAX_SIDE, RAW
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 KEPT_MODES = ("RGB", "L")
@@ -110,7 +110,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 
 def _change_needed(data: bytes, picture: Image.Image, settings: WriteSettings) -> str | None:
     """Why the bytes cannot be kept; None where they can."""
-    if max(picture.size) > GREATEST_SIDE:
+    if max(picture.size) > MAX_SIDE:
         raise ValueError(f"{picture.width} x {picture.height} pixels are more than a beton can hold")
     if picture.format != "JPEG" or picture.mode not in KEPT_MODES:
         return f"{picture.format} {picture.mode}"

@@ -10,6 +10,8 @@ from whitebench.errors import UserError
 
 
 class BetonImages:
+    """Decoded images of a split, by dataset index."""
+
     def __init__(self, manifest: Manifest, split: str) -> None:
         self.manifest, self.split = manifest, split
         self.samples = read_samples(manifest.beton(split))
@@ -32,7 +34,7 @@ class BetonImages:
 
 
 def undecodable(manifest: Manifest, split: str, index: int) -> str:
-    """What to tell the user whose beton holds a JPEG that does not decode."""
+    """The message for a JPEG of a beton that does not decode."""
     try:
         name = f" ({manifest.file_names(split)[index]})"
     except UserError:

@@ -88,7 +88,7 @@ def subset(manifest: Manifest, classes: Sequence[str]) -> Source:
         splits[split] = [
             Item(names[i], label_of[label], size, partial(_part, file, place, size))
             for i, (label, place, size) in enumerate(
-                zip(samples.label.tolist(), samples.place.tolist(), samples.size.tolist())
+                zip(samples.label.tolist(), samples.offset.tolist(), samples.size.tolist())
             )
             if label in label_of
         ]

@@ -6,11 +6,11 @@ that is cached across processes (FFCV compiles its operations anew in each). FFC
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from queue import Empty, Full
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import llvmlite.binding
 import numpy as np
@@ -18,14 +18,15 @@ import torch
 from numba import types
 from numpy.typing import NDArray
 
+from pretrain.data.batch import Batch
 from pretrain.data.betons.format import JPEG, check_length, read_samples
 from pretrain.data.betons.libjpeg import import_ffcv
 from pretrain.data.betons.manifest import Manifest
 from pretrain.data.betons.read import undecodable
 from pretrain.data.views.jit import inner, kernel
 from pretrain.data.views.random_parameters import Integers
-from pretrain.data.views.render import Rendered, Rendering, render_views
-from pretrain.data.views.view_sets import Plan
+from pretrain.data.views.render import AHEAD, PendingBatch, ViewBuffers, render_views, start_batch
+from pretrain.data.views.view_sets import ViewSet
 from whitebench.errors import UserError
 
 _ffcv_loader = import_ffcv("ffcv.loader.loader")
@@ -34,9 +35,6 @@ _EpochIterator: Any = import_ffcv("ffcv.loader.epoch_iterator").EpochIterator
 _Operation: Any = import_ffcv("ffcv.pipeline.operation").Operation
 _PipelineSpec: Any = import_ffcv("ffcv.pipeline").PipelineSpec
 _Compiler: Any = import_ffcv("ffcv.pipeline.compiler").Compiler
-
-AHEAD = 3
-"""Batches that are prepared ahead."""
 
 # libffcv's decoder as an external symbol: with a pointer from ctypes, numba could not cache the kernel.
 llvmlite.binding.load_library_permanently(import_ffcv("ffcv._libffcv").__file__)
@@ -50,62 +48,59 @@ _imdecode: Any = _types.ExternalFunction(
 )
 
 
-class FfcvSource:
+class BetonRenderer:
     """Renders the images of a split of a dataset from its beton."""
 
-    def __init__(self, manifest: Manifest, split: str, plan: Plan, workers: int) -> None:
-        self.manifest, self.split, self.plan, self.workers = manifest, split, plan, workers
+    def __init__(self, manifest: Manifest, split: str, views: ViewSet, workers: int) -> None:
+        self.manifest, self.split, self.views, self.workers = manifest, split, views, workers
         self.samples = read_samples(manifest.beton(split))
         self.label = self.samples.label
         self._loaders: dict[int, _Loader] = {}
 
-    def stream(self, batches: Sequence[Integers], epoch: int) -> Iterator[Rendered]:
+    def batches(self, indices: Sequence[Integers], epoch: int) -> Generator[Batch, None, None]:
         """The batches (all of one size but the last), rendered ahead; closing the generator stops that."""
-        if not batches:
+        if not indices:
             return
-        check_length(self.samples.path)  # a mapped file that was cut short meanwhile would end the process
-        size = len(batches[0])
+        check_length(self.samples.path)  # a mapped file that was truncated meanwhile would end the process
+        size = len(indices[0])
         if size not in self._loaders:
             self._loaders[size] = _Loader(self, size)
-        running = _Epoch(self._loaders[size], np.concatenate(batches), epoch)
+        running = _Epoch(self._loaders[size], np.concatenate(indices), epoch)
         try:
             yield from running
         finally:
             running.close()
 
-    def render(self, index: Integers, epoch: int, file: NDArray[np.uint8]) -> Rendering:
-        """Begins with the views of the images `index`; `file` is the beton's bytes."""
+    def start(self, index: Integers, epoch: int, file: NDArray[np.uint8]) -> PendingBatch:
+        """Starts to render the views of the images `index`; `file` is the beton's bytes."""
         samples = self.samples
-        height, width = samples.height[index], samples.width[index]
-        raw = samples.mode[index] != JPEG
-        encoded = _Encoded(file, samples.place[index], samples.size[index], raw, height, width)
-        table = self.plan.table(epoch, index, height, width)
-        rendering = Rendering(self.plan, index, samples.label[index], table, self.workers)
+        table = self.views.table(epoch, index, samples.height[index], samples.width[index])
 
-        def part(first: int, last: int) -> None:
-            failed = _render(encoded, rendering.views, first, last)
+        def render(buffers: ViewBuffers, first: int, last: int) -> None:
+            columns = (samples.offset, samples.size, samples.mode, samples.height, samples.width)
+            failed = _render(file, *columns, index, buffers, first, last)
             if failed >= 0:
                 raise UserError(undecodable(self.manifest, self.split, int(index[failed])))
 
-        return rendering.start(part)
+        return start_batch(self.views, index, samples.label[index], table, self.workers, render)
 
 
 class _RenderOperation(_Operation):
-    """FFCV's operation: from indices of images to a batch in the making."""
+    """FFCV's operation: from the indices of images to a pending batch."""
 
-    def __init__(self, source: FfcvSource) -> None:
+    def __init__(self, renderer: BetonRenderer) -> None:
         super().__init__()
-        self.source = source
+        self.renderer = renderer
 
     def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, None]:
         return replace(previous_state, jit_mode=True), None  # a batch brings its own memory
 
     def generate_code(self) -> Any:
-        def render(batch_indices: Any, memory: None, metadata: Any, storage_state: Any) -> Rendering:
+        def start(batch_indices: Any, memory: None, metadata: Any, storage_state: Any) -> PendingBatch:
             file, epoch = storage_state
-            return self.source.render(batch_indices, epoch, file)
+            return self.renderer.start(batch_indices, epoch, file)
 
-        return render
+        return start
 
 
 class _MappedFile(_os_cache.OSCacheManager):  # type: ignore[name-defined]
@@ -133,14 +128,14 @@ def _lean_ffcv() -> Iterator[None]:
 class _Loader(_ffcv_loader.Loader):  # type: ignore[name-defined]
     """FFCV's loader with one output, our rendered batches, in an order that is given for each epoch."""
 
-    def __init__(self, source: FfcvSource, batch: int) -> None:
+    def __init__(self, renderer: BetonRenderer, batch: int) -> None:
         with _lean_ffcv():
             super().__init__(
-                str(source.samples.path),
+                str(renderer.samples.path),
                 batch,
                 num_workers=1,
                 os_cache=True,  # the file is mapped; without, a random order would want all of it in memory
-                pipelines={"image": _PipelineSpec("image", decoder=_RenderOperation(source)), "label": None},
+                pipelines={"image": _PipelineSpec("image", decoder=_RenderOperation(renderer)), "label": None},
                 drop_last=False,
                 batches_ahead=AHEAD,
                 seed=0,
@@ -155,27 +150,27 @@ class _Epoch(_EpochIterator):
         super().__init__(loader, order)  # starts the thread
 
     def run(self) -> None:
-        """A batch is begun before the one ahead of it is done, so that no thread of the pool waits for a last part."""
-        begun: deque[Rendering] = deque()
+        """Starts a batch before the one ahead of it is done, so that no thread of the pool idles at a batch's end."""
+        pending: deque[PendingBatch] = deque()
         try:
             file, *_ = self.memory_context.state
             self.storage_state = np.asarray(file), self.epoch
             for number, index in enumerate(self.iter_ixes):
-                begun.append(self.run_pipeline(number, index, 0, None)[0])
-                if len(begun) > 1 and not self._hand_over(begun.popleft().result()):
+                pending.append(self.run_pipeline(number, index, 0, None)[0])
+                if len(pending) > 1 and not self._hand_over(pending.popleft().result()):
                     return
-            while begun:
-                if not self._hand_over(begun.popleft().result()):
+            while pending:
+                if not self._hand_over(pending.popleft().result()):
                     return
             self._hand_over(None)
         except BaseException as error:
             self._hand_over(error)
         finally:
-            for rendering in begun:
-                rendering.cancel()
+            for batch in pending:
+                batch.cancel()
 
     def _hand_over(self, item: Any) -> bool:
-        """Puts `item` into the queue; False where nobody waits any more."""
+        """Puts `item` into the queue; False once the iterator has been closed."""
         while not self.terminate_event.is_set():
             try:
                 self.output_queue.put(item, timeout=0.1)
@@ -184,13 +179,13 @@ class _Epoch(_EpochIterator):
                 continue
         return False
 
-    def __next__(self) -> Rendered:
+    def __next__(self) -> Batch:
         item = self.output_queue.get()
         if item is None:
             raise StopIteration
         if isinstance(item, BaseException):
             raise item
-        return cast(Rendered, item)
+        return cast(Batch, item)
 
     def close(self) -> None:
         self.terminate_event.set()
@@ -204,37 +199,45 @@ class _Epoch(_EpochIterator):
         super().close()
 
 
-class _Encoded(NamedTuple):
-    """The images of a batch in the file; all but `file` are [B]."""
-
-    file: NDArray[np.uint8]
-    place: Integers
-    size: Integers
-    raw: NDArray[np.bool_]
-    height: Integers
-    width: Integers
-
-
 @kernel
-def _render(encoded: Any, views: Any, first: int, last: int) -> int:
-    """Renders the images first..last - 1; returns the number of the first one that does not decode, or -1."""
+def _render(
+    file: Any,
+    offset: Any,
+    size: Any,
+    mode: Any,
+    height: Any,
+    width: Any,
+    index: Any,
+    buffers: Any,
+    first: int,
+    last: int,
+) -> int:
+    """Renders the images first..last - 1 of a batch.
+
+    Args:
+        file: the beton's bytes; offset, size, mode, height, width: of all its samples, see `Samples`.
+        index: dataset indices of the batch's images.
+    Returns:
+        The position in the batch of the first image that does not decode, or -1.
+    """
     largest = 0
     for number in range(first, last):
-        largest = max(largest, 3 * encoded.height[number] * encoded.width[number])
+        largest = max(largest, 3 * height[index[number]] * width[index[number]])
     pixels = np.empty(largest, np.uint8)
     for number in range(first, last):
-        height, width = encoded.height[number], encoded.width[number]
-        data = encoded.file[encoded.place[number] : encoded.place[number] + encoded.size[number]]
-        if encoded.raw[number]:
+        sample = index[number]
+        rows, columns = height[sample], width[sample]
+        data = file[offset[sample] : offset[sample] + size[sample]]
+        if mode[sample] != JPEG:
             for i in range(len(data)):
                 pixels[i] = data[i]
-        elif _decode_jpeg(data.ctypes.data, len(data), height, width, pixels.ctypes.data):
+        elif _decode_jpeg(data.ctypes.data, len(data), rows, columns, pixels.ctypes.data):
             return number
-        render_views(pixels[: 3 * height * width].reshape(height, width, 3), views, number)
+        render_views(pixels[: 3 * rows * columns].reshape(rows, columns, 3), buffers, number)
     return -1
 
 
 @inner
 def _decode_jpeg(data: int, size: int, height: int, width: int, pixels: int) -> bool:
-    """Decodes `size` bytes into 3 * height * width ones (addresses); False where that went well."""
+    """Decodes `size` bytes into 3 * height * width ones (addresses); False on success."""
     return _imdecode(data, size, height, width, pixels, height, width, 0, 0, 1, 1, False, False) != 0

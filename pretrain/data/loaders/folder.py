@@ -1,60 +1,58 @@
-"""Views from an ImageFolder, decoded by Pillow, through the same draws and kernels: for where FFCV is not installed."""
+"""Views from an ImageFolder, decoded by Pillow, with the same draws and kernels: where FFCV is not installed."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.data.batch import Batch
 from pretrain.data.betons.images import BadImage, decode, size_of
 from pretrain.data.betons.manifest import Manifest
 from pretrain.data.views.random_parameters import Integers
-from pretrain.data.views.render import Rendered, Rendering, pool, render_views
-from pretrain.data.views.view_sets import Plan
+from pretrain.data.views.render import AHEAD, PendingBatch, ViewBuffers, pool, render_views, start_batch
+from pretrain.data.views.view_sets import ViewSet
 from whitebench.errors import UserError
 
 T = TypeVar("T")
-AHEAD = 3
-"""Batches that are prepared ahead."""
 
 
-class FolderSource:
+class FolderRenderer:
     """Renders the images of a split of a dataset from the files it was made from."""
 
-    def __init__(self, manifest: Manifest, split: str, plan: Plan, workers: int) -> None:
+    def __init__(self, manifest: Manifest, split: str, views: ViewSet, workers: int) -> None:
         self.images = ImageFiles(manifest, split)
         self.label = self.images.label
-        self.plan, self.workers = plan, workers
+        self.views, self.workers = views, workers
 
-    def stream(self, batches: Sequence[Integers], epoch: int) -> Iterator[Rendered]:
+    def batches(self, indices: Sequence[Integers], epoch: int) -> Generator[Batch, None, None]:
         """The batches, rendered ahead; closing the generator stops that."""
-        running: deque[Rendering] = deque()
-        waiting = iter(batches)
+        pending: deque[PendingBatch] = deque()
+        remaining = iter(indices)
         try:
-            for _ in batches:
-                while len(running) <= AHEAD and (index := next(waiting, None)) is not None:
-                    running.append(self._begin(index, epoch))
-                yield running.popleft().result()
+            for _ in indices:
+                while len(pending) <= AHEAD and (index := next(remaining, None)) is not None:
+                    pending.append(self._start(index, epoch))
+                yield pending.popleft().result()
         finally:
-            for rendering in running:
-                rendering.cancel()
+            for batch in pending:
+                batch.cancel()
 
-    def _begin(self, index: Integers, epoch: int) -> Rendering:
-        plan, images = self.plan, self.images
+    def _start(self, index: Integers, epoch: int) -> PendingBatch:
+        images = self.images
         sides = np.array(list(pool(self.workers).map(images.sides, index.tolist())), np.int64)
-        table = plan.table(epoch, index, sides[:, 0], sides[:, 1])
-        rendering = Rendering(plan, index, self.label[index], table, self.workers)
+        table = self.views.table(epoch, index, sides[:, 0], sides[:, 1])
 
-        def chunk(first: int, last: int) -> None:
+        def render(buffers: ViewBuffers, first: int, last: int) -> None:
             for number in range(first, last):
                 image = images.pixels(int(index[number]))
                 if image.shape[:2] != tuple(sides[number]):
                     raise UserError(f"{images.files[index[number]]}: changed while it was read")
-                render_views(image, rendering.views, number)
+                render_views(image, buffers, number)
 
-        return rendering.start(chunk)
+        return start_batch(self.views, index, self.label[index], table, self.workers, render)
 
 
 class ImageFiles:

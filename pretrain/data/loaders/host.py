@@ -1,7 +1,6 @@
-"""What this machine has for a loader: cores, memory, and the kind of file system a file is on."""
+"""What this host offers a loader: cores, memory, and the kind of file system a file is on."""
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,72 +16,56 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
-class Machine:
+class Host:
     cores: int
-    """That a process here may use."""
+    """Usable by a process: the affinity mask and the control group's quota count."""
     memory: int
     """Bytes that are free, or can be freed, for the cached pages of files."""
     filesystem: str
     """Of the file in question, e.g. "ext4", "nfs4", "tmpfs"."""
 
     @classmethod
-    def here(cls, path: Path) -> "Machine":
-        """As a process on this machine finds it, for the file `path`; the limits of its control group count."""
-        groups = _text("/proc/self/cgroup")
-        free = psutil.virtual_memory().available
-        memory = min([free, *_limits(groups, "memory", ("memory.max", "memory.limit_in_bytes"))])
-        cores = min([len(os.sched_getaffinity(0)), *map(_cores_of, _quotas(groups))])
-        return cls(max(1, cores), memory, filesystem_of(path, _text("/proc/self/mountinfo")))
+    def of(cls, path: Path) -> "Host":
+        """This host, for the file `path`."""
+        from joblib import cpu_count  # type: ignore[import-untyped]
+
+        memory = min([psutil.virtual_memory().available, *_memory_limits(_text("/proc/self/cgroup"))])
+        return cls(int(cpu_count()), memory, filesystem_of(path))
 
     @property
     def over_network(self) -> bool:
+        """Whether the file comes over a network."""
         return self.filesystem in NETWORK
 
     @property
     def in_memory(self) -> bool:
+        """Whether the file is kept in memory."""
         return self.filesystem in IN_MEMORY
 
 
-def filesystem_of(path: Path, mountinfo: str) -> str:
-    """The type of the file system that holds `path`, by the content of /proc/self/mountinfo; "unknown" without one."""
-    best, kind = "", "unknown"
-    for line in mountinfo.splitlines():
-        before, dash, after = line.partition(" - ")
-        place = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split()[4]) if dash else ""
-        if dash and len(place) >= len(best) and Path(place) in (path.resolve(), *path.resolve().parents):
-            best, kind = place, after.split()[0]
-    return kind
+def filesystem_of(path: Path) -> str:
+    """The type of the file system that holds `path`; "unknown" if the host does not list its mounts."""
+    ancestors = {str(ancestor) for ancestor in (path.resolve(), *path.resolve().parents)}
+    mounts = [mount for mount in psutil.disk_partitions(all=True) if mount.mountpoint in ancestors]
+    # the last of several mounts on one folder hides the others
+    return str(max(reversed(mounts), key=lambda mount: len(mount.mountpoint)).fstype) if mounts else "unknown"
 
 
-def _limits(groups: str, controller: str, names: tuple[str, ...]) -> list[int]:
-    """The limits, in the files `names`, of this process's control group and those above it; versions 1 and 2."""
-    found = []
-    for text in _above(groups, controller, names):
-        if text.strip().isdigit():
-            found.append(int(text))
-    return found
+def _memory_limits(groups: str) -> list[int]:
+    """Bytes that this process's control groups, and those above them, allow: versions 1 and 2.
 
-
-def _quotas(groups: str) -> list[str]:
-    return _above(groups, "cpu", ("cpu.max",))
-
-
-def _cores_of(quota: str) -> int:
-    """'200000 100000' -> 2; without a limit, more than any machine has."""
-    allowed, _, period = quota.partition(" ")
-    return max(1, int(allowed) // int(period)) if allowed.isdigit() and period.strip().isdigit() else 1 << 20
-
-
-def _above(groups: str, controller: str, names: tuple[str, ...]) -> list[str]:
-    texts = []
+    psutil reports the memory of the host, which a SLURM job or a container may not use.
+    """
+    limits = []
     for line in groups.splitlines():
-        number, controllers, place = line.split(":", 2)
-        root = CGROUP if number == "0" else CGROUP / controller
-        if number == "0" or controller in controllers.split(","):
-            own = root / place.strip("/")
-            folders = [own, *(folder for folder in own.parents if folder.is_relative_to(root))]
-            texts += [_text(folder / name) for folder in folders for name in names]
-    return [text for text in texts if text]
+        number, controllers, group = line.split(":", 2)
+        if number == "0" or "memory" in controllers.split(","):
+            root = CGROUP if number == "0" else CGROUP / "memory"
+            leaf = root / os.path.normpath(group).strip("/")
+            folders = [leaf, *(folder for folder in leaf.parents if folder.is_relative_to(root))]
+            texts = [_text(folder / name) for folder in folders for name in ("memory.max", "memory.limit_in_bytes")]
+            limits += [int(text) for text in texts if text.strip().isdigit()]
+    return limits
 
 
 def _text(path: str | Path) -> str:

@@ -1,6 +1,6 @@
-"""Where colour runs quicker, in the loader or on the accelerator: measured once for a dataset's views, and kept there.
+"""Where colour augmentation runs, in the loader or on the accelerator: measured once for a dataset's views and stored.
 
-What is kept is what `data.placement=auto` means from then on, on every machine that sees the dataset: so a cell is
+What is stored is what `data.placement=auto` means from then on, on every host that sees the dataset: so a sweep cell is
 planned, run and resumed with one placement, whatever a later measurement would say.
 """
 
@@ -22,7 +22,7 @@ PLACEMENTS: tuple[Placement, ...] = ("loader", "accelerator")
 
 
 def measured_placement(data: "Data") -> Placement | None:
-    """What was measured for these views of this dataset; None where nothing was."""
+    """The faster placement for these views of this dataset; None if it was not measured."""
     entry = stored_measurements(data.dataset).get(views_key(data))
     return cast(Placement, entry["placement"]) if entry else None
 
@@ -30,10 +30,12 @@ def measured_placement(data: "Data") -> Placement | None:
 def placement_of(data: "Data", device: str) -> Placement:
     """Where photometric augmentation runs: chosen once per cell, and part of its identity.
 
-    Left to us (auto), it is what was measured for these views (`python -m pretrain.data measure`), or else the loader.
+    `auto` is what was measured for these views (`python -m pretrain.data measure`), or else the loader.
 
     Args:
-        device: "cpu" or "cuda"; on a CPU, `ffcv` and `folder` augment in the loader, whatever is asked for.
+        device: "cpu" or "cuda"; on a CPU, `ffcv` and `folder` augment in the loader, whatever the recipe says.
+    Raises:
+        UserError: the loader or the recipe's colour cannot run there.
     """
     if data.loader == "device":
         if data.placement == "loader":
@@ -41,7 +43,7 @@ def placement_of(data: "Data", device: str) -> Placement:
         return "accelerator"
     if data.colour.before_crop:
         if data.placement == "accelerator":
-            raise UserError("data.placement: colour.before_crop needs the loader (or loader=device)")
+            raise UserError("data.placement: colour.before_crop needs placement=loader (or loader=device)")
         return "loader"
     if device == "cpu" or data.placement == "loader":
         return "loader"
@@ -51,14 +53,21 @@ def placement_of(data: "Data", device: str) -> Placement:
 
 
 def measurements_path(dataset: str) -> Path:
+    """The file of a dataset's measurements."""
     return data_root() / dataset / FILE
 
 
 def views_key(data: "Data") -> str:
+    """The key of these views and this loader in the file of measurements."""
     return content_hash({"views": data.views, "colour": data.colour, "loader": data.loader})[:16]
 
 
 def stored_measurements(dataset: str) -> dict[str, Any]:
+    """What was measured for a dataset, by `views_key`.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = measurements_path(dataset)
     try:
         state = path.stat()
@@ -69,11 +78,12 @@ def stored_measurements(dataset: str) -> dict[str, Any]:
 
 @lru_cache
 def _read(path: Path, modified: int, size: int) -> dict[str, Any]:
-    """Once while the file stays as it is: a sweep asks several times a cell."""
+    """Read once per version of the file: a sweep asks several times per cell."""
     try:
-        kept = json.loads(path.read_bytes())
-        if all(entry["placement"] in PLACEMENTS for entry in kept.values()):
-            return cast(dict[str, Any], kept)
+        entries = json.loads(path.read_bytes())
+        if all(entry["placement"] in PLACEMENTS for entry in entries.values()):
+            return cast(dict[str, Any], entries)
     except (ValueError, OSError, AttributeError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not readable ({error!r}); delete it, or python -m pretrain.data measure") from error
-    raise UserError(f"{path}: names a placement that there is not; delete it, or measure anew")
+        advice = "delete it, or measure again: python -m pretrain.data measure RECIPE --force"
+        raise UserError(f"{path}: not readable ({error!r}); {advice}") from error
+    raise UserError(f"{path}: unknown placement (choose {' or '.join(PLACEMENTS)}); delete the file, or measure again")

@@ -1,4 +1,4 @@
-"""A look ahead: whether this machine can feed a recipe, how its data will be read, and how many images/s to expect."""
+"""Before a training: can this host feed the recipe, how will its data be read, how many images per second to expect."""
 
 import os
 import time
@@ -8,130 +8,154 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pretrain.data.betons.manifest import Manifest, read_manifest
-from pretrain.data.loaders.host import Machine
+from pretrain.data.loaders.host import Host
 from pretrain.data.views.random_parameters import BLOCK
 
 if TYPE_CHECKING:
-    from pretrain.data.loaders.build import ViewLoader
+    from pretrain.data.loaders.build import Loader
     from pretrain.recipe import Recipe
 
-MEASURED = 64
-"""Images on which the prediction rests."""
-SHARE_OF_MEMORY = 0.8
-"""A file counts as one that memory holds if it takes at most so much of what is free."""
+MEASURED_IMAGES = 64
+"""Images on which the predicted rate rests."""
+USABLE_MEMORY = 0.8
+"""A file counts as cached by memory if it takes at most this share of what is free."""
 
 
 @dataclass(frozen=True)
 class Preflight:
+    """What was predicted; kept in the run's record."""
+
     loader: str
     file_bytes: int
     """Of the training split's beton; what loader=device keeps on its device; 0 for a folder of images."""
-    machine: Machine
+    host: Host
     workers: int
     processes: int
-    """Of this run on this machine."""
+    """Of this run on this host."""
     images_per_s: float
-    """That this process's loader can be expected to give, alone: measured on MEASURED images."""
-    choice: str
+    """Expected from this process's loader alone: measured on MEASURED_IMAGES images."""
+    reading: str
     """How the data will be read."""
+    decoder: str
+    """How JPEGs are decoded; the decoders' pixels differ."""
     advice: tuple[str, ...]
-    """What its user might change."""
+    """What the user might change."""
 
     @property
     def text(self) -> str:
-        """For the user, a line and one for each advice."""
-        machine = self.machine
+        """For the user: one line, and one for each advice."""
+        host = self.host
         line = (
-            f"data: {self.file_bytes / 1e9:.2f} GB on {machine.filesystem}, {machine.memory / 1e9:.1f} GB of memory "
-            f"free: {self.choice}; {self.workers} workers on {machine.cores} cores: about {self.images_per_s:,.0f} "
-            "images/s from the loader"
+            f"data: {self.file_bytes / 1e9:.2f} GB on {host.filesystem}, {host.memory / 1e9:.1f} GB of memory free: "
+            f"{self.reading}; {self.workers} workers on {host.cores} cores: about {self.images_per_s:,.0f} images/s "
+            "from the loader"
         )
         return "\n".join([line, *(f"data: {advice}" for advice in self.advice)])
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """For the record."""
+    def record(self) -> dict[str, Any]:
+        """The fields as JSON."""
         return {**asdict(self), "images_per_s": round(self.images_per_s, 1)}
 
 
-def look_ahead(recipe: "Recipe", loader: "ViewLoader | None" = None) -> Preflight:
-    """Looks at the file and the machine, and renders a few images to see how long they take.
+def run_preflight(recipe: "Recipe", loader: "Loader | None" = None) -> Preflight:
+    """Looks at the file and the host, and renders a few images to see how long they take.
 
     Args:
-        loader: the recipe's, if it is there already.
+        loader: the recipe's, if it has been made already.
     Raises:
-        UserError: the dataset is not there as the loader needs it.
+        UserError: the dataset lacks what the loader needs.
     """
     from pretrain.data.loaders.build import make_loader
 
     manifest = read_manifest(recipe.data.dataset)
-    made: Any = loader or make_loader(recipe, manifest)
+    made = loader or make_loader(recipe, manifest)
     size = _bytes_read(recipe.data.loader, manifest, made)
     path = manifest.folder / manifest.split("train").beton
-    machine, count = Machine.here(path if path.exists() else manifest.folder), len(made.source.label)
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    host, count = Host.of(path if path.exists() else manifest.folder), len(made.renderer.label)
+    processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     workers, window = recipe.machine.workers, recipe.data.shuffle_window
     advice = [
-        *_advice_on_order(size, machine, count, window, recipe.batch),
-        *_advice_on_workers(workers, machine.cores // processes, recipe.device != "cpu"),
+        *_advice_on_order(size, host, count, window, recipe.batch),
+        *_advice_on_workers(workers, host.cores // processes, on_accelerator=recipe.device != "cpu"),
     ]
-    choice = reading(recipe.data.loader, size, machine, window)
-    rate = _images_per_s(made, count)
-    return Preflight(recipe.data.loader, size, machine, workers, processes, rate, choice, tuple(advice))
+    return Preflight(
+        loader=recipe.data.loader,
+        file_bytes=size,
+        host=host,
+        workers=workers,
+        processes=processes,
+        images_per_s=_images_per_s(made, count),
+        reading=reading(recipe.data.loader, size, host, window),
+        decoder=decoder_of(recipe.data.loader, manifest),
+        advice=tuple(advice),
+    )
 
 
-def reading(loader: str, size: int, machine: Machine, window: int | None) -> str:
+def decoder_of(loader: str, manifest: Manifest) -> str:
+    """Which decoder makes an image's pixels; FFCV's fast transform is about 1 level off the exact one."""
+    from pretrain.data.betons.libjpeg import has_ffcv
+
+    if manifest.raw:
+        return "none: raw pixels"
+    if loader == "folder" or not has_ffcv():
+        return "Pillow (libjpeg-turbo, exact DCT)"
+    return "FFCV (libjpeg-turbo, fast DCT)"
+
+
+def reading(loader: str, size: int, host: Host, window: int | None) -> str:
     """How `size` bytes will be read."""
     if loader == "device":
         return "kept on the training's device"
     if loader == "folder":
         return "a folder of files, opened one by one"
-    if machine.in_memory:
+    if host.in_memory:
         return "in memory already, mapped"
-    if fits(size, machine):
-        source = "over the network " if machine.over_network else ""
+    if fits(size, host):
+        source = "over the network " if host.over_network else ""
         return f"mapped; memory keeps it after the first epoch has read it {source}once"
     if window is None:
-        return "mapped, but larger than memory: each epoch reads it anew, image by image in random order"
+        return "mapped, but larger than memory: each epoch reads it again, image by image in random order"
     return f"mapped, larger than memory: each epoch reads it once, in blocks, shuffled among {window:,} images"
 
 
-def fits(size: int, machine: Machine) -> bool:
-    return machine.in_memory or size <= SHARE_OF_MEMORY * machine.memory
+def fits(size: int, host: Host) -> bool:
+    """Whether memory can keep a file of `size` bytes."""
+    return host.in_memory or size <= USABLE_MEMORY * host.memory
 
 
-def _advice_on_order(size: int, machine: Machine, count: int, window: int | None, batch: int) -> list[str]:
-    if fits(size, machine):
+def _advice_on_order(size: int, host: Host, count: int, window: int | None, batch: int) -> list[str]:
+    if fits(size, host):
         return []
-    affordable = int(count * SHARE_OF_MEMORY * machine.memory / size / 2) // BLOCK * BLOCK
+    affordable = int(count * USABLE_MEMORY * host.memory / size / 2) // BLOCK * BLOCK
     if window is not None and window <= affordable:
         return []
     if affordable < batch:
         return [f"not even a batch of {batch} images fits into memory with the blocks that it is read from"]
-    had = "random order reads" if window is None else f"data.shuffle_window={window} reads"
-    return [f"{had} more than memory holds; data.shuffle_window={affordable} would read blocks of {BLOCK} in one go"]
+    current = "random order reads" if window is None else f"data.shuffle_window={window} reads"
+    return [f"{current} more than memory holds; data.shuffle_window={affordable} would read blocks of {BLOCK} at once"]
 
 
-def _advice_on_workers(workers: int, cores: int, waits_for_nothing: bool) -> list[str]:
+def _advice_on_workers(workers: int, cores: int, on_accelerator: bool) -> list[str]:
     """`cores`: for this process. On a CPU the network computes on them, too, and more workers take them from it."""
     if workers > max(1, cores):
         return [f"machine.workers={workers} are more than the {cores} cores of this process"]
-    if waits_for_nothing and workers < cores:
+    if on_accelerator and workers < cores:
         return [f"machine.workers={cores} would use all cores of this process"]
     return []
 
 
 def _bytes_read(kind: str, manifest: Manifest, loader: Any) -> int:
     if kind == "device":
-        return int(loader.source.images.nbytes)
+        return int(loader.renderer.images.nbytes)
     return manifest.beton("train").stat().st_size if kind == "ffcv" else 0
 
 
-def _images_per_s(loader: Any, count: int) -> float:
-    """Of the source's own rendering, on images from all over the file, after one that loads the kernels."""
-    index = np.unique(np.linspace(0, count - 1, min(MEASURED, count)).astype(np.int64))
-    list(loader.source.stream([index[:1]], 0))
+def _images_per_s(loader: "Loader", count: int) -> float:
+    """The renderer's own rate, on images from all over the file, after one that loads the kernels."""
+    index = np.unique(np.linspace(0, count - 1, min(MEASURED_IMAGES, count)).astype(np.int64))
+    list(loader.renderer.batches([index[:1]], 0))
     began = time.perf_counter()
-    for rendered in loader.source.stream([index], 0):
-        rendered.batch.views[-1].cpu()  # where they are made on a device: waits until they are
+    for batch in loader.renderer.batches([index], 0):
+        batch.views[-1].cpu()  # where they are made on a device: waits until they are
     return len(index) / max(time.perf_counter() - began, 1e-9)

@@ -166,7 +166,9 @@ def test_loaders_draw_alike_and_agree_in_pixels(small: Manifest) -> None:
 def test_placements_draw_alike_and_agree_in_pixels(
     kind: str, photos: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pretrain.data.placement_of", lambda data, device: data.placement)  # as on an accelerator
+    monkeypatch.setattr(
+        "pretrain.data.loaders.build.placement_of", lambda data, device: data.placement
+    )  # as on an accelerator
     device = "cuda" if torch.cuda.is_available() else "cpu"
     inside = pixels(loader(photos, data=data(kind, placement="loader")).epoch(0))
     outside = loader(photos, data=data(kind, placement="accelerator"), device=device).epoch(0)
@@ -280,7 +282,7 @@ def damaged(manifest: Manifest, folder: Path, index: int) -> Manifest:
         (folder / path.name).write_bytes(path.read_bytes())
     samples = read_samples(folder / "train.beton")
     with open(folder / "train.beton", "r+b") as file:
-        file.seek(int(samples.place[index]))
+        file.seek(int(samples.offset[index]))
         file.write(b"\0" * int(samples.size[index]))
     return read_manifest(folder)
 
@@ -309,7 +311,7 @@ def test_any_exception_in_ffcvs_thread_reaches_the_caller(photos: Manifest, monk
         raise ZeroDivisionError("from the thread")
 
     batches = loader(photos)
-    monkeypatch.setattr(module.FfcvSource, "render", fail)
+    monkeypatch.setattr(module.BetonRenderer, "start", fail)
     with pytest.raises(ZeroDivisionError, match="from the thread"):
         next(batches.epoch(0))
 
@@ -365,12 +367,14 @@ def test_kernels_are_compiled_once_and_loaded_by_other_processes(photos: Manifes
     next(loader(photos).epoch(0))
     program = f"""
 from pathlib import Path
-from pretrain.data import ffcv_loader, draws, training_loader
+from pretrain.data.loaders import ffcv
+from pretrain.data.loaders.build import training_loader
+from pretrain.data.views import random_parameters
 from pretrain.data.betons.manifest import read_manifest
 from pretrain.recipe import Data, Views
 data = Data(dataset="photos", views=(Views(size=16),))
 next(training_loader(data, read_manifest(Path({str(photos.folder)!r})), seed=0, batch=2).epoch(0))
-for kernel in (ffcv_loader._render, draws._fill, draws._fill_keys):
+for kernel in (ffcv._render, random_parameters._fill, random_parameters._fill_keys):
     assert kernel.stats.cache_hits and not kernel.stats.cache_misses, kernel
 """
     root = Path(__file__).parents[3]

@@ -22,7 +22,7 @@ from pretrain.data.betons.images import WriteSettings
 from pretrain.data.betons.manifest import Manifest, read_manifest
 from pretrain.data.betons.write import write_image_folder
 from pretrain.data.loaders.build import training_loader
-from pretrain.data.loaders.loader import ShuffledOrder
+from pretrain.data.loaders.order import ShuffledOrder
 from pretrain.data.views import crop
 from pretrain.data.views import random_parameters as draws
 from pretrain.data.views import simd as vectors
@@ -194,8 +194,8 @@ def test_portable_code_gives_the_same_pixels(monkeypatch: pytest.MonkeyPatch) ->
 OTHER_PROCESSOR = """
 import json, sys
 from pathlib import Path
-from pretrain.data import jit, vectors
-vectors._HAS_MADD = False
+from pretrain.data.views import jit, simd
+simd._HAS_MADD = False
 jit.cache_folder = lambda: Path(sys.argv[2])
 from tests.pretrain.data.test_repeatable import BEFORE_CROP, DATA, epoch
 from pretrain.data.betons.manifest import read_manifest

@@ -5,6 +5,7 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,9 @@ from pretrain.data.betons.format import read_samples
 from pretrain.data.betons.manifest import Manifest
 from pretrain.data.betons.read import BetonImages
 from pretrain.data.betons.write import write_image_folder
-from pretrain.data.loaders import host as machine
-from pretrain.data.loaders import placement, preflight
+from pretrain.data.loaders import host, placement, preflight
 from pretrain.data.loaders.build import training_loader
-from pretrain.data.loaders.host import Machine, filesystem_of
+from pretrain.data.loaders.host import Host, filesystem_of
 from pretrain.data.loaders.placement import placement_of
 from pretrain.data.views import random_parameters as draws
 from pretrain.recipe import Colour, Data, Views
@@ -72,11 +72,11 @@ def test_a_beton_cut_short_names_the_first_image_that_is_lost(photos: Manifest, 
     samples = read_samples(whole)
     content = whole.read_bytes()
     for lost in (0, 7, TRAIN - 1):
-        path.write_bytes(content[: int(samples.place[lost] + samples.size[lost]) - 1])
-        with pytest.raises(UserError, match=rf"train.beton: cut short .*\(image {lost} is the first that is not whole"):
+        path.write_bytes(content[: int(samples.offset[lost] + samples.size[lost]) - 1])
+        with pytest.raises(UserError, match=rf"train.beton: truncated .*\(image {lost} is the first incomplete one"):
             read_samples(path)
     path.write_bytes(content[:-1])  # of the table alone
-    with pytest.raises(UserError, match=r"train.beton: cut short or damaged: \d+ bytes where its header says \d+; "):
+    with pytest.raises(UserError, match=r"train.beton: truncated or damaged: \d+ bytes where its header says \d+; "):
         read_samples(path)
 
 
@@ -86,17 +86,17 @@ def test_a_beton_cut_short_between_epochs_is_an_error_and_no_crash(photos: Manif
     loader = training_loader(DATA, replace(photos, folder=tmp_path), seed=0, batch=BATCH)
     assert len(list(loader.epoch(0))) == TRAIN // BATCH
     os.truncate(tmp_path / "train.beton", 3 << 20)
-    with pytest.raises(UserError, match=r"train.beton: cut short"):
+    with pytest.raises(UserError, match=r"train.beton: truncated"):
         next(loader.epoch(1))
 
 
-MOUNTS = """\
-22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw
-23 22 0:21 / /dev/shm rw - tmpfs tmpfs rw
-24 22 0:40 / /home rw shared:9 - nfs4 server:/home rw
-25 22 0:41 / /my\\040data rw - lustre mgs:/data rw
-26 24 0:42 / /home/fast rw - xfs /dev/nvme0 rw
-"""
+@pytest.fixture
+def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host with several file systems; one is mounted over another."""
+    table = {"/": "ext4", "/dev/shm": "tmpfs", "/my data": "lustre", "/home/fast": "xfs"}
+    rows = [SimpleNamespace(mountpoint="/home", fstype="ext3"), SimpleNamespace(mountpoint="/home", fstype="nfs4")]
+    rows += [SimpleNamespace(mountpoint=folder, fstype=kind) for folder, kind in table.items()]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: rows)
 
 
 @pytest.mark.parametrize(
@@ -110,26 +110,30 @@ MOUNTS = """\
         ("/my data/train.beton", "lustre"),
     ],
 )
-def test_the_file_system_is_that_of_the_nearest_mount(path: str, kind: str) -> None:
-    assert filesystem_of(Path(path), MOUNTS) == kind
-    assert filesystem_of(Path(path), "") == "unknown"
+def test_the_file_system_is_that_of_the_nearest_mount(path: str, kind: str, mounts: None) -> None:
+    assert filesystem_of(Path(path)) == kind
 
 
-def test_limits_of_control_groups_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+def test_a_host_that_lists_no_mounts_has_an_unknown_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [])
+    assert filesystem_of(Path("/x")) == "unknown"
+
+
+def test_memory_limits_of_control_groups_count(tmp_path: Path, mounts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "CGROUP", tmp_path)
     (tmp_path / "slurm" / "job").mkdir(parents=True)
     (tmp_path / "slurm" / "memory.max").write_text("3000000\n")
     (tmp_path / "slurm" / "job" / "memory.max").write_text("max\n")
-    (tmp_path / "slurm" / "job" / "cpu.max").write_text("150000 100000\n")
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    texts = {"/proc/self/cgroup": "0::/slurm/job\n", "/proc/self/mountinfo": MOUNTS}
-    real = machine._text
-    monkeypatch.setattr(machine, "_text", lambda path: texts.get(str(path)) or real(path))
-    assert Machine.here(Path("/home/me/x")) == Machine(1, 3000000, "nfs4")
+    texts = {"/proc/self/cgroup": "0::/slurm/job\n"}
+    real = host._text
+    monkeypatch.setattr(host, "_text", lambda path: texts.get(str(path)) or real(path))
+    seen = Host.of(Path("/home/me/x"))
+    assert (seen.memory, seen.filesystem) == (3000000, "nfs4")
+    assert 1 <= seen.cores <= (os.cpu_count() or 1)
     texts["/proc/self/cgroup"] = "4:memory:/job\n5:cpu,cpuacct:/job\n"
     (tmp_path / "memory" / "job").mkdir(parents=True)
     (tmp_path / "memory" / "job" / "memory.limit_in_bytes").write_text("2000000\n")
-    assert Machine.here(Path("/x")).memory == 2000000
+    assert Host.of(Path("/x")).memory == 2000000
 
 
 GB = 10**9
@@ -140,7 +144,7 @@ GB = 10**9
     [
         (10, "ext4", None, "memory keeps it after the first epoch has read it once"),
         (10, "nfs4", None, "read it over the network once"),
-        (150, "nfs4", None, "larger than memory: each epoch reads it anew, image by image"),
+        (150, "nfs4", None, "larger than memory: each epoch reads it again, image by image"),
         (150, "nfs4", 50_000, "in blocks, shuffled among 50,000 images"),
         (150, "tmpfs", None, "in memory already"),
     ],
@@ -148,11 +152,11 @@ GB = 10**9
 def test_how_a_file_is_read_depends_on_its_size_and_place(
     size: int, kind: str, window: int | None, expected: str
 ) -> None:
-    assert expected in preflight.reading("ffcv", size * GB, Machine(8, 100 * GB, kind), window)
+    assert expected in preflight.reading("ffcv", size * GB, Host(8, 100 * GB, kind), window)
 
 
 def test_a_set_larger_than_memory_is_told_which_window_fits() -> None:
-    small, count = Machine(8, 100 * GB, "nfs4"), 1_281_167
+    small, count = Host(8, 100 * GB, "nfs4"), 1_281_167
 
     def advice(size: int, window: int | None, batch: int = 256) -> list[str]:
         return preflight._advice_on_order(size, small, count, window, batch)
@@ -167,10 +171,10 @@ def test_a_set_larger_than_memory_is_told_which_window_fits() -> None:
 
 
 def test_workers_are_compared_with_cores() -> None:
-    assert "more than the 4 cores" in preflight._advice_on_workers(8, 4, True)[0]
-    assert "machine.workers=4 would use all" in preflight._advice_on_workers(1, 4, True)[0]
-    assert preflight._advice_on_workers(1, 4, False) == []
-    assert preflight._advice_on_workers(4, 4, True) == []
+    assert "more than the 4 cores" in preflight._advice_on_workers(8, 4, on_accelerator=True)[0]
+    assert "machine.workers=4 would use all" in preflight._advice_on_workers(1, 4, on_accelerator=True)[0]
+    assert preflight._advice_on_workers(1, 4, on_accelerator=False) == []
+    assert preflight._advice_on_workers(4, 4, on_accelerator=True) == []
 
 
 @pytest.fixture
@@ -182,30 +186,33 @@ def recipe(photos: Manifest, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["ffcv", "folder", "device"])
-def test_a_look_ahead_predicts_the_rate_and_fits_into_a_record(kind: str, recipe: Any) -> None:
+def test_a_run_preflight_predicts_the_rate_and_fits_into_a_record(kind: str, recipe: Any) -> None:
     from whitebench.hashing import canonical
 
-    seen = preflight.look_ahead(replace(recipe, data=replace(recipe.data, loader=kind)))
+    seen = preflight.run_preflight(replace(recipe, data=replace(recipe.data, loader=kind)))
     assert seen.images_per_s > 0
     assert "images/s from the loader" in seen.text
-    assert canonical(seen.facts)["machine"]["cores"] == seen.machine.cores
+    assert canonical(seen.record)["host"]["cores"] == seen.host.cores
     assert (seen.file_bytes > 0) == (kind != "folder")
 
 
-def test_commands_look_ahead_and_refuse_to_measure_where_there_is_no_choice(
+def test_commands_run_preflight_and_refuse_to_measure_where_there_is_no_choice(
     recipe: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from pretrain.data.__main__ import main
 
     main(["preflight", "sample/simclr", "data.dataset=photos", "device=cpu", "batch=8"])
     assert capsys.readouterr().out.startswith("data: 0.00 GB on ")
-    with pytest.raises(UserError, match="nothing to measure: colour runs in the loader"):
+    with pytest.raises(
+        UserError, match="nothing to measure: with these settings colour augmentation runs in the loader"
+    ):
         main(["measure", "sample/simclr", "data.dataset=photos", "device=cpu"])
 
 
 def test_the_quicker_placement_is_kept_for_the_views_that_were_measured(
     recipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from pretrain.measure_placement import measure
     from pretrain.speed import Speed
 
     rates = {"loader": 100.0, "accelerator": 150.0}
@@ -215,20 +222,20 @@ def test_the_quicker_placement_is_kept_for_the_views_that_were_measured(
         asked.append(recipe.data.placement)
         return Speed(rates[recipe.data.placement], 0.1, 1.0, 1.0, 0)
 
-    monkeypatch.setattr("pretrain.repeatable.resolve_device", lambda device: "cuda")
+    monkeypatch.setattr("pretrain.measure_placement.resolve_device", lambda device: "cuda")
     assert placement_of(recipe.data, "cuda") == "loader"
-    assert "colour runs in the accelerator (100 images/s" in placement.measure(recipe, 20, False, speed)
+    assert "colour augmentation runs in the accelerator (100 images/s" in measure(recipe, 20, False, speed)
     assert asked == ["loader", "accelerator"]
     assert placement_of(recipe.data, "cuda") == "accelerator"
     assert placement_of(recipe.data, "cpu") == "loader"
     assert placement_of(replace(recipe.data, placement="loader"), "cuda") == "loader"
     assert placement_of(replace(recipe.data, views=(Views(size=32),)), "cuda") == "loader"  # was not measured
     rates["loader"] = 200.0
-    assert "measured before" in placement.measure(recipe, 20, False, speed)
+    assert "measured before" in measure(recipe, 20, False, speed)
     assert placement_of(recipe.data, "cuda") == "accelerator"
-    placement.measure(recipe, 20, True, speed)
+    measure(recipe, 20, True, speed)
     assert placement_of(recipe.data, "cuda") == "loader"
-    path = placement._path("photos")
+    path = placement.measurements_path("photos")
     path.write_text('{"x": {}}')
     with pytest.raises(UserError, match=r"placement.json: not readable"):
         placement_of(recipe.data, "cuda")
@@ -260,7 +267,7 @@ def test_colour_before_the_crop_needs_a_place_that_has_the_image() -> None:
     data = Data(dataset="photos", views=(Views(size=48),), colour=Colour(before_crop=True))
     assert placement_of(data, "cuda") == "loader"
     assert placement_of(replace(data, loader="device"), "cuda") == "accelerator"
-    with pytest.raises(UserError, match="before_crop needs the loader"):
+    with pytest.raises(UserError, match="before_crop needs placement=loader"):
         placement_of(replace(data, placement="accelerator"), "cuda")
 
 

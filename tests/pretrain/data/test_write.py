@@ -101,12 +101,12 @@ def test_what_is_written_can_be_read_and_no_image_crosses_a_page(
         assert [samples.bytes_of(i, file) for i in range(len(samples))] == payloads
     assert samples.label.tolist() == [number % 5 for number in range(len(lengths))]
     assert samples.height.tolist() == [number + 1 for number in range(len(lengths))]
-    assert (samples.place // page == (samples.place + samples.size - 1) // page).all()
+    assert (samples.offset // page == (samples.offset + samples.size - 1) // page).all()
 
 
 def test_pages_hold_the_largest_image() -> None:
-    assert page_size_for(1) == page_size_for(beton_format.LEAST_PAGE) == beton_format.LEAST_PAGE
-    assert page_size_for(beton_format.LEAST_PAGE + 1) == 2 * beton_format.LEAST_PAGE
+    assert page_size_for(1) == page_size_for(beton_format.MIN_PAGE_SIZE) == beton_format.MIN_PAGE_SIZE
+    assert page_size_for(beton_format.MIN_PAGE_SIZE + 1) == 2 * beton_format.MIN_PAGE_SIZE
 
 
 def test_the_same_images_give_the_same_bytes(source: Path, root: Path, tmp_path: Path) -> None:
@@ -261,9 +261,9 @@ def test_what_a_killed_write_left_is_cleared_away(source: Path, root: Path) -> N
     program = f"""
 import os, signal
 from pathlib import Path
-from pretrain.data import beton, split_writer
-beton.SplitWriter._verify = lambda self: os.kill(os.getpid(), signal.SIGKILL)
-beton.write_image_folder(Path({str(source)!r}), Path({str(root / "photos")!r}))
+from pretrain.data.betons import write
+write.SplitWriter._verify = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+write.write_image_folder(Path({str(source)!r}), Path({str(root / "photos")!r}))
 """
     killed = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
     assert killed.returncode == -signal.SIGKILL
@@ -409,7 +409,7 @@ def test_verify_finds_what_was_changed(source: Path, root: Path, capsys: pytest.
     assert verify_dataset("photos", workers=2) == manifest
     samples = read_samples(manifest.beton("train"))
     with open(samples.path, "r+b") as file:
-        file.seek(int(samples.place[3] + samples.size[3] - 40))
+        file.seek(int(samples.offset[3] + samples.size[3] - 40))
         file.write(b"\xff\xd9")
     assert "train.beton" in fails(capsys, "verify", "photos")
 
@@ -419,14 +419,14 @@ def test_a_truncated_beton_is_named(source: Path, root: Path, cut: int) -> None:
     manifest = write_image_folder(source, root / "photos")
     path = manifest.beton("train")
     os.truncate(path, max(0, path.stat().st_size - cut))
-    with pytest.raises(UserError, match=r"train\.beton: .*cut short"):
+    with pytest.raises(UserError, match=r"train\.beton: .*truncated"):
         manifest.beton("train")
 
 
 def test_a_missing_beton_is_named(source: Path, root: Path) -> None:
     manifest = write_image_folder(source, root / "photos")
     (root / "photos" / "val.beton").unlink()
-    with pytest.raises(UserError, match=r"val\.beton: there is no such beton"):
+    with pytest.raises(UserError, match=r"val\.beton: beton not found"):
         manifest.beton("val")
     with pytest.raises(UserError, match="has no split 'vla'; did you mean 'val'"):
         manifest.beton("vla")
@@ -448,8 +448,8 @@ def test_a_damaged_header_or_table_is_refused_or_harmless(
         samples = read_samples(path)
     except UserError:
         return
-    assert (samples.place + samples.size <= path.stat().st_size).all()
-    assert (samples.place >= 0).all()
+    assert (samples.offset + samples.size <= path.stat().st_size).all()
+    assert (samples.offset >= 0).all()
     assert (samples.size >= 0).all()
     assert (samples.height > 0).all()
 
