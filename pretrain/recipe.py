@@ -38,7 +38,9 @@ class Paper:
     """Where a recipe comes from, and what its source reports."""
 
     title: str = ""
+    """Of the paper."""
     source: str = ""
+    """Where the settings are published."""
     reported: dict[str, float] = field(default_factory=dict)
     """Metric to the published value, in per cent as papers give it."""
     tolerance: dict[str, float] = field(default_factory=dict)
@@ -54,17 +56,22 @@ class Views:
     size: Annotated[int, Field(ge=1, le=8192)]
     """Side of the square crop, pixels."""
     count: Annotated[int, Field(ge=1, le=256)] = 1
+    """Views of this group per image."""
     scale: PartRange = (0.2, 1.0)
     """Share of the image's area that a crop covers, drawn uniformly."""
     ratio: RatioRange = (3 / 4, 4 / 3)
     """Width over height of the crop before it is made square, drawn log-uniformly."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     flip_p: Share = 0.5
+    """Probability of a horizontal flip."""
 
 
 @strict
 class Colour:
-    """Photometric augmentation, in the order jitter, mix, gray, blur, solarize, invert. A list has a value a view."""
+    """Photometric augmentation, in the order jitter, mix, gray, blur, solarize, invert.
+
+    A probability is one number for all views, or a list of one per view.
+    """
 
     jitter: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, Hue] = (
         0.4,
@@ -74,6 +81,7 @@ class Colour:
     )
     """Strength of brightness, contrast, saturation, hue, as torchvision's ColorJitter; applied in random order."""
     jitter_p: Share | list[Share] = 0.0
+    """Probability of all four; the others likewise."""
     mix_p: Share | list[Share] = 0.0
     """Each output channel becomes a random convex mixture of the input's (for the sample; in no paper)."""
     gray_p: Share | list[Share] = 0.0
@@ -98,19 +106,22 @@ class Data:
     dataset: Annotated[Line, Field(min_length=1)]
     """A folder of $WHITEBENCH_DATA, written by `python -m pretrain.data`."""
     views: Annotated[tuple[Views, ...], Field(min_length=1)]
+    """Groups of views, each cut alike; `data.views.0.size` overrides a key of the first group."""
     colour: Colour = field(default_factory=Colour)
     loader: Literal["ffcv", "folder", "device"] = "ffcv"
+    """ffcv reads a beton, folder an ImageFolder; device keeps a small dataset on the accelerator."""
     placement: Literal["auto", "loader", "accelerator"] = "auto"
-    """Where photometric augmentation runs; auto is the accelerator for `device`, and for `ffcv` and `folder` what
-    `python -m pretrain.data measure` has found for these views, or else the loader."""
+    """Where photometric augmentation runs. auto: the accelerator for `device`; for `ffcv` and `folder` what
+    `python -m pretrain.data measure` found faster for these views, or else the loader."""
     shuffle_window: PositiveInt | None = added(None)
-    """Images are shuffled among so many (see `draws.shuffled_in_windows`), for a beton larger than memory; None is
-    among all."""
+    """Images are shuffled within windows of this many, for a beton (FFCV's file format) larger than memory; null: among
+    all."""
 
 
 @strict
 class Network:
     backbone: str = "resnet50"
+    """resnet18, resnet34, resnet50 or resnet101."""
     stem: Literal["imagenet", "cifar", "cifar-pad2", "small"] = "imagenet"
     """imagenet: 7x7 stride 2 and max-pooling; cifar: 3x3, no pooling; cifar-pad2: the same, padded by 2 (INTL's);
     small: 3x3 and max-pooling (STL-10, Tiny-ImageNet)."""
@@ -133,20 +144,22 @@ class Optimizer:
     name: Literal["sgd", "adam", "lars", "larc"] = "sgd"
     """larc is lars that also scales the updates of parameters of one dimension."""
     lr: PositiveFloat = 0.05
-    """Per `lr_batch` images of the global batch; not scaled where that is None."""
+    """Peak learning rate, per `lr_batch` images of the global batch."""
     lr_batch: PositiveInt | None = 256
+    """null: the rate is not scaled with the batch."""
     momentum: ShareBelowOne = 0.9
     """Of adam, beta_1."""
     weight_decay: NonNegativeFloat = 1e-4
     decay_1d: bool = True
     """Whether biases and norms (parameters of one dimension) decay, too."""
     lr_1d: NonNegativeFloat | None = added(None)
-    """Rate of these, like `lr`; None is the same rate."""
+    """Learning rate of these, like `lr`; null: the same rate."""
 
 
 @strict
 class Schedule:
     epochs: NonNegativeInt = 100
+    """0 only for methods that are not trained (`random`)."""
     warmup_epochs: NonNegativeFloat = 0.0
     warmup_iterations: NonNegativeInt = 0
     """Linear warm-up from 0, in epochs or iterations (one of them)."""
@@ -166,10 +179,9 @@ class Monitor:
     knn_every: NonNegativeInt = 0
     """Epochs between online k-NN evaluations (20 neighbours, cosine); 0 means none."""
     knn_images: PositiveInt = 5000
-    """At most so many training images serve as neighbours."""
+    """At most this many training images serve as neighbours, evenly chosen."""
     spectra_every: NonNegativeInt | None = None
-    """Epochs between looks at the spectra of the outputs (`pretrain.diagnostics`); None is about ten looks in all, 0
-    none."""
+    """Epochs between probes of the outputs' spectra (`pretrain.diagnostics`); null: about ten in all; 0: none."""
 
 
 @strict
@@ -177,9 +189,9 @@ class Evaluation:
     """How images are prepared for evaluation. Not part of the pretraining's identity, but of every evaluation's."""
 
     crop: PositiveInt | None = None
-    """Side of the centre crop, pixels; None is the first view's size."""
+    """Side of the centre crop, pixels; null: the first view's size."""
     resize: PositiveInt | None = None
-    """Short side before it; None is the crop for crops of up to 64 pixels, else 8/7 of it (256 for 224)."""
+    """Short side before it; null: the crop for crops of up to 64 pixels, else 8/7 of it (256 for 224)."""
     linear: str = "features"
     """Protocol of the linear probe: a name of `pretrain.evaluate.protocols`."""
     knn: str = "cosine-20"
@@ -203,6 +215,7 @@ class Recipe:
     """A pretraining run. See `pretrain/recipes/` for the published ones."""
 
     name: Annotated[Line, Field(pattern="[^/]$")]
+    """Of the recipe: its file's name without suffix."""
     method: Any
     """{name: a file of `pretrain/methods`, and the keys of its Config}; resolved to that Config by `load`."""
     data: Data
@@ -211,17 +224,21 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     batch: PositiveInt = 256
-    """Images a step, over all processes."""
+    """Images per step, over all processes."""
     seed: Seed = 0
+    """Of the initial weights and of every random draw."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA if there is a GPU."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the network's forward pass; losses are always computed in float32."""
     world_size: PositiveInt = 1
-    """Processes (one a GPU); the global batch is divided among them."""
+    """Processes, one per GPU; the global batch is divided among them."""
     threads: PositiveInt = 1
     """Intra-op threads of a process: with another number a CPU gives other bits."""
     channels_last: bool = True
+    """Memory layout of the network: faster on GPUs and with most CPU kernels; other bits."""
     compile: bool = False
+    """Compile the backbone with torch.compile; other bits."""
     evaluation: Evaluation = field(default_factory=Evaluation)
     monitor: Monitor = field(default_factory=Monitor)
     machine: Machine = field(default_factory=Machine)

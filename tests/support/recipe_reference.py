@@ -1,0 +1,44 @@
+"""The reference of all recipe keys, with the ranges that are checked: python -m tests.support.recipe_reference"""
+
+from pathlib import Path
+
+from pretrain import recipe
+from pretrain.method import find_method, method_names
+from whitebench.reference import markdown_table
+
+PATH = Path(__file__).parents[2] / "docs" / "recipe-reference.md"
+INTRODUCTION = """\
+# Recipe reference
+
+Every key of a recipe, with the values it takes; `python -m pretrain RECIPE key=value` overrides it by its dotted name.
+A value out of its range, NaN, an infinity and an unknown key are refused before anything runs. Generated from the types
+in `pretrain/recipe.py` and `pretrain/methods/` by `python -m tests.support.recipe_reference`.
+"""
+SECTIONS = {
+    "": recipe.Recipe,
+    "data": recipe.Data,
+    "data.views.0": recipe.Views,
+    "data.colour": recipe.Colour,
+    "network": recipe.Network,
+    "optimizer": recipe.Optimizer,
+    "schedule": recipe.Schedule,
+    "evaluation": recipe.Evaluation,
+    "monitor": recipe.Monitor,
+    "machine": recipe.Machine,
+    "paper": recipe.Paper,
+}
+
+
+def render() -> str:
+    parts = [INTRODUCTION]
+    for name, section in SECTIONS.items():
+        title = f"`{name}`" if name else "Top level"
+        parts.append(f"## {title}\n\n{markdown_table(section, f'{name}.' if name else '')}\n")
+    for name in method_names():
+        table = markdown_table(find_method(name).Config, "method.")
+        parts.append(f"## `method.name={name}`\n\n{table if table.count(chr(10)) > 1 else 'No settings.'}\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PATH.write_text(render())
