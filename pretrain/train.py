@@ -31,7 +31,6 @@ from pretrain.optim import LearningRate, build_optimizer
 from pretrain.progress import EpochMeter, StopRequest
 from pretrain.recipe import Recipe
 from pretrain.repeatable import derive_seed, make_repeatable, resolve_device
-from whitebench.code_hash import augmentation_hash
 from whitebench.errors import UserError
 from whitebench.files import BACKBONE
 from whitebench.hashing import file_hash, run_id
@@ -285,7 +284,6 @@ def _open_run(recipe: Recipe, manifest: Manifest, cell: dict[str, Any]) -> Run:
         },
         hashes={
             "method": file_hash(Path(__file__).parent.parent / method_file),
-            "augmentation": augmentation_hash(),
             "data": manifest.content_hash,
         },
         data={"manifest": manifest.summary},

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from results.leaderboards.run_table import STAGES
 from whitebench.errors import UserError, run_command
 from whitebench.records import runs_root
 
@@ -20,13 +21,18 @@ RESULTS = Path(__file__).parent
 RECORDS, CACHE = "records", ".collected.json"
 
 
-def aggregate(runs: Sequence[Path], out: Path = RESULTS) -> "Tables":
-    """Writes the tables of all records below `runs`, and of those published in `out/records`, to `out`."""
+def aggregate(runs: Sequence[Path], out: Path = RESULTS, with_published: bool = False) -> "Tables":
+    """Writes the tables of all records below `runs`, and where wanted of those published in `out/records`, to `out`."""
     from results.leaderboards.write import write_tables
 
-    tables = tables_of([*runs, out / RECORDS], out / CACHE)
+    tables = tables_of([*runs, *(published_roots(out) if with_published else [])], out / CACHE)
     write_tables(tables, out)
     return tables
+
+
+def published_roots(out: Path) -> list[Path]:
+    """The folders of published records behind the leaderboards; those of the claims (`records/claims`) are apart."""
+    return [out / RECORDS / stage for stage in STAGES]
 
 
 def tables_of(roots: Sequence[Path], cache: Path | None = None) -> "Tables":
@@ -52,10 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.check:
         return _check(options.out)
+    if options.rebuild:
+        return _rebuild(options.out)
     missing = [path for path in options.runs if not path.is_dir()]
     if missing:
         raise UserError(f"{missing[0]}: no such folder of runs")
-    tables = aggregate(options.runs or [runs_root()], options.out)
+    tables = aggregate(options.runs or [runs_root()], options.out, options.with_published or options.publish)
     if options.publish:
         from results.leaderboards.write import publish
 
@@ -70,14 +78,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check(out: Path) -> int:
     from results.leaderboards.write import first_difference
 
-    tables = tables_of([out / RECORDS])
+    tables = tables_of(published_roots(out))
     difference = first_difference(tables, out)
     if difference:
         print(f"error: {difference}", file=sys.stderr)
+    if tables.stale:
+        for line in tables.stale:
+            print(f"stale: {line}", file=sys.stderr)
+        count = len(tables.stale)
+        print(f"error: {count} published rows are stale: run them again, or remove their records", file=sys.stderr)
+    if difference or tables.stale:
         return 1
     print(f"{os.path.relpath(out)}: the tables are what {RECORDS}/ gives")
-    for line in tables.stale:
-        print(f"stale: {line}")
+    return 0
+
+
+def _rebuild(out: Path) -> int:
+    from results.leaderboards.write import write_contents
+
+    tables = tables_of(published_roots(out))
+    write_contents(tables, out)
+    print(f"{os.path.relpath(out)}: {len(tables.runs)} evaluations, {len(tables.leaderboards)} leaderboards")
     return 0
 
 
@@ -94,8 +115,12 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=RESULTS, help="where the tables go (default: the suite's folder results)"
     )
     parser.add_argument("--quiet", action="store_true", help="write the tables, print none")
+    parser.add_argument("--with-published", action="store_true", help="also the suite's published records, OUT/records")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--publish", action="store_true", help="also copy the records behind the tables to OUT/records")
+    mode.add_argument(
+        "--publish", action="store_true", help="add the records of RUNS to OUT/records, and write the tables of both"
+    )
+    mode.add_argument("--rebuild", action="store_true", help="write the tables of OUT/records alone")
     mode.add_argument("--check", action="store_true", help="fail if OUT's tables are not what OUT/records gives")
     return parser
 

@@ -11,7 +11,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from results.leaderboards.collect import PRETRAIN, Collection, collect, read_proven
+from results.leaderboards.collect import Collection, collect, read_proven
+from results.leaderboards.run_table import PRETRAIN
 from results.page.model_card import model_card
 from whitebench.errors import UserError, nearest, run_command
 from whitebench.files import BACKBONE, write_atomically

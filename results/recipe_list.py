@@ -54,7 +54,7 @@ def _reported(recipe: Recipe) -> str:
 def _measured(recipe: Recipe, runs: Collection) -> str:
     """Mean top-1, and the number of pretrainings, of each evaluation that the recipe names."""
     wanted = {key: value for key, value in flat(setting(recipe.identity())).items() if key not in HERE}
-    same = {digest for digest, settings in runs.settings.items() if _comparable(settings) == wanted}
+    same = {digest for digest, settings in runs.texts.items() if _comparable(settings) == wanted}
     parents = {id for (stage, id), found in runs.found.items() if stage == "pretrain" and found.facts["config"] in same}
     shown = []
     for stage, protocol in (("linear", recipe.evaluation.linear), ("knn", recipe.evaluation.knn)):

@@ -1,32 +1,157 @@
-"""The source files on which a pretraining's result hangs, and their hashes: a later change makes its rows stale."""
+"""The source files that a stage's numbers depend on, and their hashes: a later change of one makes its rows stale.
 
+They are the stage's entry module and what it imports of this project, directly or not, also within functions.
+A file is hashed as its syntax tree without docstrings, comments and the texts of raised errors: those change no number.
+Reads source text only; imports none of it.
+"""
+
+import ast
 import hashlib
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
+
+from whitebench.hashing import plain_hash
 
 ROOT = Path(__file__).parents[1]
-METHODS, DATA = ROOT / "pretrain" / "methods", ROOT / "pretrain" / "data"
-AUGMENTATION = (
-    *("views/random_parameters.py", "views/view_sets.py", "views/crop.py", "views/simd.py", "views/colour.py"),
-    *("views/colour_batched.py", "views/deterministic_sums.py", "views/render.py", "loaders/device.py"),
+PACKAGES = ("pretrain", "transfer")
+"""What results come from. `whitebench` (records, locks, messages) and `slurm` (scheduling) compute none of them."""
+
+METHODS = "pretrain/methods"
+"""Methods are imported by name when a recipe asks for them, so the import graph has no edge to them."""
+
+DISPLAY_ONLY = (
+    *("pretrain/progress.py", "transfer/progress.py", "transfer/estimate.py", "transfer/pictures.py"),
+    *("pretrain/data/loaders/preflight.py",),
 )
-"""The files of `pretrain/data` that determine a view's pixels."""
+"""Files that print, draw or check before the start, and from which no number comes."""
 
 
-def method_hash(name: str) -> str | None:
-    """sha256 (hex) of the method's file; None where there is no method of that name (any more)."""
-    path = METHODS / f"{name}.py"
-    return _files_hash([path]) if path.is_file() and path.parent == METHODS else None
+class Stage(NamedTuple):
+    entry: str
+    without: tuple[str, ...] = ()
+    """Files that `entry` imports for its other stages; they count only where another file imports them."""
 
 
-def augmentation_hash() -> str:
-    """sha256 (hex) of the files that determine a view's pixels.
+EVALUATE = "pretrain/evaluate"
+STAGES = {
+    "pretrain": Stage("pretrain/train.py"),
+    "linear": Stage(f"{EVALUATE}/stage.py", (f"{EVALUATE}/knn.py", f"{EVALUATE}/semi.py")),
+    "knn": Stage(f"{EVALUATE}/stage.py", (f"{EVALUATE}/linear.py", f"{EVALUATE}/semi.py")),
+    "semi": Stage(f"{EVALUATE}/stage.py", (f"{EVALUATE}/knn.py", f"{EVALUATE}/linear.py")),
+    "convert": Stage("transfer/stages.py", ("transfer/detect.py",)),
+    "detect": Stage("transfer/stages.py"),
+}
 
-    Raises:
-        FileNotFoundError: one of `AUGMENTATION` has another name now.
+
+def code_files(stage: str, method: str | None = None) -> dict[str, str]:
+    """The files behind a stage's result, relative to the project, each with 12 hex digits of its hash; {} for a stage
+    that is not of this suite.
+
+    Args:
+        method: for `pretrain`, the method's name; its file and what that imports count, too.
     """
-    return _files_hash([DATA / name for name in AUGMENTATION])
+    if stage not in STAGES:
+        return {}
+    entry, without = STAGES[stage]
+    method_file = f"{METHODS}/{method}.py"
+    entries = [entry, *([method_file] if method and method.isidentifier() and (ROOT / method_file).is_file() else [])]
+    names = _imported(entries, lambda name, importer: importer == entry and name in without)
+    return {name: _tree_hash(*_state(ROOT / name)) for name in sorted(names)}
 
 
-def _files_hash(paths: list[Path]) -> str:
-    """Of one file: that of its bytes, as `content.file_hash` gives it."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+def code_hash(files: dict[str, str]) -> str:
+    """One hash (hex) of what `code_files` returns; "" for no files."""
+    return plain_hash(files) if files else ""
+
+
+def _imported(entries: list[str], skips: Callable[[str, str], bool]) -> set[str]:
+    """`entries` and all files of the project that they import, directly or not, where not skips(file, importer)."""
+    pending, names = list(entries), set[str]()
+    while pending:
+        importer = pending.pop()
+        if importer not in names:
+            names.add(importer)
+            imports = _imports(*_state(ROOT / importer), ROOT)
+            pending += (name for name in imports if name not in DISPLAY_ONLY and not skips(name, importer))
+    return names
+
+
+State = tuple[Path, int, int]
+
+
+def _state(path: Path) -> State:
+    """A file with its time and size: a cached answer counts only while these stay."""
+    state = path.stat()
+    return path, state.st_mtime_ns, state.st_size
+
+
+@cache
+def _imports(path: Path, modified: int, size: int, root: Path) -> tuple[str, ...]:
+    """The files of PACKAGES that a file imports; those of its `if TYPE_CHECKING` blocks never run, and do not count."""
+    package = path.relative_to(root).parts[:-1]
+    modules = [module for node in _running_nodes(ast.parse(path.read_bytes())) for module in _modules(node, package)]
+    files = {file for module in modules if module.partition(".")[0] in PACKAGES for file in _files_of(module, root)}
+    return tuple(sorted(files))
+
+
+def _running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below `tree`, without those in blocks that only type checkers read."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            for other in node.orelse:
+                yield other
+                yield from _running_nodes(other)
+        else:
+            yield node
+            yield from _running_nodes(node)
+
+
+def _modules(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
+    """The modules that an import statement in `package` may name."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = package[: len(package) - node.level + 1] if node.level else ()
+        module = ".".join([*base, *([node.module] if node.module else [])])
+        yield module
+        yield from (f"{module}.{alias.name}" for alias in node.names)  # a name may be a module of its own
+
+
+def _files_of(module: str, root: Path) -> Iterator[str]:
+    """A module's file, and the `__init__.py` of each package around it, which run first."""
+    parts = module.split(".")
+    candidates = [f"{'/'.join(parts)}.py", *(f"{'/'.join(parts[:n])}/__init__.py" for n in range(1, len(parts) + 1))]
+    return (name for name in candidates if (root / name).is_file())
+
+
+@cache
+def _tree_hash(path: Path, modified: int, size: int) -> str:
+    tree = ast.parse(path.read_bytes())
+    return hashlib.sha256(_text(tree).encode()).hexdigest()[:12]
+
+
+def _text(value: object) -> str:
+    """A syntax tree as text that is the same in every version of Python: empty fields are left out."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    if not isinstance(value, ast.AST):
+        return repr(value)
+    if isinstance(value, ast.Raise):
+        value = ast.Raise(exc=_without_arguments(value.exc), cause=None)
+    names = (name for name in value._fields if name not in ("ctx", "kind", "type_comment"))
+    fields = {name: getattr(value, name, None) for name in names}
+    if isinstance(value, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        fields["body"] = [node for node in value.body if not _is_text(node)]
+    content = ",".join(f"{name}={_text(field)}" for name, field in fields.items() if field not in (None, []))
+    return f"{type(value).__name__}({content})"
+
+
+def _is_text(node: ast.stmt) -> bool:
+    """Whether a statement is a docstring, of a module, class, function or field."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _without_arguments(error: ast.expr | None) -> ast.expr | None:
+    return error.func if isinstance(error, ast.Call) else error

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from whitebench.code_hash import code_files, code_hash
 from whitebench.energy import EnergyMeter
 from whitebench.environment import environment
 from whitebench.errors import Interrupted, UserError
@@ -55,7 +56,10 @@ class Record:
     cell: dict[str, Any] = field(default_factory=dict)
     """What the run is called: "recipe", "method", "seed", "dataset", and where they apply "sweep", "protocol", ..."""
     hashes: dict[str, str | None] = field(default_factory=dict)
-    """Of what makes the row doubtful when it changes later: "method" (its file), "data", "protocol", "augmentation"."""
+    """Of what makes the row doubtful when it changes later: "code" (of `code`), "method" (its file), "data",
+    "protocol"."""
+    code: dict[str, str] = field(default_factory=dict)
+    """The source files that the result depends on, each with its hash; see `code_hash.code_files`."""
     data: dict[str, Any] = field(default_factory=dict)
     """What the run saw: "manifest" (source, counts, hashes, how it was written), "reading" (see `data.preflight`)."""
     parents: list[str] = field(default_factory=list)
@@ -213,10 +217,18 @@ class Run:
             self.record.earlier = [*before.earlier, *started]
         self.record.started = self.record.started or _now()
         self.record.environment = environment()
+        self.record.code = code_files(self.record.stage, self._method())
+        self.record.hashes["code"] = code_hash(self.record.code)
         self._began, self._energy = time.monotonic(), EnergyMeter(self.gpus)
         self._cost_before = dict(self.record.cost)
         self.save()
         return self
+
+    def _method(self) -> str | None:
+        """The name of the method that a pretraining's config has."""
+        section = self.record.config.get("method")
+        name = section.get("name") if isinstance(section, dict) else None
+        return name if isinstance(name, str) else None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

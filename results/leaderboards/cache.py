@@ -35,8 +35,8 @@ class Cache:
         self.file = file
         self.code = content_hash([file_hash(ROOT / name) for name in READERS])
         self.known: dict[str, list[Any]] = {}
-        self.settings: dict[str, str] = {}
-        """See `Collection.settings`."""
+        self.texts: dict[str, str] = {}
+        """See `Collection.texts`."""
         self.seen: dict[str, list[Any]] = {}
         self.read = 0
         """Files that were not in it."""
@@ -48,9 +48,9 @@ class Cache:
         try:
             content = json.loads(self.file.read_bytes())
             if content["code"] == self.code:
-                self.known, self.settings = dict(content["entries"]), dict(content["settings"])
+                self.known, self.texts = dict(content["entries"]), dict(content["texts"])
         except (OSError, ValueError, KeyError, TypeError):
-            self.known, self.settings = {}, {}
+            self.known, self.texts = {}, {}
 
     def get(self, path: Path, state: os.stat_result) -> Entry | None:
         """The entry of a file in this state, if it was read in that before."""
@@ -66,10 +66,10 @@ class Cache:
         if time.time() - state.st_mtime > YOUNG:
             self.seen[str(path)] = [_mark(state), entry]
 
-    def save(self, settings: dict[str, str]) -> None:
-        """Keeps the entries of the files that were asked for, and these settings, where they are others than before."""
+    def save(self, texts: dict[str, str]) -> None:
+        """Keeps the entries of the files that were asked for, and these texts, where they are others than before."""
         if self.file is not None and (self.read or self.seen.keys() != self.known.keys()):
-            content = {"code": self.code, "settings": settings, "entries": self.seen}
+            content = {"code": self.code, "texts": texts, "entries": self.seen}
             write_atomically(self.file, json.dumps(content, separators=(",", ":")).encode())
 
 

@@ -12,13 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from results.leaderboards.cache import Cache, Entry
-from results.leaderboards.run_table import HEADLINES, METRICS, Facts, evaluation_facts, flat, pretrain_facts, setting
+from results.leaderboards.run_table import (
+    HEADLINES,
+    METRICS,
+    PRETRAIN,
+    STAGES,
+    Facts,
+    code_digest,
+    evaluation_facts,
+    flat,
+    pretrain_facts,
+    setting,
+)
 from whitebench.errors import UserError
 from whitebench.hashing import plain_hash
 from whitebench.records import RECORD, Record, parse_record
 
-PRETRAIN = "pretrain"
-STAGES = (PRETRAIN, "convert", *HEADLINES)
 STATUSES = ("running", "done", "failed", "interrupted")
 DEPTH = 3
 """Levels of folders below a root in which runs are looked for: stage, run; one more for several roots together."""
@@ -43,10 +52,12 @@ class Found:
 class Collection:
     found: dict[tuple[str, str], Found] = field(default_factory=dict)
     """By stage and id."""
-    settings: dict[str, str] = field(default_factory=dict)
-    """The settings (JSON of flat keys) behind a `config` or `eval_config` hash."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """The JSON behind a hash: settings (flat keys) of `config` and `eval_config`, files of `code`, `pretrain_code`."""
     faults: list[str] = field(default_factory=list)
     duplicates: int = 0
+    contradicted: set[tuple[str, str]] = field(default_factory=set)
+    """Stage and id of runs of which two ended records give different results."""
     conflicts: list[str] = field(default_factory=list)
     """A line for each run of which two ended records give different results."""
 
@@ -73,8 +84,8 @@ def collect(roots: Sequence[Path], cache: Cache | None = None) -> Collection:
                 collection.faults.append(entry["fault"])
             else:
                 _add(collection, entry, path, order)
-    collection.settings = {digest: cache.settings[digest] for digest in collection.settings}
-    cache.save(collection.settings)
+    collection.texts = {digest: cache.texts[digest] for digest in collection.texts}
+    cache.save(collection.texts)
     return collection
 
 
@@ -101,9 +112,11 @@ def _reduced(record: Record, cache: Cache) -> Entry:
         facts = pretrain_facts(record)
     elif record.stage in HEADLINES:
         facts = evaluation_facts(record)
-    digest = facts.get("config") or facts.get("eval_config")
-    if digest and digest not in cache.settings:
-        cache.settings[digest] = json.dumps(flat(setting(record.config)))
+    digest, code = facts.get("config") or facts.get("eval_config"), code_digest(record)
+    if digest and digest not in cache.texts:
+        cache.texts[digest] = json.dumps(flat(setting(record.config)))
+    if code and code not in cache.texts:
+        cache.texts[code] = json.dumps(record.code)
     return {
         "stage": record.stage,
         "id": record.id,
@@ -111,7 +124,7 @@ def _reduced(record: Record, cache: Cache) -> Entry:
         "ended": str(record.ended or ""),
         "facts": facts,
         "outcome": _outcome(record),
-        "digest": digest,
+        "digests": [value for value in (digest, code if facts else None) if value],
     }
 
 
@@ -141,8 +154,7 @@ def read_proven(path: Path) -> Record:
 
 
 def _add(collection: Collection, entry: Entry, path: Path, order: int) -> None:
-    if entry["digest"]:
-        collection.settings[entry["digest"]] = ""  # filled in at the end, once each
+    collection.texts.update(dict.fromkeys(entry["digests"], ""))  # filled in at the end, once each
     stage, run, status = entry["stage"], entry["id"], entry["status"]
     rank = (status == "done", -order, entry["ended"], str(path))
     found = Found(path, stage, run, status, rank, entry["facts"], entry["outcome"])
@@ -152,6 +164,7 @@ def _add(collection: Collection, entry: Entry, path: Path, order: int) -> None:
         collection.found[stage, run] = found
     if before is not None and before.outcome and found.outcome and before.outcome != found.outcome:
         counts = collection.found[stage, run].path
+        collection.contradicted.add((stage, run))
         collection.conflicts.append(f"{stage}/{run}: {path} and {before.path} differ; {counts} counts")
 
 

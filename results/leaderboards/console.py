@@ -14,6 +14,7 @@ from results.leaderboards.experiments import GROUP, Row, rows_of
 from results.leaderboards.leaderboard import Leaderboard, Tables
 from results.leaderboards.run_table import HEADLINES
 from results.leaderboards.significance import FINE_TUNING
+from results.leaderboards.stale import changed_since
 
 TITLES = {"top1": "top-1", "box_AP": "box AP", "mask_AP": "mask AP"}
 MARK = "†"
@@ -93,7 +94,7 @@ def _named(row: Row) -> tuple[str, str]:
 
 def _setting(row: Row) -> str:
     """How it was evaluated, where others were in another way, and what is doubtful about it."""
-    stale = f"{row['stale']} changed since" if row["stale"] else ""
+    stale = changed_since(row["stale"]) if row["stale"] else ""
     return escape("; ".join(part for part in (row["eval_variant"], row["flags"], stale) if part))
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from results.leaderboards import comparisons
-from results.leaderboards.collect import PRETRAIN, Collection, Found
+from results.leaderboards.collect import Collection, Found
 from results.leaderboards.comparisons import pairwise
 from results.leaderboards.experiments import GROUP, Row, ranked, rows_of
 from results.leaderboards.published import Published
-from results.leaderboards.run_table import COLUMNS, FROM_CELL, HEADLINES, Facts
+from results.leaderboards.run_table import COLUMNS, FROM_CELL, HEADLINES, PRETRAIN, Facts
+from results.leaderboards.stale import changed_since
 from results.leaderboards.warnings import FOREIGN, MISSING
 from whitebench.hashing import content_hash
 
@@ -62,9 +63,9 @@ class Tables:
 
     @property
     def stale(self) -> list[str]:
-        """A line for each experiment of which this checkout has another method, augmentation or protocol now."""
+        """A line for each experiment of which this checkout has other code or another protocol now."""
         rows = ((board, row) for board in self.leaderboards for row in board.rows if row["stale"])
-        return [f"{board.name}: {comparisons.label(row)}: {row['stale']} changed since" for board, row in rows]
+        return [f"{board.name}: {comparisons.label(row)}: {changed_since(row['stale'])}" for board, row in rows]
 
     @property
     def comparisons(self) -> pd.DataFrame:
@@ -91,9 +92,11 @@ def _runs(collection: Collection) -> pd.DataFrame:
 
 def _row_of(collection: Collection) -> Callable[[Found], Facts]:
     """Evaluation -> its row, completed by what the record of its pretraining says."""
+    contradicted = collection.contradicted
 
     def row(evaluation: Found) -> Facts:
         own, parent = evaluation.facts, evaluation.facts["parent"] or ""
+        own = {**own, "contradicts": bool({(evaluation.stage, evaluation.id), (PRETRAIN, parent)} & contradicted)}
         pretraining = collection.found.get((PRETRAIN, parent))
         if pretraining is None:  # of these, each encoder is an experiment of its own
             foreign = parent.startswith("sha256:")
@@ -116,7 +119,7 @@ def _leaderboards(runs: pd.DataFrame, collection: Collection, published: Publish
         dataset, stage, protocol = (str(part[key].iloc[0]) for key in BOARD)
         if (part.status == "done").any():
             name = _file_name(dataset, f"{stage}-{protocol}", taken)
-            table = ranked(part, collection.settings, failed, published)
+            table = ranked(part, collection.texts, failed, published)
             pairs = pairwise(part[part.status == "done"], table, GROUP)
             boards.append(Leaderboard(dataset, stage, protocol, name, table, pairs))
     return boards

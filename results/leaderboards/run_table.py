@@ -10,9 +10,11 @@ from typing import Any
 from whitebench.hashing import plain_hash
 from whitebench.records import Record
 
+PRETRAIN = "pretrain"
 HEADLINES = {"linear": ("top1",), "knn": ("top1",), "semi": ("top1",), "detect": ("box_AP", "mask_AP")}
 """The stages that are evaluations, and what each is judged by; a leaderboard is sorted by the first."""
 
+STAGES = (PRETRAIN, "convert", *HEADLINES)
 CLASSIFICATION = ("top1", "top5")
 DETECTION = tuple(f"{kind}_AP{suffix}" for kind in ("box", "mask") for suffix in ("", "50", "75", "s", "m", "l"))
 METRICS = {stage: DETECTION if stage == "detect" else CLASSIFICATION for stage in HEADLINES}
@@ -41,13 +43,14 @@ COLUMNS = {
     "world_size": "Int64",
     "threads": "Int64",
     "loader": "string",
+    "contradicts": "boolean",
     "selection": "string",
     "deviations": "string",
     "config": "string",
     "eval_config": "string",
     # what a later change of makes a row doubtful
-    "method_hash": "string",
-    "augmentation_hash": "string",
+    "pretrain_code": "string",
+    "code": "string",
     "data_hash": "string",
     "eval_data_hash": "string",
     "protocol_hash": "string",
@@ -109,8 +112,7 @@ def pretrain_facts(record: Record) -> Facts:
         "threads": whole(config.get("threads")),
         "loader": text(at(config, "data", "loader")),
         "config": setting_hash(config),
-        "method_hash": _short(record.hashes.get("method")),
-        "augmentation_hash": _short(record.hashes.get("augmentation")),
+        "pretrain_code": code_digest(record),
         "data_hash": _short(record.hashes.get("data") or config.get("data_hash")),
         "pretrain_git": _short(record.environment.get("git")),
         "pretrain_dirty": flag(record.environment.get("dirty")),
@@ -141,6 +143,7 @@ def evaluation_facts(record: Record) -> Facts:
         "deviations": _deviations(record),
         "eval_config": setting_hash(config),
         "eval_data_hash": _short(record.hashes.get("data") or config.get("data_hash")),
+        "code": code_digest(record),
         "protocol_hash": _short(record.hashes.get("protocol")),
         "git": _short(record.environment.get("git")),
         "dirty": flag(record.environment.get("dirty")),
@@ -163,6 +166,13 @@ def setting(config: dict[str, Any]) -> dict[str, Any]:
 
 def setting_hash(config: dict[str, Any]) -> str:
     return plain_hash(setting(config))[:8]
+
+
+def code_digest(record: Record) -> str | None:
+    """A short hash of the source files that the result depends on; None where the record names none."""
+    code = record.code
+    sound = isinstance(code, dict) and code and all(isinstance(digest, str) for digest in code.values())
+    return plain_hash(code)[:12] if sound else None
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""What has changed in this checkout since a run: the method's file, the augmentation, the evaluation's protocol.
+"""What has changed in this checkout since a run: the source files that its numbers depend on, and its protocol.
 
-This alone of what tables say depends on the checkout that aggregates. So it has a column of its own, `stale`, which
-`aggregate.py --check` reports but does not compare.
+This alone of what tables say depends on the checkout that aggregates. So it has a column of its own, `stale`.
+`aggregate.py --check` fails where it is not empty.
 """
 
 import json
@@ -11,37 +11,67 @@ from typing import Any
 
 import pandas as pd
 
-from results.leaderboards.run_table import flat
-from whitebench.code_hash import augmentation_hash, method_hash
+from results.leaderboards.run_table import PRETRAIN, flat
+from whitebench.code_hash import code_files
 from whitebench.errors import UserError
 from whitebench.hashing import canonical
 
-SHORT = 12
-"""Hex digits of a hash in `runs.csv`."""
+UNKNOWN = "code unknown"
+"""Of a run whose record names no source files: it was made before records did."""
+
+NAMED = 3
+"""Changed files are named up to this many, then counted."""
 
 WORDS = ("title", "source")
 """Of a protocol: they say where it is from, and change no result."""
 
 
-def stale(runs: pd.DataFrame, by: list[str], settings: Mapping[str, str]) -> pd.Series:
-    """Of each experiment (group of `by`): "", or what has changed since one of its runs, e.g. "method; protocol".
+def stale(runs: pd.DataFrame, by: list[str], texts: Mapping[str, str]) -> pd.Series:
+    """Of each experiment (group of `by`): "", or what has changed since one of its runs, e.g. "pretrain/optim.py".
 
-    `settings` holds the settings (JSON) behind `eval_config`. What a record does not say counts as unchanged.
+    `texts` holds the JSON behind the hashes in `eval_config`, `code` and `pretrain_code`. An evaluation of a checkpoint
+    that this suite did not train depends on no pretraining code.
     """
-    now = {name: (method_hash(name) or "gone")[:SHORT] for name in runs.method.unique()}
-    augmentation = augmentation_hash()[:SHORT]
-    protocols = set(zip(*(map(str, runs[key]) for key in ("stage", "protocol", "eval_config"))))
-    other = {digest: protocol_changed(stage, name, settings.get(digest, "{}")) for stage, name, digest in protocols}
-    changed = pd.DataFrame(
-        {
-            "method": (runs.method_hash != "") & (runs.method_hash != runs.method.map(now)),
-            "augmentation": (runs.augmentation_hash != "") & (runs.augmentation_hash != augmentation),
-            "protocol": runs.eval_config.map(other),
-        }
-    )
-    any_run = changed.astype(bool).groupby([runs[key] for key in by]).any()
-    found = ["; ".join(name for name, holds in zip(any_run.columns, row) if holds) for row in any_run.to_numpy()]
-    return pd.Series(found, index=any_run.index)
+    changed: dict[tuple[str, ...], dict[str, None]] = {}
+    columns = [*by, "stage", "protocol", "eval_config", "code", "pretrain_code", "method", "pretrain_status"]
+    for row in runs[columns].drop_duplicates().itertuples(index=False):
+        causes = changed.setdefault(tuple(getattr(row, name) for name in by), {})
+        causes |= dict.fromkeys(_changed_code(row.stage, "", row.code, texts))
+        if row.pretrain_status not in ("foreign", "missing"):
+            causes |= dict.fromkeys(_changed_code(PRETRAIN, row.method, row.pretrain_code, texts))
+        if protocol_changed(row.stage, row.protocol, texts.get(row.eval_config, "{}")):
+            causes["protocol"] = None
+    cells = {key: _shown(list(causes)) for key, causes in changed.items()}
+    index = pd.MultiIndex.from_tuples(cells, names=by)
+    return pd.Series(list(cells.values()), index=index, dtype=object)
+
+
+def changed_since(cell: str) -> str:
+    """A cell of the column `stale` as a sentence."""
+    return cell if cell == UNKNOWN else f"{cell} changed since"
+
+
+def _changed_code(stage: str, method: str, digest: str, texts: Mapping[str, str]) -> list[str]:
+    """The files that differ between the code of a run and that of this checkout."""
+    if not digest:
+        return [UNKNOWN]
+    return list(_differences(texts.get(digest, "{}"), tuple(_code_now(stage, method).items())))
+
+
+@cache
+def _code_now(stage: str, method: str) -> dict[str, str]:
+    return code_files(stage, method or None)
+
+
+@cache
+def _differences(then: str, now: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    before, after = json.loads(then), dict(now)
+    return tuple(name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name))
+
+
+def _shown(causes: list[str]) -> str:
+    more = f"; and {len(causes) - NAMED} more files" if len(causes) > NAMED else ""
+    return "; ".join(causes[:NAMED]) + more
 
 
 def protocol_changed(stage: str, name: str, settings: str) -> bool:
@@ -63,12 +93,12 @@ def _without_words(protocol: Mapping[str, str]) -> dict[str, str]:
 
 @cache
 def _protocol(stage: str, name: str) -> dict[str, str] | None:
-    """Flat; imported here because tables need the other rooms for nothing else."""
+    """Flat; imported here because tables need the other packages for nothing else."""
     from pretrain.evaluate.protocols import find_protocol
     from transfer.protocol import load_protocol
 
     try:
-        found: Any = load_protocol(name).determines if stage == "detect" else canonical(find_protocol(stage, name))
+        protocol: Any = load_protocol(name).determines if stage == "detect" else canonical(find_protocol(stage, name))
     except UserError:
         return None
-    return flat(found)
+    return flat(protocol)

@@ -12,6 +12,9 @@ FOREIGN, MISSING = "foreign", "missing"
 UNTRAINED = "random"
 BOUNDS = ("supervised", UNTRAINED)
 """Methods that compete with none."""
+CODE = {"pretrain_code": "pretrain_git", "code": "git"}
+"""Columns with the code that a result depends on, and those to go by where a record does not say: its commit."""
+
 FEW_SEEDS = 3
 """With fewer pretrainings an interval is so wide that it says little: for two, 9 standard deviations to either side."""
 
@@ -48,11 +51,12 @@ def doubtful(runs: pd.DataFrame, by: list[str]) -> pd.Series:
             "pretraining not done": ~status.isin(["done", FOREIGN, MISSING]),
             "uncommitted code": dirty,
             "resumed under other code": resumed,
+            "another record contradicts it": runs.contradicts.fillna(False),
         }
     )
     any_run = single.astype(bool).groupby([runs[key] for key in by]).any()
-    versions = runs.groupby(by)[["pretrain_git", "git", "method_hash"]].nunique() > 1
-    any_run["several versions of the code"] = versions.pretrain_git | versions.git
-    any_run["several versions of the method"] = versions.method_hash
+    known = {name: runs[name].where(runs[name] != "", runs[git]) for name, git in CODE.items()}
+    versions = runs.assign(**known).groupby(by)[list(CODE)].nunique() > 1
+    any_run["several versions of the code"] = versions.any(axis=1)
     found = [[str(name) for name, holds in zip(any_run.columns, row) if holds] for row in any_run.to_numpy()]
     return pd.Series(found, index=any_run.index)

@@ -32,6 +32,11 @@ def write_tables(tables: Tables, out: Path) -> None:
     """
     if tables.runs.empty:
         raise UserError(_nothing_found(tables))
+    write_contents(tables, out)
+
+
+def write_contents(tables: Tables, out: Path) -> None:
+    """As `write_tables`; without any evaluation only the published papers' tables."""
     contents = _contents(tables)
     for name, content in contents.items():
         if not (out / name).exists() or (out / name).read_bytes() != content:
@@ -53,7 +58,7 @@ def first_difference(tables: Tables, out: Path) -> str | None:
     """Where the tables in `out` first differ from `tables` in what records say (not in `stale`); None where nowhere."""
     if tables.faults:
         return tables.faults[0]
-    wanted = {} if tables.runs.empty else _contents(tables)
+    wanted = _contents(tables)
     present = {name: (out / name).read_bytes() for name in _present(out)}
     for name in sorted(wanted.keys() | present.keys()):
         if name not in present:
@@ -90,6 +95,8 @@ def _first_line(present: str, wanted: str) -> str:
 
 
 def _contents(tables: Tables) -> dict[str, bytes]:
+    if tables.runs.empty:
+        return _renderings(tables, Published())
     boards = {f"leaderboard_{board.name}.csv": board.table for board in tables.leaderboards}
     own = {RUNS: tables.runs, PAIRS: tables.comparisons}
     plain = {name: csv_bytes(table) for name, table in {**own, **boards}.items()}

@@ -12,6 +12,7 @@ from results.leaderboards.leaderboard import Leaderboard, Tables
 from results.leaderboards.published import REPRODUCED
 from results.leaderboards.run_table import HEADLINES
 from results.leaderboards.significance import FINE_TUNING
+from results.leaderboards.stale import changed_since
 from results.page.charts import DotRow, dots
 from results.page.parts import Palette, card, cell, chips, table
 
@@ -69,7 +70,7 @@ def _words(row: Row, board: Leaderboard) -> str:
 def _cells(row: Row, board: Leaderboard, palette: Palette, known: bool) -> list[str]:
     epochs: str = "" if pd.isna(row["epochs"]) else f"<br><small>{row['epochs']} epochs, batch {row['batch']}</small>"
     key = f'<i class="key k{palette[row["method"]]}"></i>{escape(label(row))}{epochs}'
-    stale = f"{row['stale']} changed since" if row["stale"] else ""
+    stale = changed_since(row["stale"]) if row["stale"] else ""
     return [
         cell(key, raw=True),
         *(cell(_value(row, metric), row[f"{metric}_mean"], numeric=True, raw=True) for metric in board.headlines),

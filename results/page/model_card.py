@@ -10,6 +10,7 @@ from results.leaderboards.console import TITLES
 from results.leaderboards.leaderboard import Tables
 from results.leaderboards.repeat_command import repeat
 from results.leaderboards.run_table import HEADLINES, at, flat, views_text
+from results.leaderboards.stale import changed_since
 from whitebench.records import Record
 
 TASKS = {
@@ -162,7 +163,7 @@ def _doubts(record: Record, tables: Tables) -> str:
     flags: dict[str, None] = {}
     for _, row in _experiment(tables, record):
         flags |= dict.fromkeys(flag for flag in row["flags"].split("; ") if flag)
-        flags |= {f"{row['stale']} changed since in the code": None} if row["stale"] else {}
+        flags |= {changed_since(row["stale"]): None} if row["stale"] else {}
     return "\n".join(f"- {flag}" for flag in flags) or "Nothing is flagged."
 
 

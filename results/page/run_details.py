@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from results.leaderboards import recipe_papers as recipes
-from results.leaderboards.collect import PRETRAIN, read_proven
+from results.leaderboards.collect import read_proven
 from results.leaderboards.repeat_command import repeat
-from results.leaderboards.run_table import flat
+from results.leaderboards.run_table import PRETRAIN, flat
 from whitebench.errors import UserError
 from whitebench.hashing import canonical
 from whitebench.records import RECORD, Record, read_metrics

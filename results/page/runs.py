@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from results.leaderboards.collect import PRETRAIN
 from results.leaderboards.console import TITLES
 from results.leaderboards.leaderboard import Tables
-from results.leaderboards.run_table import METRICS
+from results.leaderboards.run_table import METRICS, PRETRAIN
 from results.page.run_details import Detail, difference, views
 from whitebench.errors import UserError
 

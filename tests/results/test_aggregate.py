@@ -21,16 +21,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from results.aggregate import aggregate, main, render, tables_of
-from results.leaderboards import collect, stale
+from results.leaderboards import collect
 from results.leaderboards import recipe_papers as recipes
 from results.leaderboards.collect import read_proven
 from results.leaderboards.published import CSV, Published, parse_views
 from results.leaderboards.run_table import COLUMNS, flat, views_text
 from results.leaderboards.significance import half_width, summarise
 from results.leaderboards.write import csv_bytes
-from whitebench import code_hash as sources
+from whitebench.code_hash import code_files
 from whitebench.errors import UserError
-from whitebench.hashing import canonical, file_hash, run_id
+from whitebench.hashing import canonical, run_id
 from whitebench.inheritance import Library
 from whitebench.records import Run
 
@@ -54,6 +54,7 @@ class Records:
             "status": "done",
             "cell": {},
             "hashes": {"method": "1" * 64, "data": "2" * 64},
+            "code": code_files(stage, config.get("method", {}).get("name")),
             "parents": [],
             "metrics": {},
             "cost": {"wall_s": 60.0, "gpu_s": 0.0, "energy_kwh": None, "restarts": 0},
@@ -416,7 +417,8 @@ def test_doubtful_rows_are_flagged(
     records.cell("pauc", 0, 60.0)
     records.cell("simclr", 0, 29.0)
     records.cell("intl", 0, 70.0, environment={"git": "3" * 40, "dirty": True})
-    records.cell("intl", 1, 70.0, environment={"git": "4" * 40}, metrics={"collapsed": True})
+    other = {**code_files("pretrain", "intl"), "pretrain/optim.py": "0" * 12}
+    records.cell("intl", 1, 70.0, environment={"git": "4" * 40}, metrics={"collapsed": True}, code=other)
     records.evaluate(records.pretrain("cwrgp", 0, status="interrupted"), {"top1": 65.0, "deviations": ["batch: 2"]})  # type: ignore[dict-item]
     found = {row["method"]: row["flags"] for row in table()}
     assert found == {
@@ -430,43 +432,85 @@ def test_doubtful_rows_are_flagged(
         read.cache_clear()
 
 
+def _made_now(records: Records, recipe: str, evaluated: dict[str, Any] | None = None, **pretrained: Any) -> None:
+    """A pretraining and its linear probe that this checkout's code made, but for the changes."""
+    from pretrain.evaluate.protocols import find_protocol
+
+    protocol = canonical(find_protocol("linear", "features"))
+    parent = records.pretrain(
+        "intl", recipe=recipe, config={"lr": recipe}, **{"code": code_files("pretrain", "intl"), **pretrained}
+    )
+    changes = {"code": code_files("linear"), "protocol": protocol, **(evaluated or {})}
+    records.evaluate(parent, {"top1": 70.0}, config={"protocol": changes.pop("protocol")}, **changes)
+
+
 def test_what_has_changed_since_a_run_makes_its_rows_stale(records: Records, tmp_path: Path) -> None:
     from pretrain.evaluate.protocols import find_protocol
 
-    now = {"method": sources.method_hash("intl"), "augmentation": sources.augmentation_hash()}
     same = canonical(find_protocol("linear", "features"))
-    for recipe, hashes, protocol in (
-        ("as-now", now, same),
-        ("method", {**now, "method": "1" * 64}, same),
-        ("augmentation", {**now, "augmentation": "1" * 64}, same),
-        ("protocol", now, {**same, "epochs": 7}),
-        ("words", now, {**same, "source": "elsewhere"}),
-        ("unrecorded", {}, same),
-    ):
-        parent = records.pretrain("intl", recipe=recipe, hashes=hashes, config={"lr": recipe})
-        records.evaluate(parent, {"top1": 70.0}, config={"protocol": protocol})
+    pretrained, evaluated = code_files("pretrain", "intl"), code_files("linear")
+    shared = "pretrain/losses/whitening.py"
+    assert shared in pretrained
+    expected = {
+        "as-now": "",
+        "words": "",
+        "shared-loss": shared,
+        "evaluation": "pretrain/evaluate/linear.py",
+        "file-gone": "pretrain/losses/gone.py",
+        "protocol": "protocol",
+        "unrecorded": "code unknown",
+        "many": "pretrain/__init__.py; pretrain/checkpoint.py; pretrain/data/__init__.py; and",
+    }
+    _made_now(records, "as-now")
+    _made_now(records, "words", {"protocol": {**same, "source": "elsewhere"}})
+    _made_now(records, "shared-loss", code={**pretrained, shared: "0" * 12})
+    _made_now(records, "evaluation", {"code": {**evaluated, "pretrain/evaluate/linear.py": "0" * 12}})
+    _made_now(records, "file-gone", code={**pretrained, "pretrain/losses/gone.py": "0" * 12})
+    _made_now(records, "protocol", {"protocol": {**same, "epochs": 7}})
+    _made_now(records, "unrecorded", code={})
+    _made_now(records, "many", code=dict.fromkeys(pretrained, "0" * 12))
     out = tmp_path / "out"
     main([str(records.root), "--out", str(out), "--publish", "--quiet"])
-    found = {row["recipe"]: row["stale"] for row in read_csv(out / "leaderboard_sample_linear-features.csv")}
-    assert {recipe for recipe, stale in found.items() if not stale} == {"as-now", "words", "unrecorded"}
-    assert all(found[recipe] == recipe for recipe in ("method", "augmentation", "protocol"))
-    assert "method changed since" in render(tables_of([records.root]))
+    stale = {row["recipe"]: row["stale"] for row in read_csv(out / "leaderboard_sample_linear-features.csv")}
+    assert {**stale, "many": stale["many"].partition(" and")[0] + " and"} == expected
+    assert f"{shared} changed since" in render(tables_of([records.root]))
 
 
-def test_staleness_is_reported_by_a_check_but_does_not_fail_it(
-    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_check_fails_on_a_stale_row_and_names_the_changed_file(
+    records: Records, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    records.cell("intl", 0, 70.0, hashes={"method": sources.method_hash("intl")})
-    main([str(records.root), "--out", str(tmp_path / "out"), "--publish", "--quiet"])
-    monkeypatch.setattr(stale, "method_hash", lambda name: "f" * 64)
-    assert main(["--out", str(tmp_path / "out"), "--check"]) == 0
-    assert "stale: sample_linear-features: sample/intl: method" in capsys.readouterr().out
+    out, changed = tmp_path / "out", {**code_files("pretrain", "intl"), "pretrain/networks.py": "0" * 12}
+    _made_now(records, "as-now")
+    main([str(records.root), "--out", str(out), "--publish", "--quiet"])
+    assert main(["--out", str(out), "--check"]) == 0
+    _made_now(records, "older", code=changed)
+    main([str(records.root), "--out", str(out), "--publish", "--quiet"])
+    assert main(["--out", str(out), "--check"]) == 1
+    assert "older: pretrain/networks.py changed since" in capsys.readouterr().err
 
 
-def test_hashed_source_files_exist() -> None:
-    assert sources.method_hash("intl") == file_hash(ROOT / "pretrain" / "methods" / "intl.py")
-    assert sources.method_hash("../train") is None
-    assert sources.augmentation_hash()
+def test_a_users_tables_hold_published_records_only_where_asked(tmp_path: Path) -> None:
+    published, own, out = Records(tmp_path / "theirs"), Records(tmp_path / "mine"), tmp_path / "out"
+    published.cell("intl", 0, 60.0, code={})
+    own.cell("simclr", 0, 50.0)
+    main([str(published.root), "--out", str(out), "--publish", "--quiet"])
+    main([str(own.root), "--out", str(out), "--quiet"])
+    assert [row["method"] for row in read_csv(out / "runs.csv")] == ["simclr"]
+    main([str(own.root), "--out", str(out), "--quiet", "--with-published"])
+    assert [row["method"] for row in read_csv(out / "runs.csv")] == ["intl", "simclr"]
+    main(["--out", str(out), "--rebuild"])
+    assert [row["method"] for row in read_csv(out / "runs.csv")] == ["intl"]
+    assert main(["--out", str(out), "--check"]) == 1  # of code that no record names
+
+
+def test_records_of_the_claims_are_no_part_of_the_leaderboards(records: Records, tmp_path: Path) -> None:
+    records.cell("intl", 0, 60.0)
+    out = tmp_path / "out"
+    main([str(records.root), "--out", str(out), "--publish", "--quiet"])
+    claims = Records(out / "records" / "claims")
+    claims.cell("spectral", 0, 50.0)
+    main(["--out", str(out), "--rebuild"])
+    assert [row["method"] for row in read_csv(out / "runs.csv")] == ["intl"]
 
 
 @pytest.mark.parametrize(
@@ -497,6 +541,8 @@ def test_two_records_of_one_run_that_differ_are_named(tmp_path: Path) -> None:
     assert f"{tmp_path}/a/linear" in value.rpartition(";")[2]
     assert [line.startswith("pretrain/intl-s0") for line in weights] == [True, True]
     assert (tables.duplicates, len(tables.runs)) == (4, 1)
+    assert tables.runs.contradicts.tolist() == [True]
+    assert "another record contradicts it" in tables.leaderboards[0].table["flags"].iloc[0]
     assert "3 records of one run differ from each other" in render(tables)
 
 
@@ -799,17 +845,18 @@ def test_published_values_are_those_of_the_reference() -> None:
 def test_published_records_give_the_committed_tables_and_a_change_is_found(
     records: Records, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _some(records)
+    for recipe in "abc":
+        _made_now(records, recipe)
     records.pretrain("intl", 9, status="failed")
     records.pretrain("intl", 8, status="running")
     out = tmp_path / "out"
     assert main([str(records.root), "--out", str(out), "--publish", "--quiet"]) == 0
-    assert len(list((out / "records").rglob("*.json"))) == 9 + 18 + 1
+    assert len(list((out / "records").rglob("*.json"))) == 3 + 3 + 1
     shutil.rmtree(records.root)
     assert main(["--out", str(out), "--check"]) == 0
     board = out / "leaderboard_sample_linear-features.csv"
     whole = board.read_text()
-    board.write_text(whole.replace("intl", "intl-better", 1))
+    board.write_text(whole.replace("70.0", "71.0", 1))
     capsys.readouterr()
     assert main(["--out", str(out), "--check"]) == 1
     assert "leaderboard_sample_linear-features.csv: line " in capsys.readouterr().err
@@ -829,7 +876,7 @@ def test_own_runs_go_before_published_ones_and_done_ones_before_others(tmp_path:
     published.evaluate(published.pretrain("intl", 1), {"top1": 60.0})
     own.evaluate(own.pretrain("intl", 1), {}, status="failed")
     main([str(published.root), "--out", str(tmp_path / "out"), "--publish", "--quiet"])
-    aggregate([own.root], tmp_path / "out")
+    aggregate([own.root], tmp_path / "out", with_published=True)
     assert [(r["seed"], r["top1"]) for r in read_csv(tmp_path / "out" / "runs.csv")] == [("0", "70.0"), ("1", "60.0")]
 
 

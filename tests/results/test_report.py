@@ -90,6 +90,8 @@ def test_the_page_is_whole_and_fetches_nothing(records: Records) -> None:
 
 
 def test_the_claims_are_those_of_the_table() -> None:
+    if not (RESULTS / TABLE).exists():
+        pytest.skip("no claims are published: their runs were stale")
     text = claims(RESULTS / TABLE)
     judged = pd.read_csv(RESULTS / TABLE)
     Page(text)
