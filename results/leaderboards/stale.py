@@ -34,12 +34,13 @@ def stale(runs: pd.DataFrame, by: list[str], texts: Mapping[str, str]) -> pd.Ser
     """
     changed: dict[tuple[str, ...], dict[str, None]] = {}
     columns = [*by, "stage", "protocol", "eval_config", "code", "pretrain_code", "method", "pretrain_status"]
-    for row in runs[columns].drop_duplicates().itertuples(index=False):
-        causes = changed.setdefault(tuple(getattr(row, name) for name in by), {})
-        causes |= dict.fromkeys(_changed_code(row.stage, "", row.code, texts))
-        if row.pretrain_status not in ("foreign", "missing"):
-            causes |= dict.fromkeys(_changed_code(PRETRAIN, row.method, row.pretrain_code, texts))
-        if protocol_changed(row.stage, row.protocol, texts.get(row.eval_config, "{}")):
+    for record in runs[columns].drop_duplicates().to_dict("records"):
+        row = {str(name): str(value) for name, value in record.items()}
+        causes = changed.setdefault(tuple(row[name] for name in by), {})
+        causes |= dict.fromkeys(_changed_code(row["stage"], "", row["code"], texts))
+        if row["pretrain_status"] not in ("foreign", "missing"):
+            causes |= dict.fromkeys(_changed_code(PRETRAIN, row["method"], row["pretrain_code"], texts))
+        if protocol_changed(row["stage"], row["protocol"], texts.get(row["eval_config"], "{}")):
             causes["protocol"] = None
     cells = {key: _shown(list(causes)) for key, causes in changed.items()}
     index = pd.MultiIndex.from_tuples(cells, names=by)
