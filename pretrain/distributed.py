@@ -121,6 +121,19 @@ def gather_with_gradient(x: Tensor) -> Tensor:
     return gathered
 
 
+def sum_with_gradient(x: Tensor) -> Tensor:
+    """The sum of x over all processes, with the gradient that is summed, too; see `gather_with_gradient`."""
+    if world_size() == 1:
+        return x
+    total: Tensor = _AllReduce.apply(x)
+    return total
+
+
+def own_rows(x: Tensor) -> Tensor:
+    """Of rows that were gathered over all processes, [world_size * n, ...], this process's: [n, ...]."""
+    return x.chunk(world_size())[rank()]
+
+
 def convert_sync_bn(module: nn.Module, device: torch.device) -> nn.Module:
     """`module` with batch norms that take their statistics over all processes; as it is where there is only one.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from pretrain import methods
@@ -77,6 +78,9 @@ class Method(nn.Module, Generic[ConfigT]):
     epoch: int = 0
     progress: float = 0.0
     """Share of all steps that are done."""
+    steps_per_epoch: int = 1
+    shared_seed: int = 0
+    """Of this step, the same on every process: for draws that all processes must share (`shared_generator`)."""
 
     def __init__(self, encoder: Encoder, config: ConfigT) -> None:
         super().__init__()
@@ -98,6 +102,10 @@ class Method(nn.Module, Generic[ConfigT]):
         if views < self.minimum_views:
             name = type(self).__module__.rpartition(".")[2]
             raise UserError(f"{name}: needs at least {self.minimum_views} views, not {views} (data.views)")
+
+    def shared_generator(self, device: torch.device | str = "cpu") -> torch.Generator:
+        """A generator whose draws depend on the seed and the step, not on the process."""
+        return torch.Generator(device).manual_seed(self.shared_seed)
 
     def prepare_epoch(self, epoch: int, embed: Embed) -> None:
         """Before the first step of an epoch: what needs the whole training set (clusters). Not run on resumption within

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pretrain.method import Encoder
 from pretrain.recipe import Network
+from pretrain.whitening_layer import Whitening
 from whitebench.errors import UserError, nearest
 
 FEATURES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
@@ -83,7 +84,28 @@ def build_encoder(network: Network) -> Encoder:
         raise UserError(f"network.projector: widths are at least 1, not {list(network.projector)}")
     backbone = build_backbone(network.backbone, network.stem, network.zero_init_residual)
     embedding_dim = network.projector[-1] if network.projector else features
-    return Encoder(backbone, build_projector(features, network), features, embedding_dim)
+    return Encoder(
+        backbone,
+        _with_whitening(build_projector(features, network), features, embedding_dim, network),
+        features,
+        embedding_dim,
+    )
+
+
+def _with_whitening(projector: nn.Module, features: int, embedding_dim: int, network: Network) -> nn.Module:
+    """The projector, with a layer that whitens before or after it where the recipe has one."""
+    if network.whitening == "none":
+        return projector
+    at_end = network.whitening_at == "projector"
+    layer = Whitening(
+        embedding_dim if at_end else features,
+        network.whitening,
+        network.whitening_groups,
+        network.whitening_iterations,
+        network.whitening_eps,
+        across_ranks=network.sync_bn,
+    )
+    return nn.Sequential(projector, layer) if at_end else nn.Sequential(layer, projector)
 
 
 def embed_jointly(encoder: Encoder, views: Sequence[Tensor]) -> list[Tensor]:

@@ -134,6 +134,17 @@ class Network:
     projector_norm: bool = added(True)
     """Whether the hidden layers have batch norm (MoCo's and DINO's have not)."""
     projector_activation: Literal["relu", "gelu"] = added("relu")
+    whitening: Literal["none", "zca", "iternorm"] = added("none")
+    """A layer that whitens over the batch, for any method (`pretrain.whitening_layer`; arXiv 2408.07519)."""
+    whitening_at: Literal["projector", "encoder"] = added("projector")
+    """The end of the projector, or of the encoder: between the backbone, which is evaluated and exported without it,
+    and the projector."""
+    whitening_groups: int = added(1)
+    """Groups of channels that are whitened by themselves."""
+    whitening_iterations: int = added(5)
+    """T, of iternorm."""
+    whitening_eps: float = added(1e-5)
+    """Added to the covariance's diagonal."""
     zero_init_residual: bool = False
     sync_bn: bool = True
     """With several processes: batch norm over all of them."""

@@ -152,7 +152,8 @@ class Trainer:
         """Step number `step` of `total`, on the batch `raw`."""
         torch.manual_seed(derive_seed(self.recipe.seed, step, self.world.rank))
         self.method.step, self.method.epoch = step, step // self.steps_per_epoch
-        self.method.progress = step / total
+        self.method.progress, self.method.steps_per_epoch = step / total, self.steps_per_epoch
+        self.method.shared_seed = derive_seed(self.recipe.seed, "shared", step)
         for group in self.optimizer.param_groups:
             if not group["constant"]:
                 group["lr"] = self.learning_rate(step) * group["share"]

@@ -37,6 +37,14 @@ def mean_squared_difference(views: Sequence[Tensor]) -> Tensor:
         return torch.stack([F.mse_loss(a, b) for a, b in pairs]).mean()
 
 
+def distance_to_centre(views: Sequence[Tensor], centred_on: int | None = None) -> Tensor:
+    """Element mean of (z_v - c)^2 over views [N, D], images and channels, c the images' mean over the first
+    `centred_on` views (None: all). Gradients flow to the centre, too. Scalar, in float32 or wider."""
+    with float32_region(views[0]):
+        stacked = torch.stack([at_least_float32(view) for view in views])
+        return (stacked - stacked[:centred_on].mean(dim=0)).square().mean()
+
+
 @torch.no_grad()
 def spread(view: Tensor) -> Tensor:
     """How spread out L2-normalised embeddings [N, D] are: 1 if centred on the sphere, 0 if all are the same. Scalar.

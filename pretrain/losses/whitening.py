@@ -134,6 +134,31 @@ def centred(x: Tensor, axis: Axis = "channel") -> Tensor:
     return x - x.mean(dim=-1 if axis == "channel" else -2, keepdim=True)
 
 
+def gram(a: Tensor, scale: float, wide: torch.dtype) -> Tensor:
+    """scale * A A^T [B, P, P] of A [B, P, Q], in the dtype `wide`."""
+    product: Tensor = _Gram.apply(a, scale, wide)
+    return product
+
+
+def inverse_power(s: Tensor, exponent: float = 0.5) -> Tensor:
+    """S^(-exponent) of symmetric positive definite S [B, P, P].
+
+    Raises:
+        UserError: S is numerically singular or not finite.
+    """
+    power: Tensor = _InversePower.apply(s, exponent)
+    return power
+
+
+def newton_inverse_root(s: Tensor, iterations: int) -> Tensor:
+    """Newton's iteration towards S^(-1/2), S [B, P, P] scaled by its trace.
+
+    Raises:
+        UserError: S is zero or not finite.
+    """
+    return _iternorm(s, _diagonal(s).sum(-1), iterations)
+
+
 def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
     """Each matrix of x [B, R, C] with its rows in the order of its own permutation; order and inverse are int64 [B, R].
 

@@ -1,0 +1,119 @@
+"""CorInfoMax: attraction between views while the log-determinant of each view's running covariance is kept large.
+
+Ozsoy et al., "Self-Supervised Learning with an Information Maximization Criterion", NeurIPS 2022; constants as in its
+official code. Everything is over the images of all processes. Means, covariances and log-determinants are in float64,
+as there: their state is, whatever the precision of the training.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pretrain.data.batch import Batch
+from pretrain.distributed import gather_with_gradient
+from pretrain.losses.checks import check_options, check_views
+from pretrain.losses.similarity import mean_squared_difference, spread, unit_rows
+from pretrain.losses.spectra import log_det
+from pretrain.losses.whitening import at_least_float32, float32_region
+from pretrain.method import Encoder, Method, Step
+from whitebench.config import strict
+from whitebench.errors import UserError
+
+VIEWS = 2
+
+
+@strict
+class Config:
+    attraction: float = 250.0
+    """alpha, weight of the mean squared difference between views."""
+    memory: float = 0.01
+    """Share of the old mean and covariance that stays at each step (0.01: almost none)."""
+    eps: float = 1e-8
+    """Added to the covariances' diagonals."""
+    initial: float = 1.0
+    """The covariances at the start, times the identity."""
+
+
+class State(NamedTuple):
+    """Of each view, in float64 and without gradient."""
+
+    mean: Tensor
+    """[2, D]."""
+    covariance: Tensor
+    """[2, D, D]."""
+
+
+class Outcome(NamedTuple):
+    loss: Tensor
+    state: State
+    log_determinants: Tensor
+    """Sum over views, divided by D."""
+
+
+class CorInfoMax(Method[Config]):
+    """Every process computes the loss of the whole batch."""
+
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        super().__init__(encoder, config)
+        state = initial_state(encoder.embedding_dim, config.initial)
+        self.mean: Tensor
+        self.covariance: Tensor
+        self.register_buffer("mean", state.mean)
+        self.register_buffer("covariance", state.covariance)
+
+    def forward(self, batch: Batch) -> Step:
+        config = self.config
+        views = [gather_with_gradient(at_least_float32(self.encoder(view).z)) for view in batch.views]
+        # Copies: the buffers take up the new state before the backward pass needs the old one.
+        state = State(self.mean.double().clone(), self.covariance.double().clone())
+        outcome = corinfomax_loss(views, state, config.attraction, config.memory, config.eps)
+        self.mean.copy_(outcome.state.mean)
+        self.covariance.copy_(outcome.state.covariance)
+        return Step(outcome.loss, {"log_determinants": outcome.log_determinants.detach(), "spread": spread(views[0])})
+
+    def check(self, batch: int, views: int) -> None:
+        check_views("corinfomax", views, VIEWS, VIEWS)
+        check_options("corinfomax", self.config, positive=("initial",), shares=("memory",))
+        check_options("corinfomax", self.config, non_negative=("attraction", "eps"))
+
+
+def initial_state(width: int, initial: float = 1.0) -> State:
+    """For embeddings of `width` channels: means 0, covariances `initial` times the identity."""
+    eye = initial * torch.eye(width, dtype=torch.float64)
+    return State(torch.zeros(VIEWS, width, dtype=torch.float64), torch.stack([eye] * VIEWS))
+
+
+def corinfomax_loss(
+    views: Sequence[Tensor], state: State, attraction: float = 250.0, memory: float = 0.01, eps: float = 1e-8
+) -> Outcome:
+    """attraction * mean squared difference  -  sum over views of log det(R + eps I) / D,  rows brought to length 1.
+
+    With s the old state's share `memory`: mean <- s mean + (1 - s) batch mean, x = z - the new mean, R <- s R +
+    (1 - s) x^T x / N. Gradients flow through the present batch alone.
+
+    Args:
+        views: two embeddings [N, D], any floating dtype.
+    Returns:
+        Loss (float32 or wider) and the new state.
+    Raises:
+        UserError: a covariance that is singular (collapsed embeddings, no memory, eps 0) or not finite.
+    """
+    with float32_region(views[0]):
+        rows = [unit_rows(view) for view in views]
+        updated = [_update(z.double(), *old, memory) for z, old in zip(rows, zip(*state, strict=True), strict=True)]
+        width = rows[0].shape[1]
+        shift = eps * torch.eye(width, dtype=torch.float64, device=rows[0].device)
+        log_dets = torch.stack([log_det(covariance + shift) for _, covariance in updated]).sum() / width
+        if not bool(log_dets.isfinite()):
+            raise UserError("corinfomax: a covariance is singular or not finite: the embeddings have collapsed")
+        loss = attraction * mean_squared_difference(rows) - log_dets.to(rows[0].dtype)
+        means, covariances = (torch.stack([part.detach() for part in parts]) for parts in zip(*updated, strict=True))
+        return Outcome(loss, State(means, covariances), log_dets)
+
+
+def _update(z: Tensor, mean: Tensor, covariance: Tensor, memory: float) -> tuple[Tensor, Tensor]:
+    mean = memory * mean + (1 - memory) * z.mean(dim=0)
+    x = z - mean
+    return mean, memory * covariance + (1 - memory) * (x.mT @ x) / len(x)

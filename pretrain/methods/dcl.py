@@ -1,0 +1,74 @@
+"""DCL: SimCLR's contrast with the positive left out of the denominator; DCLW weighs positives by their distance.
+
+Yeh et al., "Decoupled Contrastive Learning", ECCV 2022 (arXiv 2110.06848), as a third party's repository has it (the
+authors' own code is not at hand): the sum over both directions. In lightly it is half of that, and no gradient flows
+through the weights. Negatives are the other images of all processes. The loss is negative in normal training.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pretrain.data.batch import Batch
+from pretrain.distributed import gather_with_gradient, world_size
+from pretrain.losses.checks import check_options, check_views
+from pretrain.losses.similarity import spread, unit_rows
+from pretrain.losses.whitening import at_least_float32, float32_region
+from pretrain.method import Method, Step
+from whitebench.config import strict
+from whitebench.errors import UserError
+
+VIEWS = 2
+
+
+@strict
+class Config:
+    temperature: float = 0.1
+    """tau: similarities are divided by it before the softmax."""
+    sigma: float | None = None
+    """Of DCLW's weights, 0.5 in the paper; None: DCL."""
+    attached: bool = True
+    """Whether gradients flow through the weights (lightly: not)."""
+
+
+class DCL(Method[Config]):
+    """Every process computes the loss of the whole batch."""
+
+    def forward(self, batch: Batch) -> Step:
+        views = [gather_with_gradient(at_least_float32(self.encoder(view).z)) for view in batch.views]
+        loss = dcl_loss(views, self.config.temperature, self.config.sigma, self.config.attached)
+        return Step(loss, {"spread": spread(views[0])})
+
+    def check(self, batch: int, views: int) -> None:
+        check_views("dcl", views, VIEWS, VIEWS)
+        check_options("dcl", self.config, positive=("temperature", "sigma"))
+        if batch * world_size() < 2:
+            raise UserError("dcl: negatives need at least 2 images (batch)")
+
+
+def dcl_loss(views: Sequence[Tensor], tau: float = 0.1, sigma: float | None = None, attached: bool = True) -> Tensor:
+    """l(z_0, z_1) + l(z_1, z_0), l(a, b) the mean over i of  -w_i <a_i, b_i> / tau + log sum over j other than i of
+    exp(<a_i, a_j> / tau) + exp(<a_i, b_j> / tau).
+
+    w = 1 (DCL), or 2 - N softmax_i(<a_i, b_i> / sigma) where sigma is given (DCLW).
+
+    Args:
+        views: two embeddings [N, D], N >= 2, any floating dtype, brought to length 1; in float32 or wider.
+        attached: whether gradients flow through w.
+    Returns:
+        Scalar.
+    """
+    with float32_region(views[0]):
+        a, b = (unit_rows(view) for view in views)
+        return _direction(a, b, tau, sigma, attached) + _direction(b, a, tau, sigma, attached)
+
+
+def _direction(a: Tensor, b: Tensor, tau: float, sigma: float | None, attached: bool) -> Tensor:
+    positive = (a * b).sum(dim=1)
+    itself = torch.eye(len(a), dtype=torch.bool, device=a.device)
+    logits = [(a @ other.mT / tau).masked_fill(itself, float("-inf")) for other in (a, b)]
+    weights: Tensor | float = 1.0
+    if sigma is not None:
+        weights = 2 - len(a) * ((positive if attached else positive.detach()) / sigma).softmax(dim=0)
+    return (torch.cat(logits, dim=1).logsumexp(dim=1) - weights * positive / tau).mean()

@@ -1,0 +1,105 @@
+"""T-REGS: the minimum spanning tree of the embeddings is made long, on a sphere that they are drawn to.
+
+Mordacq et al., "T-REGS: Minimum Spanning Tree Regularization for Self-Supervised Learning", NeurIPS 2025 (arXiv
+2510.23484), by the paper's formulas: its code could not be obtained. The tree is that of the images of all processes
+(the paper says nothing of gathering), so that several processes train as one.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretrain.data.batch import Batch
+from pretrain.distributed import gather_with_gradient, world_size
+from pretrain.losses.checks import check_options, check_views
+from pretrain.losses.similarity import mean_squared_difference, spread
+from pretrain.losses.whitening import at_least_float32, float32_region
+from pretrain.method import Method, Step
+from whitebench.config import strict
+from whitebench.errors import UserError
+
+
+@strict
+class Config:
+    invariance_weight: float = 10.0
+    """beta. The paper asks for beta >= gamma >= lambda."""
+    length_weight: float = 0.2
+    """gamma, of the tree's length."""
+    sphere_weight: float = 8e-4
+    """lambda, of the squared distance of the embeddings' lengths from 1."""
+
+
+class TREGS(Method[Config]):
+    """Every process computes the loss of the whole batch."""
+
+    def forward(self, batch: Batch) -> Step:
+        views = [gather_with_gradient(at_least_float32(self.encoder(view).z)) for view in batch.views]
+        config = self.config
+        loss = tregs_loss(views, config.invariance_weight, config.length_weight, config.sphere_weight)
+        length = views[0].detach().norm(dim=1).mean()
+        return Step(loss, {"embedding_norm": length, "spread": spread(views[0])})
+
+    def check(self, batch: int, views: int) -> None:
+        check_views("tregs", views)
+        if batch * world_size() < 2:
+            raise UserError("tregs: a tree needs at least 2 images (batch)")
+        check_options("tregs", self.config, non_negative=("invariance_weight", "length_weight", "sphere_weight"))
+
+
+def tregs_loss(
+    views: Sequence[Tensor],
+    invariance_weight: float = 10.0,
+    length_weight: float = 0.2,
+    sphere_weight: float = 8e-4,
+) -> Tensor:
+    """invariance_weight * mean |z_a - z_b|^2 over pairs of views and images  +  sum over views of
+    sphere_weight * mean (|z| - 1)^2  -  length_weight * length of the minimum spanning tree / N.
+
+    Args:
+        views: V >= 2 embeddings [N, D], N >= 2, any floating dtype, not brought to length 1; in float32 or wider.
+    """
+    with float32_region(views[0]):
+        views = [at_least_float32(view) for view in views]
+        invariance = mean_squared_difference(views) * views[0].shape[1]
+        length = torch.stack([tree_length(view) / len(view) for view in views]).sum()
+        sphere = torch.stack([(_lengths(view) - 1).square().mean() for view in views]).sum()
+        return invariance_weight * invariance - length_weight * length + sphere_weight * sphere
+
+
+def tree_length(x: Tensor) -> Tensor:
+    """Length of the Euclidean minimum spanning tree of the rows of x [N, D]; the tree is chosen without gradient.
+
+    Raises:
+        UserError: the embeddings are not finite.
+    """
+    edges = minimum_spanning_tree(x.detach())
+    return _lengths(x[edges[0]] - x[edges[1]]).sum()
+
+
+def minimum_spanning_tree(x: Tensor) -> Tensor:
+    """int64 [2, N - 1], the ends of its edges, for points x [N, D]; by Prim's algorithm in O(N^2), on the CPU."""
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").cpu().numpy()
+    if not np.isfinite(distances).all():
+        raise UserError("tregs: the embeddings are not finite: the training has diverged")
+    count = len(distances)
+    nearest, parent = distances[0].copy(), np.zeros(count, dtype=np.int64)
+    nearest[0] = np.inf
+    outside = np.ones(count, dtype=bool)
+    outside[0] = False
+    edges = np.empty((2, count - 1), dtype=np.int64)
+    for k in range(count - 1):
+        new = int(nearest.argmin())
+        edges[:, k] = new, parent[new]
+        outside[new], nearest[new] = False, np.inf
+        closer = outside & (distances[new] < nearest)
+        nearest[closer] = distances[new][closer]
+        parent[closer] = new
+    return torch.from_numpy(edges).to(x.device)
+
+
+def _lengths(x: Tensor) -> Tensor:
+    """Of rows [N, D]; without gradient where a row is 0."""
+    squared = x.square().sum(dim=1)
+    return torch.where(squared > 0, squared.where(squared > 0, 1.0).sqrt(), 0.0)
