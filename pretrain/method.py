@@ -71,6 +71,7 @@ class Method(nn.Module, Generic[ConfigT]):
     uses_labels: ClassVar[bool] = False
     minimum_views: ClassVar[int] = 2
     """Of each image; a loss that compares views needs two."""
+    maximum_views: ClassVar[int | None] = None
     trains: ClassVar[bool] = True
     """False for a bound that is not trained at all (`random`)."""
     step: int = 0
@@ -99,9 +100,11 @@ class Method(nn.Module, Generic[ConfigT]):
 
     def check(self, batch: int, views: int) -> None:
         """Raises `UserError` if the method cannot work with `batch` images per process and this number of views."""
+        name = type(self).__module__.rpartition(".")[2]
         if views < self.minimum_views:
-            name = type(self).__module__.rpartition(".")[2]
             raise UserError(f"{name}: needs at least {self.minimum_views} views, not {views} (data.views)")
+        if self.maximum_views is not None and views > self.maximum_views:
+            raise UserError(f"{name}: takes at most {self.maximum_views} views, not {views} (data.views)")
 
     def shared_generator(self, device: torch.device | str = "cpu") -> torch.Generator:
         """A generator whose draws depend on the seed and the step, not on the process."""

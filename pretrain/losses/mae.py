@@ -29,12 +29,12 @@ def mae_loss(images: Tensor, prediction: Tensor, mask: Tensor, patch: int = 16, 
         Scalar, in float32 or wider.
     """
     with float32_region(prediction):
-        target = target_patches(images, patch, normalise)
+        target = _target(images, patch, normalise)
         errors = (at_least_float32(prediction) - target).square().mean(dim=-1)
         return (errors * mask).sum() / mask.sum()
 
 
-def target_patches(images: Tensor, patch: int, normalise: bool = True) -> Tensor:
+def _target(images: Tensor, patch: int, normalise: bool = True) -> Tensor:
     """What is to be predicted: [B, L, 3 patch^2]."""
     target = patches(at_least_float32(images), patch)
     if not normalise:

@@ -34,15 +34,20 @@ def whiten_windows(
     repeats: int = 1,
     eps: float = 0.0,
     generator: torch.Generator | None = None,
+    aligned: bool = False,
+    image_order: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Whitens V embeddings of the same N images, each [N, D], any floating dtype; in float32 or wider.
 
     Args:
-        permutations: V orders of the channels, int64 [D], which fix the groups; None draws them anew for every view,
-            window and repeat where `random_groups`, otherwise groups are of neighbouring channels.
+        permutations: V orders of the channels, int64 [D], or [W, D] with one for each of the W = repeats * N / window
+            windows, which fix the groups; None draws them anew for every view, window and repeat where
+            `random_groups`, otherwise groups are of neighbouring channels.
         window: images whitened together; the images are dealt to windows at random, alike for all views, in every
             repeat. None: all N.
         generator: of all these draws; torch's default generator where None.
+        aligned: whether a draw of groups is the same for all views.
+        image_order: int64 [N], in place of the random order in which images are dealt to windows.
     Returns:
         For each view [repeats * N / window, window, D]; a row is the same image in all of them.
     Raises:
@@ -50,18 +55,41 @@ def whiten_windows(
     """
     images, channels = views[0].shape
     check_windows(images, channels, transform, axis, groups, window, repeats, eps)
-    if permutations is not None and [len(order) for order in permutations] != [channels] * len(views):
+    if permutations is not None and [order.shape[-1] for order in permutations] != [channels] * len(views):
         raise UserError(f"permutations: needs {len(views)} orders of {channels} channels, one a view")
     with float32_region(views[0]):
         stacked = torch.stack([at_least_float32(view) for view in views])
         if axis == "channel":  # an image's mean is the same in every window
             stacked = centred(stacked)
-        windows = _deal(stacked, window or images, repeats, generator)
+        windows = _deal(stacked, window or images, repeats, generator, image_order)
         if axis == "batch":
             windows = centred(windows)
-        orders = _channel_orders(len(windows), channels, permutations, random_groups, windows.device, generator)
+        drawn = len(windows) // len(views) if aligned and permutations is None else len(windows)
+        orders = _channel_orders(drawn, channels, permutations, random_groups, windows.device, generator)
+        if orders is not None and aligned and permutations is None:
+            orders = orders.repeat(len(views), 1)
         whitened = _whiten_ordered(windows, orders, transform, axis, groups, eps)
         return whitened.unflatten(0, (len(views), -1)).mT.unbind()
+
+
+def standardise_windows(
+    views: Sequence[Tensor],
+    window: int | None = None,
+    repeats: int = 1,
+    eps: float = 0.0,
+    generator: torch.Generator | None = None,
+    image_order: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Batch norm without affine part in place of whitening: each channel has mean 0 and biased variance 1 in a window.
+
+    Arguments and result as `whiten_windows`; eps is added to variances. A constant channel becomes 0.
+    """
+    with float32_region(views[0]):
+        stacked = torch.stack([at_least_float32(view) for view in views])
+        x = centred(_deal(stacked, window or stacked.shape[1], repeats, generator, image_order))
+        variance = x.square().mean(dim=-1, keepdim=True) + eps
+        scale = torch.where(variance > 0, variance.where(variance > 0, 1.0).rsqrt(), 0.0)
+        return (x * scale).unflatten(0, (len(views), -1)).mT.unbind()
 
 
 def whiten_neighbours(
@@ -94,10 +122,14 @@ def check_windows(
     check_whitenable(window or images, channels, groups, transform, axis, eps)
 
 
-def _deal(stacked: Tensor, window: int, repeats: int, generator: torch.Generator | None) -> Tensor:
+def _deal(
+    stacked: Tensor, window: int, repeats: int, generator: torch.Generator | None, order: Tensor | None = None
+) -> Tensor:
     """[V, N, D] -> [V * repeats * N / window, D, window]: the images in random windows, alike for all views."""
     images = stacked.shape[1]
-    if window < images:
+    if order is not None:
+        stacked = stacked.index_select(1, order.repeat(repeats))
+    elif window < images:
         dealt = torch.cat([_permutations(1, images, stacked.device, generator)[0] for _ in range(repeats)])
         stacked = stacked.index_select(1, dealt)
     else:  # the order within a window changes nothing: all images in one need no shuffle
@@ -115,8 +147,9 @@ def _channel_orders(
 ) -> Tensor | None:
     """int64 [count, channels] for the windows of all views, view by view; None where channels keep their order."""
     if permutations is not None:
-        given = torch.stack(list(permutations)).to(device)
-        return given.repeat_interleave(count // len(given), dim=0)
+        windows = count // len(permutations)
+        rows = [order.expand(windows, channels) for order in permutations]
+        return torch.cat(rows).to(device)
     return _permutations(count, channels, device, generator) if random_groups else None
 
 

@@ -1,8 +1,9 @@
-"""All4One: one view's nearest neighbours, merged by self-attention, and its features' correlations are the other's.
+"""All4One: contrast of nearest neighbours, alone and merged by self-attention, and decorrelated channels.
 
-Estepa et al., "All4One: Symbiotic Neighbour Contrastive Learning via Self-Attention and Redundancy Reduction", ICCV 2023
-(arXiv 2303.09417), as solo-learn has it. The loss is over the images of all processes; the queue takes up view 0 of the
-momentum network. (There the transformer has a fixed learning rate of its own, 0.1; here its rate is the base rate.)
+Estepa et al., "All4One: Symbiotic Neighbour Contrastive Learning via Self-Attention and Redundancy Reduction", ICCV
+2023 (arXiv 2303.09417), as solo-learn has it. The loss is over the images of all processes; the queue takes up view 0
+of the momentum network. (There the transformer has a fixed learning rate of its own, 0.1; here its rate is the base
+rate.)
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.cross_view import find_partner, nearest_rows
 from pretrain.losses.momentum_contrast import Queue
 from pretrain.losses.similarity import spread, unit_rows
@@ -22,6 +22,7 @@ from pretrain.method import Encoder, Method, Step
 from pretrain.networks import MomentumCopy, build_predictor
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.ranges import PositiveInt, Share, Temperature
 
 VIEWS, NEIGHBOURS = 2, 5
 HEADS, LAYERS = 8, 3
@@ -31,20 +32,22 @@ ATTENTION_TEMPERATURE = 0.1
 
 @strict
 class Config:
-    temperature: float = 0.2
+    temperature: Temperature = 0.2
     """tau of the contrast with nearest neighbours."""
-    queue: int = 98304
+    queue: PositiveInt = 98304
     """Past embeddings of all processes, among which neighbours are sought."""
-    predictor: int = 4096
+    predictor: PositiveInt = 4096
     """Width of the hidden layer of both predictors."""
-    momentum: float = 0.99
+    momentum: Share = 0.99
     """Of the momentum network at the start, rising to 1 by a cosine."""
-    dropout: float = 0.1
+    dropout: Share = 0.1
     """Of the transformer."""
 
 
 class All4One(Method[Config]):
     """Every process computes the loss of the whole batch."""
+
+    maximum_views = 2
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
@@ -74,11 +77,11 @@ class All4One(Method[Config]):
         return (self.transformer,)
 
     def check(self, batch: int, views: int) -> None:
-        check_views("all4one", views, VIEWS, VIEWS)
-        check_options("all4one", self.config, positive=("temperature",), shares=("momentum", "dropout"))
-        check_options("all4one", self.config, counts=("predictor",))
+        super().check(batch, views)
         if self.config.queue < NEIGHBOURS:
-            raise UserError(f"all4one: {NEIGHBOURS} neighbours need a queue of as many, not {self.config.queue}")
+            raise UserError(
+                f"all4one: {NEIGHBOURS} neighbours need a queue of as many, not {self.config.queue} (method.queue)"
+            )
 
 
 def build_transformer(width: int, dropout: float = 0.1) -> nn.Module:

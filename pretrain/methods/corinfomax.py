@@ -13,26 +13,26 @@ from torch import Tensor
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.similarity import mean_squared_difference, spread, unit_rows
 from pretrain.losses.spectra import log_det
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.ranges import NonNegativeFloat, PositiveFloat, Share
 
 VIEWS = 2
 
 
 @strict
 class Config:
-    attraction: float = 250.0
+    attraction: NonNegativeFloat = 250.0
     """alpha, weight of the mean squared difference between views."""
-    memory: float = 0.01
+    memory: Share = 0.01
     """Share of the old mean and covariance that stays at each step (0.01: almost none)."""
-    eps: float = 1e-8
+    eps: NonNegativeFloat = 1e-8
     """Added to the covariances' diagonals."""
-    initial: float = 1.0
+    initial: PositiveFloat = 1.0
     """The covariances at the start, times the identity."""
 
 
@@ -55,6 +55,8 @@ class Outcome(NamedTuple):
 class CorInfoMax(Method[Config]):
     """Every process computes the loss of the whole batch."""
 
+    maximum_views = 2
+
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
         state = initial_state(encoder.embedding_dim, config.initial)
@@ -72,11 +74,6 @@ class CorInfoMax(Method[Config]):
         self.mean.copy_(outcome.state.mean)
         self.covariance.copy_(outcome.state.covariance)
         return Step(outcome.loss, {"log_determinants": outcome.log_determinants.detach(), "spread": spread(views[0])})
-
-    def check(self, batch: int, views: int) -> None:
-        check_views("corinfomax", views, VIEWS, VIEWS)
-        check_options("corinfomax", self.config, positive=("initial",), shares=("memory",))
-        check_options("corinfomax", self.config, non_negative=("attraction", "eps"))
 
 
 def initial_state(width: int, initial: float = 1.0) -> State:

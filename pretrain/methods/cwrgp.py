@@ -5,6 +5,7 @@ As in its official code, every process whitens its own images, and the projector
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,11 +14,14 @@ from pretrain.data.batch import Batch
 from pretrain.losses.covariance import squared_covariances
 from pretrain.losses.similarity import mean_pair_distance, mean_squared_difference, spread
 from pretrain.losses.whitening import at_least_float32, centred, float32_region
-from pretrain.losses.windows import check_windows, whiten_neighbours, whiten_windows
+from pretrain.losses.windows import check_windows, standardise_windows, whiten_neighbours, whiten_windows
 from pretrain.method import Method, Step
 from pretrain.networks import embed_jointly
 from whitebench.config import strict
+from whitebench.hashing import added
 from whitebench.ranges import NonNegativeFloat, PositiveInt, Share, ShareBelowOne
+
+Arm = Literal["zca", "pca", "batch_norm", "none"]
 
 
 @strict
@@ -34,6 +38,13 @@ class Config:
     """Compare whitened rows by 2 - 2 cos; otherwise by the mean squared difference."""
     eps: ShareBelowOne = 0.0
     """Shrinkage of the covariance towards the identity."""
+    transform: Arm = added("zca")
+    """What is done to the windows. The others are arms that the official repository once had: PCA whitening, batch norm
+    (groups do not matter) and nothing at all."""
+    aligned: bool = added(False)
+    """Whether all views of a window share a partition of the channels; in the official code each has its own."""
+    stop_first: bool = added(False)
+    """Whether no gradient flows to view 0 (the arm STOP)."""
     covariance_weight: NonNegativeFloat = 0.0
     """Of the penalty on covariances between images, before whitening (ImageNet: 0.005 for 100 epochs, 0.01 for 200)."""
     covariance_until: Share = 0.5
@@ -54,6 +65,9 @@ class CWRGP(Method[Config]):
             repeats=config.repeats,
             normalize=config.normalize,
             eps=config.eps,
+            transform=config.transform,
+            aligned=config.aligned,
+            stop_first=config.stop_first,
         )
         scalars = {"whitened_distance": loss.detach(), "spread": spread(views[0])}
         if config.covariance_weight and self.progress < config.covariance_until:
@@ -62,15 +76,21 @@ class CWRGP(Method[Config]):
             scalars["covariance_penalty"] = penalty.detach()
         return Step(loss, scalars)
 
-    def transformed(self, z: Tensor) -> Tensor:
+    def transformed(self, z: Tensor) -> Tensor | None:
         """Whitened in groups of neighbouring channels, in windows of neighbouring images (those that fill one)."""
         config = self.config
-        return whiten_neighbours(z, "zca", "channel", config.groups, config.window, config.eps)
+        if config.transform in ("batch_norm", "none"):
+            return None
+        return whiten_neighbours(z, config.transform, "channel", config.groups, config.window, config.eps)
 
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         channels, config = self.encoder.embedding_dim, self.config
-        check_windows(batch, channels, "zca", "channel", config.groups, config.window, config.repeats, config.eps)
+        if config.transform in ("batch_norm", "none"):
+            return
+        check_windows(
+            batch, channels, config.transform, "channel", config.groups, config.window, config.repeats, config.eps
+        )
 
 
 def cwrgp_loss(
@@ -83,25 +103,52 @@ def cwrgp_loss(
     normalize: bool = True,
     eps: float = 0.0,
     generator: torch.Generator | None = None,
+    transform: Arm = "zca",
+    aligned: bool = False,
+    stop_first: bool = False,
+    image_order: Tensor | None = None,
 ) -> Tensor:
     """Mean over repeats and pairs of views of the distance between their whitened rows.
 
     Args:
         views: V >= 2 embeddings of the same N images, each [N, D], any floating dtype; computed in float32 or wider.
-        permutations: V orders of the channels, int64 [D], which fix the groups; None draws them anew for every view,
-            window and repeat, unless `random_groups` is False: then groups are of neighbouring channels.
+        permutations: V orders of the channels, int64 [D] (or one for each window, [W, D]), which fix the groups; None
+            draws them anew for every view, window and repeat, unless `random_groups` is False: then groups are of
+            neighbouring channels.
         window: images whitened together; the images are dealt to windows at random, alike for all views, in every
             repeat. None: all N.
         generator: of all these draws; torch's default generator where None.
+        transform: "zca" is the method. With "pca" the signs of components are arbitrary, and so is the loss.
+        aligned, stop_first: see `Config`.
+        image_order: int64 [N], in place of the random order in which images are dealt to windows.
     Returns:
         Scalar.
     Raises:
         UserError: sizes that do not divide, N (or the window) not below D / groups, a singular covariance.
     """
-    whitened = whiten_windows(
-        views, "zca", "channel", groups, permutations, random_groups, window, repeats, eps, generator
-    )
-    return mean_pair_distance(whitened) if normalize else mean_squared_difference(whitened)
+    outputs: Sequence[Tensor]
+    if transform == "none":
+        outputs = views
+    elif transform == "batch_norm":
+        outputs = standardise_windows(views, window, repeats, eps, generator, image_order)
+    else:
+        outputs = whiten_windows(
+            views,
+            transform,
+            "channel",
+            groups,
+            permutations,
+            random_groups,
+            window,
+            repeats,
+            eps,
+            generator,
+            aligned,
+            image_order,
+        )
+    if stop_first:
+        outputs = [outputs[0].detach(), *outputs[1:]]
+    return mean_pair_distance(outputs) if normalize else mean_squared_difference(outputs)
 
 
 def covariance_penalty(views: Sequence[Tensor]) -> Tensor:

@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 
 from pretrain.data.batch import Batch
-from pretrain.distributed import gather_with_gradient, world_size
-from pretrain.losses.checks import check_options, check_views
+from pretrain.distributed import gather_with_gradient
+from pretrain.losses.checks import check_images
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import Temperature
 
 VIEWS = 2
 
 
 @strict
 class Config:
-    temperature: float = 0.1
+    temperature: Temperature = 0.1
     """tau: similarities are divided by it before the softmax."""
-    sigma: float | None = None
+    sigma: Temperature | None = None
     """Of DCLW's weights, 0.5 in the paper; None: DCL."""
     attached: bool = True
     """Whether gradients flow through the weights (lightly: not)."""
@@ -35,16 +35,16 @@ class Config:
 class DCL(Method[Config]):
     """Every process computes the loss of the whole batch."""
 
+    maximum_views = 2
+
     def forward(self, batch: Batch) -> Step:
         views = [gather_with_gradient(at_least_float32(self.encoder(view).z)) for view in batch.views]
         loss = dcl_loss(views, self.config.temperature, self.config.sigma, self.config.attached)
         return Step(loss, {"spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
-        check_views("dcl", views, VIEWS, VIEWS)
-        check_options("dcl", self.config, positive=("temperature", "sigma"))
-        if batch * world_size() < 2:
-            raise UserError("dcl: negatives need at least 2 images (batch)")
+        super().check(batch, views)
+        check_images("dcl", batch, "negatives")
 
 
 def dcl_loss(views: Sequence[Tensor], tau: float = 0.1, sigma: float | None = None, attached: bool = True) -> Tensor:

@@ -2,8 +2,8 @@
 
 Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", NeurIPS 2020 (arXiv
 2006.09882); constants as in the official swav repository. The first two views fill the memory; before each epoch each
-head clusters it anew, from random rows. Before the first epoch the memory holds centre crops' embeddings of the untrained
-network (there: of a pass over augmented crops). Images that an epoch leaves out keep their rows.
+head clusters it anew, from random rows. Before the first epoch the memory holds centre crops' embeddings of the
+untrained network (there: of a pass over augmented crops). Images that an epoch leaves out keep their rows.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient, world_size
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.spherical_kmeans import spherical_kmeans
 from pretrain.losses.whitening import float32_region
@@ -24,6 +23,7 @@ from pretrain.method import Embed, Encoder, Method, Step
 from pretrain.networks import embed_by_size
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.ranges import AtLeastTwo, PositiveInt, Temperature
 
 BANKS = 2
 """Views whose embeddings are kept and clustered."""
@@ -31,13 +31,13 @@ BANKS = 2
 
 @strict
 class Config:
-    clusters: int = 3000
+    clusters: AtLeastTwo = 3000
     """K, of each head."""
-    heads: int = 3
+    heads: PositiveInt = 3
     """Clusterings, each from other random rows; they take the banks in turn."""
-    temperature: float = 0.1
+    temperature: Temperature = 0.1
     """tau: similarities are divided by it before the softmax."""
-    iterations: int = 10
+    iterations: PositiveInt = 10
     """Of k-means."""
 
 
@@ -79,12 +79,6 @@ class DeepCluster(Method[Config]):
         self._keep(views, batch.index)
         used = torch.bincount(self.assignments[0], minlength=self.config.clusters).gt(0).float().mean()
         return Step(loss, {"clusters_in_use": used, "spread": spread(views[0])})
-
-    def check(self, batch: int, views: int) -> None:
-        check_views("deepcluster", views)
-        check_options("deepcluster", self.config, positive=("temperature",), counts=("heads", "iterations"))
-        if self.config.clusters < 2:
-            raise UserError(f"deepcluster: clusters are at least 2, not {self.config.clusters} (method.clusters)")
 
     def get_extra_state(self) -> dict[str, Tensor]:
         return {"banks": self.banks, "assignments": self.assignments}

@@ -12,20 +12,20 @@ from torch import Tensor
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.spectra import coding_rate
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
 from pretrain.networks import embed_by_size
 from whitebench.config import strict
+from whitebench.ranges import NonNegativeFloat, PositiveFloat
 
 
 @strict
 class Config:
-    eps: float = 0.2
+    eps: PositiveFloat = 0.2
     """Of the coding rate."""
-    weight: float = 200.0
+    weight: NonNegativeFloat = 200.0
     """Of the agreement of patches with their mean."""
 
 
@@ -36,10 +36,6 @@ class EMPSSL(Method[Config]):
         views = [gather_with_gradient(at_least_float32(z)) for z in embed_by_size(self.encoder, batch.views)]
         loss = emp_ssl_loss(views, self.config.eps, self.config.weight)
         return Step(loss, {"spread": spread(views[0])})
-
-    def check(self, batch: int, views: int) -> None:
-        check_views("emp_ssl", views)
-        check_options("emp_ssl", self.config, positive=("eps",), non_negative=("weight",))
 
 
 def emp_ssl_loss(views: Sequence[Tensor], eps: float = 0.2, weight: float = 200.0) -> Tensor:

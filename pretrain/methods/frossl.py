@@ -12,21 +12,22 @@ import torch
 from torch import Tensor
 
 from pretrain.data.batch import Batch
-from pretrain.distributed import gather_with_gradient, world_size
-from pretrain.losses.checks import check_options, check_views
+from pretrain.distributed import gather_with_gradient
+from pretrain.losses.checks import check_images
 from pretrain.losses.similarity import mean_squared_difference, spread
 from pretrain.losses.spectra import small_gram
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.ranges import NonNegativeFloat
 
 Form = Literal["multi-view", "two-view"]
 
 
 @strict
 class Config:
-    weight: float = 1.0
+    weight: NonNegativeFloat = 1.0
     """w, of the invariance."""
     form: Form = "multi-view"
     """two-view: of the paper's two-view runs, with standardised channels; its authors now always take the other."""
@@ -41,17 +42,17 @@ class FroSSL(Method[Config]):
         return Step(loss, {"spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
-        check_views("frossl", views, 2, 2 if self.config.form == "two-view" else None)
-        check_options("frossl", self.config, non_negative=("weight",))
-        if batch * world_size() < 2:
-            raise UserError("frossl: needs at least 2 images (batch)")
+        super().check(batch, views)
+        check_images("frossl", batch, "a Gram matrix")
+        if self.config.form == "two-view" and views != 2:
+            raise UserError(f"frossl: the form two-view takes 2 views, not {views} (data.views; method.form)")
 
 
 def frossl_loss(views: Sequence[Tensor], weight: float = 1.0, form: Form = "multi-view") -> Tensor:
     """Sum over views of  2 log |K_v|_F + w V D MSE(y_v, mean of all y),  K_v the Gram matrix of y_v over its trace.
 
-    y is z with every channel divided by its norm over the images (not centred); a channel of zeros stays zero. In the
-    form "two-view", y is standardised (unbiased), K_v is over D (N - 1), and the invariance w MSE(y_0, y_1) counts once.
+    y is z with every channel divided by its norm over the images (not centred); a channel of zeros stays zero. In
+    the form "two-view" channels are centred first and have norm sqrt(D), and the invariance is w MSE(y_0, y_1).
 
     Args:
         views: V >= 2 embeddings [N, D], any floating dtype; computed in float32 or wider.
@@ -69,7 +70,7 @@ def frossl_loss(views: Sequence[Tensor], weight: float = 1.0, form: Form = "mult
 
 
 def _two_view(views: Sequence[Tensor], weight: float) -> Tensor:
-    y = [_unit_columns(view - view.mean(dim=0)) * (len(view) - 1) ** 0.5 for view in views]
+    y = [_unit_columns(view - view.mean(dim=0)) * view.shape[1] ** 0.5 for view in views]
     return weight * mean_squared_difference(y) + _log_norm(y[0]) + _log_norm(y[1])
 
 

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from pretrain.data.batch import Batch
-from pretrain.distributed import gather_with_gradient, world_size
-from pretrain.losses.checks import check_options, check_views
+from pretrain.distributed import gather_with_gradient
+from pretrain.losses.checks import check_images
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.spectra import von_neumann_entropy
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
 from pretrain.networks import embed_by_size
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import NonNegativeFloat
 
 ANCHORS = 2
 """Views that are paired with all later ones."""
@@ -29,9 +29,9 @@ ANCHORS = 2
 
 @strict
 class Config:
-    attraction: float | None = None
+    attraction: NonNegativeFloat | None = None
     """alpha_1, weight of the cosine similarity of views; None: log of the global batch (4.16 for the paper's 64)."""
-    entropy_weight: float = 1.0
+    entropy_weight: NonNegativeFloat = 1.0
     """alpha_2."""
 
 
@@ -46,10 +46,8 @@ class IVNE(Method[Config]):
         return Step(loss, {"entropy": entropy, "spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
-        check_views("ivne", views)
-        check_options("ivne", self.config, non_negative=("attraction", "entropy_weight"))
-        if batch * world_size() < 2:
-            raise UserError("ivne: an entropy needs at least 2 images (batch)")
+        super().check(batch, views)
+        check_images("ivne", batch, "an entropy")
 
 
 def ivne_loss(views: Sequence[Tensor], alpha: float | None = None, entropy_weight: float = 1.0) -> Tensor:

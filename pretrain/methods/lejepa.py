@@ -19,28 +19,28 @@ import torch
 from torch import Tensor
 
 from pretrain.data.batch import Batch
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.similarity import distance_to_centre, mean_squared_difference, spread
 from pretrain.losses.sliced import Grid, epps_pulley, half_line, random_directions, whole_line
 from pretrain.method import Method, Step
 from pretrain.networks import embed_by_size
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.ranges import AtLeastTwo, NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 @strict
 class Config:
-    weight: float = 0.02
+    weight: NonNegativeFloat = 0.02
     """lambda, of the regulariser."""
-    slices: int = 256
+    slices: PositiveInt = 256
     """K, random directions a step."""
-    points: int = 17
+    points: AtLeastTwo = 17
     """Of the grid on which characteristic functions are compared."""
-    reach: float = 3.0
+    reach: PositiveFloat = 3.0
     """Where the grid ends."""
     centre: Literal["all", "global", "pairs"] = "all"
     """What views are drawn to: the mean of all, the mean of the global ones (all views are), or each other in pairs."""
-    global_views: int = 2
+    global_views: PositiveInt = 2
     """The first views; of use with centre=global."""
     flatten: bool = False
     """Whether all views are one sample of V n rows; otherwise the statistic is averaged over views."""
@@ -69,11 +69,9 @@ class LeJEPA(Method[Config]):
         return Step(loss, {**scalars, "spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
-        check_views("lejepa", views)
-        check_options("lejepa", self.config, positive=("reach",), shares=("weight",) if self.config.convex else ())
-        check_options("lejepa", self.config, non_negative=("weight",), counts=("slices", "global_views"))
-        if self.config.points < 2:
-            raise UserError(f"lejepa: points are at least 2, not {self.config.points} (method.points)")
+        super().check(batch, views)
+        if self.config.convex and self.config.weight > 1:
+            raise UserError(f"lejepa: weight is at most 1, not {self.config.weight} (method.weight; method.convex)")
 
 
 def sigreg(

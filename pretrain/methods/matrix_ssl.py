@@ -12,35 +12,37 @@ from torch import Tensor
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.spectra import power_traces
 from pretrain.losses.whitening import at_least_float32, centred, float32_region
 from pretrain.method import Encoder, Method, Step
 from pretrain.networks import MomentumCopy, build_predictor
 from whitebench.config import strict
+from whitebench.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Share
 
 VIEWS = 2
 
 
 @strict
 class Config:
-    scale: float = 1.0
+    scale: PositiveFloat = 1.0
     """lambda, of the logarithm between views."""
-    shift: float = 1.0
+    shift: NonNegativeFloat = 1.0
     """mu: covariances are taken with mu times the identity."""
-    own_weight: float = 1.0
+    own_weight: NonNegativeFloat = 1.0
     """gamma, of the cross-entropy of the views' own covariances."""
-    order: int = 4
+    order: PositiveInt = 4
     """Terms of the logarithm's series."""
-    predictor: int = 512
+    predictor: PositiveInt = 512
     """Width of the predictor's hidden layer."""
-    momentum: float = 0.996
+    momentum: Share = 0.996
     """Of the teacher at the start, rising to 1 by a cosine."""
 
 
 class MatrixSSL(Method[Config]):
     """Every process computes the loss of the whole batch."""
+
+    maximum_views = 2
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
@@ -56,11 +58,6 @@ class MatrixSSL(Method[Config]):
         config = self.config
         loss = matrix_ssl_loss(predictions, targets, config.scale, config.shift, config.own_weight, config.order)
         return Step(loss, {"spread": spread(online[0])})
-
-    def check(self, batch: int, views: int) -> None:
-        check_views("matrix_ssl", views, VIEWS, VIEWS)
-        check_options("matrix_ssl", self.config, positive=("scale",), shares=("momentum",))
-        check_options("matrix_ssl", self.config, non_negative=("shift", "own_weight"), counts=("order", "predictor"))
 
 
 def matrix_ssl_loss(

@@ -12,35 +12,37 @@ from torch import Tensor
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.spectra import power_traces
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step
 from pretrain.networks import MomentumCopy, build_predictor
 from whitebench.config import strict
+from whitebench.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Share
 
 VIEWS = 2
 
 
 @strict
 class Config:
-    distortion: float = 64.0
+    distortion: PositiveFloat = 64.0
     """eps: the product of embeddings is divided by N eps / D, N the global batch and D the embedding's width."""
-    warmup_factor: float = 8.0
+    warmup_factor: PositiveFloat = 8.0
     """That divisor is so many times as large at the start, so that the series converges."""
-    warmup_epochs: int = 10
+    warmup_epochs: NonNegativeInt = 10
     """Epochs of its linear fall."""
-    order: int = 4
+    order: PositiveInt = 4
     """Terms of the series."""
-    predictor: int = 512
+    predictor: PositiveInt = 512
     """Width of the predictor's hidden layer."""
-    momentum: float = 0.996
+    momentum: Share = 0.996
     """Of the teacher at the start, rising to 1 by a cosine."""
 
 
 class MEC(Method[Config]):
     """Every process computes the loss of the whole batch."""
+
+    maximum_views = 2
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
@@ -64,14 +66,9 @@ class MEC(Method[Config]):
         start, steps = self.config.warmup_factor, self.config.warmup_epochs * self.steps_per_epoch
         return start + (1 - start) * min(1.0, self.step / max(1, steps - 1)) if steps else 1.0
 
-    def check(self, batch: int, views: int) -> None:
-        check_views("mec", views, VIEWS, VIEWS)
-        check_options("mec", self.config, positive=("distortion", "warmup_factor"), shares=("momentum",))
-        check_options("mec", self.config, counts=("order", "predictor"), non_negative=("warmup_epochs",))
-
 
 def mec_loss(predictions: Sequence[Tensor], targets: Sequence[Tensor], scale: float, order: int = 4) -> Tensor:
-    """-(scale / N) times the mean of T(t_0, p_1) and T(t_1, p_0), T the series of log det(I + t p^T / scale) to `order`.
+    """-(scale / N) times the mean of T(t_0, p_1) and T(t_1, p_0); T is the series of log det(I + t p^T / scale).
 
     The trace of a power of t p^T [N, N] is that of p^T t [D, D]: the smaller of both is used.
 

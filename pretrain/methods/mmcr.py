@@ -13,20 +13,20 @@ from torch import Tensor
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.spectra import nuclear_norm
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step
 from pretrain.networks import MomentumCopy, embed_by_size
 from whitebench.config import strict
+from whitebench.ranges import NonNegativeFloat, Share
 
 
 @strict
 class Config:
-    local_weight: float = 0.0
+    local_weight: NonNegativeFloat = 0.0
     """lambda, of the nuclear norm of each image's views, which is made small; 0 does not compute it."""
-    momentum: float | None = 0.99
+    momentum: Share | None = 0.99
     """Of the copy whose views enter the centroids, too, constant; None: plain MMCR, without a copy."""
 
 
@@ -47,10 +47,6 @@ class MMCR(Method[Config]):
                 targets = [gather_with_gradient(at_least_float32(z)) for z in copies]
         loss = mmcr_loss(views, targets, self.config.local_weight)
         return Step(loss, {"spread": spread(views[0])})
-
-    def check(self, batch: int, views: int) -> None:
-        check_views("mmcr", views)
-        check_options("mmcr", self.config, non_negative=("local_weight",), shares=("momentum",))
 
 
 def mmcr_loss(views: Sequence[Tensor], targets: Sequence[Tensor] | None = None, local_weight: float = 0.0) -> Tensor:

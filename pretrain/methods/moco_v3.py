@@ -11,24 +11,24 @@ from torch import Tensor, nn
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient, rank
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.cross_view import find_partner
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step
 from pretrain.networks import MomentumCopy, mlp
 from whitebench.config import strict
+from whitebench.ranges import PositiveInt, Share, Temperature
 
 VIEWS = 2
 
 
 @strict
 class Config:
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """tau: 1.0 for ResNets (the official default), 0.2 for vision transformers."""
-    momentum: float = 0.99
+    momentum: Share = 0.99
     """Of the keys' encoder at the start, rising to 1 by a cosine."""
-    predictor: int = 4096
+    predictor: PositiveInt = 4096
     """Width of the predictor's hidden layer."""
     predictor_norm: bool = False
     """Whether the predictor ends in a batch norm without affine part (vision transformers)."""
@@ -36,6 +36,8 @@ class Config:
 
 class MoCoV3(Method[Config]):
     """The loss is of this process's queries."""
+
+    maximum_views = 2
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
@@ -54,10 +56,6 @@ class MoCoV3(Method[Config]):
             keys = [gather_with_gradient(at_least_float32(self.target(view).z)) for view in batch.views]
         loss = moco_v3_loss(queries, keys, self.config.temperature, rank() * len(batch.index))
         return Step(loss, {"spread": spread(online[0])})
-
-    def check(self, batch: int, views: int) -> None:
-        check_views("moco_v3", views, VIEWS, VIEWS)
-        check_options("moco_v3", self.config, positive=("temperature",), shares=("momentum",), counts=("predictor",))
 
 
 def moco_v3_loss(q: Sequence[Tensor], k: Sequence[Tensor], tau: float = 1.0, first: int = 0) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.cross_view import find_partner, nearest_rows
 from pretrain.losses.momentum_contrast import Queue
 from pretrain.losses.similarity import spread, unit_rows
@@ -19,22 +18,25 @@ from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step
 from pretrain.networks import build_predictor
 from whitebench.config import strict
+from whitebench.ranges import PositiveInt, Temperature
 
 VIEWS = 2
 
 
 @strict
 class Config:
-    temperature: float = 0.2
+    temperature: Temperature = 0.2
     """tau: similarities are divided by it before the softmax."""
-    queue: int = 65536
+    queue: PositiveInt = 65536
     """Past embeddings of all processes, among which neighbours are sought."""
-    predictor: int = 4096
+    predictor: PositiveInt = 4096
     """Width of the predictor's hidden layer."""
 
 
 class NNCLR(Method[Config]):
     """Every process computes the loss of the whole batch."""
+
+    maximum_views = 2
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
@@ -49,10 +51,6 @@ class NNCLR(Method[Config]):
         loss = nnclr_loss(predictions, z, self.queue.rows, self.config.temperature)
         self.queue.push(unit_rows(z[0]))
         return Step(loss, {"spread": spread(z[0])})
-
-    def check(self, batch: int, views: int) -> None:
-        check_views("nnclr", views, VIEWS, VIEWS)
-        check_options("nnclr", self.config, positive=("temperature",), counts=("queue", "predictor"))
 
 
 def nnclr_loss(p: Sequence[Tensor], z: Sequence[Tensor], queue: Tensor, tau: float = 0.2) -> Tensor:

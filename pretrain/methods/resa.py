@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient, rank
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step
 from pretrain.methods.swav import sinkhorn
 from pretrain.networks import MomentumCopy, build_predictor
 from whitebench.config import strict
+from whitebench.ranges import NonNegativeInt, PositiveInt, Share, Temperature
 
 TARGETS = 2
 """Views that the momentum network sees."""
@@ -27,15 +27,15 @@ TARGETS = 2
 
 @strict
 class Config:
-    temperature: float = 0.4
+    temperature: Temperature = 0.4
     """tau of the embeddings' similarities."""
-    sharpness: float = 0.05
+    sharpness: Temperature = 0.05
     """By which similarities of encodings are divided before they are balanced."""
-    iterations: int = 3
+    iterations: PositiveInt = 3
     """Of Sinkhorn and Knopp's algorithm."""
-    predictor: int = 2048
+    predictor: NonNegativeInt = 2048
     """Width of the predictor's hidden layer; 0: no predictor (the official CIFAR code)."""
-    momentum: float = 0.996
+    momentum: Share = 0.996
     """Of the momentum network at the start, rising to 1 by a cosine."""
 
 
@@ -64,11 +64,6 @@ class ReSA(Method[Config]):
         confidence = own.max(dim=1).values.mean()
         return Step(loss, {"confidence": confidence, "spread": spread(online[0].z)})
 
-    def check(self, batch: int, views: int) -> None:
-        check_views("resa", views)
-        check_options("resa", self.config, positive=("temperature", "sharpness"), shares=("momentum",))
-        check_options("resa", self.config, counts=("iterations",), non_negative=("predictor",))
-
 
 def resa_loss(
     z: Sequence[Tensor],
@@ -79,7 +74,7 @@ def resa_loss(
     sharpness: float = 0.05,
     iterations: int = 3,
 ) -> Tensor:
-    """Mean over views q, target views v other than q, and images of  -sum_j Q_ij log softmax_j(cos(z_q,i, t_v,j) / tau).
+    """Mean over views q, target views v other than q, images i of  -sum_j Q_ij log softmax_j(cos(z_q,i, t_v,j) / tau).
 
     Args:
         z: V online outputs [N, D]; target_z: two of the momentum network, of views 0 and 1.

@@ -10,22 +10,22 @@ from torch.nn import functional as F
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.checks import check_options
 from pretrain.losses.momentum_contrast import Contrast, MomentumContrast, check_contrast
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import float32_region
 from pretrain.method import Encoder, Method, Step
 from whitebench.config import strict
+from whitebench.ranges import PositiveInt, Temperature
 
 
 @strict
 class Config(Contrast):
     """`temperature` is that of the strong view."""
 
-    temperature: float = 0.1
-    key_temperature: float = 0.04
+    temperature: Temperature = 0.1
+    key_temperature: Temperature = 0.04
     """Of the weak view: smaller, so that its relations are sharper."""
-    queue: int = 131072
+    queue: PositiveInt = 131072
 
 
 class ReSSL(Method[Config]):
@@ -46,7 +46,6 @@ class ReSSL(Method[Config]):
 
     def check(self, batch: int, views: int) -> None:
         check_contrast("ressl", self.config, batch, views)
-        check_options("ressl", self.config, positive=("key_temperature",))
 
 
 def ressl_loss(q: Tensor, k: Tensor, queue: Tensor, tau_q: float = 0.1, tau_k: float = 0.04) -> Tensor:

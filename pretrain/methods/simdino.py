@@ -14,13 +14,13 @@ from torch import Tensor
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.spectra import coding_rate
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step
 from pretrain.networks import MomentumCopy, embed_by_size
 from whitebench.config import strict
+from whitebench.ranges import NonNegativeFloat, PositiveFloat, Share
 
 GLOBAL = 2
 """Views that the teacher sees."""
@@ -28,13 +28,13 @@ GLOBAL = 2
 
 @strict
 class Config:
-    eps: float = 0.05
+    eps: PositiveFloat = 0.05
     """Of the coding rate: squared distortion, smaller ones count directions of less variance."""
-    weight: float = 1.0
+    weight: NonNegativeFloat = 1.0
     """Of the attraction between student and teacher."""
     smooth: bool = True
     """Whether the coding rate is that of the mean of student and teacher (expa_type 1), or of the student."""
-    momentum: float | None = 0.996
+    momentum: Share | None = 0.996
     """Of the teacher at the start, rising to 1 by a cosine; None: plain pairs, the student's own global views, with
     gradient, in the teacher's place (of this suite, in no paper)."""
 
@@ -59,10 +59,6 @@ class SimDINO(Method[Config]):
         loss = -config.weight * terms.agreement - terms.expansion
         scalars = {name: term.detach() for name, term in terms._asdict().items()}
         return Step(loss, {**scalars, "spread": spread(student[0])})
-
-    def check(self, batch: int, views: int) -> None:
-        check_views("simdino", views, GLOBAL)
-        check_options("simdino", self.config, positive=("eps",), non_negative=("weight",), shares=("momentum",))
 
 
 def simdino_loss(

@@ -12,19 +12,19 @@ from torch import Tensor
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
 from pretrain.networks import embed_by_size
 from whitebench.config import strict
+from whitebench.ranges import Temperature
 
 
 @strict
 class Config:
-    temperature: float = 0.1
+    temperature: Temperature = 0.1
     """tau: similarities are divided by it before the softmax."""
-    base_temperature: float | None = 0.07
+    base_temperature: Temperature | None = 0.07
     """The loss is multiplied by temperature / base_temperature; None: not."""
     inside: bool = False
     """Whether positives are summed inside the logarithm (solo-learn)."""
@@ -41,10 +41,6 @@ class SupCon(Method[Config]):
         config = self.config
         loss = supcon_loss(views, labels, config.temperature, config.inside, config.base_temperature)
         return Step(loss, {"spread": spread(views[0])})
-
-    def check(self, batch: int, views: int) -> None:
-        check_views("supcon", views)
-        check_options("supcon", self.config, positive=("temperature", "base_temperature"))
 
 
 def supcon_loss(

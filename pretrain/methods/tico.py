@@ -13,25 +13,25 @@ from torch import Tensor
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.checks import check_options, check_views
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step
 from pretrain.networks import MomentumCopy
 from whitebench.config import strict
+from whitebench.ranges import NonNegativeFloat, Share
 
 VIEWS = 2
 
 
 @strict
 class Config:
-    beta: float = 0.9
+    beta: Share = 0.9
     """Share of the old covariance that stays at each step."""
-    rho: float = 8.0
+    rho: NonNegativeFloat = 8.0
     """Weight of the covariance contrast."""
     attached: bool = False
     """Whether gradients flow through the covariance as well (the paper's pseudo-code)."""
-    momentum: float = 0.99
+    momentum: Share = 0.99
     """Of the momentum network at the start, rising to 1 by a cosine."""
 
 
@@ -43,6 +43,8 @@ class Outcome(NamedTuple):
 
 class TiCo(Method[Config]):
     """Every process computes the loss of the whole batch."""
+
+    maximum_views = 2
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
@@ -60,10 +62,6 @@ class TiCo(Method[Config]):
         outcome = tico_loss(online, target, self.covariance.clone(), config.beta, config.rho, config.attached)
         self.covariance.copy_(outcome.covariance)
         return Step(outcome.loss, {"spread": spread(online)})
-
-    def check(self, batch: int, views: int) -> None:
-        check_views("tico", views, VIEWS, VIEWS)
-        check_options("tico", self.config, shares=("beta", "momentum"), non_negative=("rho",))
 
 
 def tico_loss(

@@ -12,22 +12,23 @@ import torch
 from torch import Tensor
 
 from pretrain.data.batch import Batch
-from pretrain.distributed import gather_with_gradient, world_size
-from pretrain.losses.checks import check_options, check_views
+from pretrain.distributed import gather_with_gradient
+from pretrain.losses.checks import check_images
 from pretrain.losses.similarity import mean_squared_difference, spread
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.ranges import NonNegativeFloat
 
 
 @strict
 class Config:
-    invariance_weight: float = 10.0
+    invariance_weight: NonNegativeFloat = 10.0
     """beta. The paper asks for beta >= gamma >= lambda."""
-    length_weight: float = 0.2
+    length_weight: NonNegativeFloat = 0.2
     """gamma, of the tree's length."""
-    sphere_weight: float = 8e-4
+    sphere_weight: NonNegativeFloat = 8e-4
     """lambda, of the squared distance of the embeddings' lengths from 1."""
 
 
@@ -42,10 +43,8 @@ class TREGS(Method[Config]):
         return Step(loss, {"embedding_norm": length, "spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
-        check_views("tregs", views)
-        if batch * world_size() < 2:
-            raise UserError("tregs: a tree needs at least 2 images (batch)")
-        check_options("tregs", self.config, non_negative=("invariance_weight", "length_weight", "sphere_weight"))
+        super().check(batch, views)
+        check_images("tregs", batch, "a tree")
 
 
 def tregs_loss(

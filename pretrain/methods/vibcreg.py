@@ -12,21 +12,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretrain.data.batch import Batch
-from pretrain.distributed import gather_with_gradient, world_size
-from pretrain.losses.checks import check_options, check_views
+from pretrain.distributed import gather_with_gradient
+from pretrain.losses.checks import check_images
 from pretrain.losses.covariance import squared_covariances
 from pretrain.losses.similarity import mean_squared_difference, spread
 from pretrain.losses.whitening import at_least_float32, centred, float32_region
 from pretrain.method import Method, Step
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import NonNegativeFloat
 
 
 @strict
 class Config:
-    invariance_weight: float = 25.0
-    variance_weight: float = 25.0
-    covariance_weight: float = 200.0
+    invariance_weight: NonNegativeFloat = 25.0
+    variance_weight: NonNegativeFloat = 25.0
+    covariance_weight: NonNegativeFloat = 200.0
 
 
 class VIbCReg(Method[Config]):
@@ -39,12 +39,8 @@ class VIbCReg(Method[Config]):
         return Step(loss, {"spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
-        check_views("vibcreg", views)
-        if batch * world_size() < 2:
-            raise UserError("vibcreg: a correlation needs at least 2 images (batch)")
-        check_options(
-            "vibcreg", self.config, non_negative=("invariance_weight", "variance_weight", "covariance_weight")
-        )
+        super().check(batch, views)
+        check_images("vibcreg", batch, "a correlation")
 
 
 def vibcreg_loss(

@@ -12,26 +12,26 @@ import torch
 from torch import Tensor
 
 from pretrain.data.batch import Batch
-from pretrain.distributed import gather_with_gradient, world_size
-from pretrain.losses.checks import check_options, check_views
+from pretrain.distributed import gather_with_gradient
+from pretrain.losses.checks import check_images
 from pretrain.losses.similarity import distance_to_centre, spread
 from pretrain.losses.sliced import random_directions, sorted_distance
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
 from pretrain.networks import embed_by_size
 from whitebench.config import strict
-from whitebench.errors import UserError
+from whitebench.ranges import PositiveFloat, PositiveInt, Share
 
 
 @strict
 class Config:
-    weight: float = 0.9
+    weight: Share = 0.9
     """lambda, of the regulariser; the invariance has 1 - lambda."""
-    slices: int = 4096
+    slices: PositiveInt = 4096
     """K, random directions a step."""
-    global_views: int = 2
+    global_views: PositiveInt = 2
     """The first views; all are drawn to their mean."""
-    eps: float = 1e-6
+    eps: PositiveFloat = 1e-6
     """Added to standard deviations."""
     slices_per_process: bool = True
     """Whether each process draws slices of its own (the official code)."""
@@ -54,10 +54,8 @@ class VISReg(Method[Config]):
         return Step(loss, {**scalars, "spread": spread(views[0])})
 
     def check(self, batch: int, views: int) -> None:
-        check_views("visreg", views)
-        check_options("visreg", self.config, shares=("weight",), positive=("eps",), counts=("slices", "global_views"))
-        if batch * world_size() < 2:
-            raise UserError("visreg: a variance needs at least 2 images (batch)")
+        super().check(batch, views)
+        check_images("visreg", batch, "a variance")
 
 
 def visreg_loss(

@@ -51,8 +51,36 @@ COUPLED: dict[str, tuple[str, dict[str, Any]]] = {
     "dino": ("dino", {"outputs": 30}),
     "pcl": ("pcl", {"queue": 60, "clusters": (3, 5), "warmup_epochs": 0}),
     "pauc": ("pauc", {"queue": 60, "clusters": (3, 5), "warmup_epochs": 0}),
+    "lejepa": ("lejepa", {"slices": 20}),
+    "lejepa-flat": ("lejepa", {"slices": 20, "flatten": True, "convex": False, "centre": "global"}),
+    "lejepa-bcs": ("lejepa", {"slices": 20, "whole_line": True, "scaled": False, "centre": "pairs"}),
+    "visreg": ("visreg", {"slices": 20, "slices_per_process": False}),
+    "resa": ("resa", {"predictor": 20}),
+    "corinfomax": ("corinfomax", {"memory": 0.5}),
+    "mmcr": ("mmcr", {"local_weight": 0.1}),
+    "mmcr-plain": ("mmcr", {"momentum": None}),
+    "mec": ("mec", {"predictor": 20}),
+    "matrix-ssl": ("matrix_ssl", {"predictor": 20}),
+    "frossl": ("frossl", {}),
+    "tico": ("tico", {}),
+    "tico-attached": ("tico", {"attached": True}),
+    "vibcreg": ("vibcreg", {}),
+    "tregs": ("tregs", {}),
+    "simdino": ("simdino", {}),
+    "simdino-pairs": ("simdino", {"momentum": None, "smooth": False}),
+    "emp-ssl": ("emp_ssl", {}),
+    "ivne": ("ivne", {}),
+    "nnclr": ("nnclr", {"queue": 40, "predictor": 20}),
+    "moco-v3": ("moco_v3", {"predictor": 20, "predictor_norm": True}),
+    "deepcluster": ("deepcluster", {"clusters": 4}),
+    "ressl": ("ressl", {"queue": 60}),
+    "supcon": ("supcon", {}),
+    "all4one": ("all4one", {"queue": 40, "predictor": 20, "dropout": 0.0}),
+    "dclw": ("dcl", {"sigma": 0.5}),
 }
-LOCAL = {"supervised", "moco", "byol", "simsiam", "swav", "dino", "pcl", "pauc"}
+LOCAL = {"supervised", "moco", "byol", "simsiam", "swav", "dino", "pcl", "pauc"} | {
+    *("lejepa", "lejepa-flat", "lejepa-bcs", "visreg", "resa", "moco-v3", "deepcluster", "ressl"),
+}
 """Their losses are of a process's own images; the others compute the loss of the joint batch on every process."""
 CWRGP = {"groups": 2, "window": 6, "repeats": 2}
 
@@ -71,7 +99,7 @@ def train(model: Callable[[Batch], Any], method: Method[Any], batch: Batch, step
     gradients: dict[str, Tensor] = {}
     method.prepare_epoch(0, evaluated)
     for step in range(steps):
-        method.step, method.progress = step, step / steps
+        method.step, method.progress, method.shared_seed = step, step / steps, step
         optimizer.zero_grad()
         outcome = model(batch)
         outcome.loss.backward()

@@ -1,4 +1,4 @@
-"""Losses and transforms equal the values that the methods' official implementations give, in float64."""
+"""Losses, gradients and states equal the values that the methods' official implementations give, in float64."""
 
 import json
 from pathlib import Path
@@ -6,96 +6,98 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from pretrain.losses.whitening import Transform, whiten
-from pretrain.methods.cwrgp import cwrgp_loss
-from pretrain.methods.intl import intl_ema_loss, intl_loss, trace_loss
+from pretrain.losses.whitening import whiten
+from pretrain.methods.intl import trace_loss
+from tests.golden_cases import EVALUATORS, Case, details, evaluate, inp
 
-SHARED = Path(__file__).parents[2].parent / "shared"
-GOLDEN = SHARED / "reference" / "golden.json"
-CASES: list[dict[str, Any]] = json.loads(GOLDEN.read_text())["cases"] if GOLDEN.exists() else []
-needs_golden = pytest.mark.skipif(not CASES, reason=f"no golden values at {GOLDEN}")
-
-
-def golden_input(n: int, d: int, view: int, seed: float) -> Tensor:
-    i = torch.arange(n * d, dtype=torch.float64)
-    wave = (0.7 * i + seed).sin() + 0.5 * (0.013 * i.square() + seed).cos() + 0.1 * (1.3 * i + 2 * view + seed).sin()
-    return wave.view(n, d)
+DATA = Path(__file__).parents[1] / "data"
+CASES: list[Case] = [
+    case for name in ("golden", "golden_more") for case in json.loads((DATA / f"{name}.json").read_text())["cases"]
+]
+LOOSE = {"all4one": 1e-6}
+"""The official code computes all4one's position code in float32."""
+every = pytest.mark.parametrize("case", CASES, ids=[f"{place}-{case['case']}" for place, case in enumerate(CASES)])
 
 
-def golden_permutation(d: int, view: int) -> Tensor:
-    j = torch.arange(d, dtype=torch.float64)
-    x = (12.9898 * j + 78.233 * view).sin() * 43758.5453
-    return (x - x.floor()).argsort()
+def is_tensor(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"norm", "first"}
 
 
-def cases(kind: str) -> list[Any]:
-    found = [pytest.param(case, id=f"{case['n']}x{case['d']}") for case in CASES if case["case"] == kind]
-    return found or [pytest.param({}, marks=pytest.mark.skip(reason=f"no golden values at {GOLDEN}"))]
+def assert_equal(actual: Any, expected: Any, relative: float, name: str) -> None:
+    """`expected` is a number, a list, or a tensor's norm and first four values; a norm of 0 is exact."""
+    if is_tensor(expected):
+        assert float(actual.detach().norm()) == pytest.approx(expected["norm"], rel=relative), name
+        scale = max(map(abs, expected["first"]))
+        first = actual.detach().flatten()[:4].tolist()
+        assert first == pytest.approx(expected["first"], rel=relative, abs=relative * scale), name
+    else:
+        values = torch.as_tensor(actual, dtype=torch.float64).detach()
+        torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), rtol=relative, atol=0, msg=name)
 
 
-def views_of(case: dict[str, Any]) -> list[Tensor]:
-    return [golden_input(case["n"], case["d"], v, case["seed"]).requires_grad_() for v in range(case.get("views", 2))]
+@every
+def test_losses_and_gradients_equal_the_official_ones(case: Case) -> None:
+    loss, gradients = evaluate(case)
+    relative = LOOSE.get(case["case"], 1e-7)
+    if "loss" in case:
+        assert loss is not None
+        assert loss.dtype == torch.float64
+        assert float(loss) == pytest.approx(case["loss"], rel=relative)
+    recorded = [name for name in case if name in gradients]
+    for name in recorded:
+        assert_equal(gradients[name], case[name], relative, name)
+    assert recorded or "loss" not in case or case["case"] == "cw_pca_abs"
 
 
-def assert_equal(tensor: Tensor | None, expected: dict[str, Any], relative: float) -> None:
-    assert tensor is not None
-    assert float(tensor.norm()) == pytest.approx(expected["norm"], rel=relative)
-    assert tensor.flatten()[:4].tolist() == pytest.approx(expected["first"], rel=relative, abs=relative * 1e-2)
+@every
+def test_states_terms_and_outputs_equal_the_official_ones(case: Case) -> None:
+    seen = details(case)
+    inputs = {"case", "source", "call", "loss", "cov_err"} | set(evaluate(case)[1])
+    for name, value in case.items():
+        if name not in inputs and (is_tensor(value) or name in seen):
+            assert_equal(seen[name], value, LOOSE.get(case["case"], 1e-7), name)
 
 
-@pytest.mark.parametrize("case", cases("cwrgp"))
-def test_cwrgp_equals_the_official_values_and_gradients(case: dict[str, Any]) -> None:
-    views = views_of(case)
-    orders = [golden_permutation(case["d"], v) for v in range(len(views))]
-    loss = cwrgp_loss(views, case["groups"], permutations=orders)
-    loss.backward()
-    assert loss.item() == pytest.approx(case["loss"], abs=1e-8)
-    assert_equal(views[0].grad, case["grad0"], 1e-6)
-    whitened = whiten(views[0].detach(), groups=case["groups"], permutation=orders[0])
-    assert_equal(whitened, case["whitened0"], 1e-8)
+def test_every_evaluator_has_a_case() -> None:
+    kinds = {case["case"] for case in CASES}
+    assert {kind for kind in EVALUATORS if kind != "bw"} <= kinds
+    assert {"bw_zca", "bw_pca", "bw_cholesky"} <= kinds
 
 
-@pytest.mark.parametrize("case", cases("intl"))
-@pytest.mark.parametrize("given", [True, False], ids=["trade-off given", "trade-off of the paper"])
-def test_intl_equals_the_official_values_and_gradients(case: dict[str, Any], given: bool) -> None:
-    views = views_of(case)
-    loss = intl_loss(views, iterations=case["iterations"], trade_off=case["trade_off"] if given else None)
-    loss.backward()
-    assert loss.item() == pytest.approx(case["loss"], abs=1e-8)
-    assert_equal(views[0].grad, case["grad0"], 1e-6)
-    whitened = whiten(views[0].detach(), "iternorm", iterations=case["iterations"])
-    assert_equal(whitened, case["whitened0"], 1e-8)
-    assert float(trace_loss(whitened, "channel")) == pytest.approx(case["trace0"], abs=1e-8)
+@every
+def test_cases_of_other_shapes_and_seeds_can_be_evaluated(case: Case) -> None:
+    """Larger inputs, another seed: the loss is another one, and finite."""
+    other = {**case, "seed": case["seed"] + 0.37}
+    if "n" in case:
+        other["n"] = case["n"] + (case.get("window") or 4)
+        other["d"] = case["d"] + 16
+    if case["case"] == "all4one":
+        other["queue"] = case["queue"] + 5
+    loss, gradients = evaluate(other)
+    if loss is not None:
+        assert loss.isfinite()
+        assert float(loss) != case["loss"]
+        assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
-@pytest.mark.parametrize("case", cases("intl_ema"))
-def test_intl_with_a_target_equals_the_official_values_and_gradients(case: dict[str, Any]) -> None:
-    target, online = views_of(case)
-    loss = intl_ema_loss([online], target, iterations=case["iterations"], trade_off=case["trade_off"])
-    loss.backward()
-    assert loss.item() == pytest.approx(case["loss"], abs=1e-8)
-    assert_equal(online.grad, case["grad1"], 1e-6)
-    assert target.grad is None
+def test_gradients_are_known_by_name_and_by_view() -> None:
+    _, gradients = evaluate(CASES[0])
+    assert gradients[1] is gradients["grad1"]
+    with pytest.raises(KeyError):
+        gradients["grad7"]
 
 
-@pytest.mark.parametrize("case", cases("intl_batch_axis"))
-def test_intl_on_the_batch_axis_equals_the_official_values_and_gradients(case: dict[str, Any]) -> None:
-    views = views_of(case)
-    loss = intl_loss(views, iterations=case["iterations"], axis="batch")
-    loss.backward()
-    assert loss.item() == pytest.approx(case["loss"], abs=1e-8)
-    assert_equal(views[0].grad, case["grad0"], 1e-6)
-
-
-@needs_golden
 @pytest.mark.parametrize("transform", ["cholesky", "zca", "pca"])
-def test_batch_whitening_equals_the_official_values(transform: Transform) -> None:
+def test_batch_whitening_gives_the_identity_as_covariance(transform: Any) -> None:
     (case,) = [case for case in CASES if case["case"] == f"bw_{transform}"]
-    whitened = whiten(golden_input(case["n"], case["d"], 0, case["seed"]), transform, axis="batch")
-    assert_equal(whitened.abs(), case["whitened_abs"], 1e-8)
+    whitened = whiten(inp(case["n"], case["d"], 0, case["seed"]), transform, axis="batch")
     assert float((whitened.T.cov() - torch.eye(case["d"])).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case["case"] == "intl"], ids=lambda case: str(case["n"]))
+def test_intl_s_own_trade_off_is_the_papers(case: Case) -> None:
+    assert float(evaluate({**case, "trade_off": None})[0]) == pytest.approx(case["loss"], rel=1e-7)  # type: ignore[arg-type]
 
 
 def test_iternorm_equals_the_hand_derived_values() -> None:
