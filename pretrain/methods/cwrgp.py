@@ -79,14 +79,14 @@ class CWRGP(Method[Config]):
     def transformed(self, z: Tensor) -> Tensor | None:
         """Whitened in groups of neighbouring channels, in windows of neighbouring images (those that fill one)."""
         config = self.config
-        if config.transform in ("batch_norm", "none"):
+        if config.transform == "batch_norm" or config.transform == "none":
             return None
         return whiten_neighbours(z, config.transform, "channel", config.groups, config.window, config.eps)
 
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         channels, config = self.encoder.embedding_dim, self.config
-        if config.transform in ("batch_norm", "none"):
+        if config.transform == "batch_norm" or config.transform == "none":
             return
         check_windows(
             batch, channels, config.transform, "channel", config.groups, config.window, config.repeats, config.eps
