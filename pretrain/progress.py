@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from whitebench.errors import Interrupted
+from whitebench.signals import handling
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 T = TypeVar("T")
 
 
@@ -76,26 +77,21 @@ class StopRequest:
         self.acts = acts
         self._received: int | None = None
         self._checkpoint_at = time.monotonic()
-        self._before: dict[int, Any] = {}
+        self._handling = ExitStack()
 
     def __enter__(self) -> Self:
-        for number in STOP_SIGNALS:
-            self._before[number] = signal.signal(number, self._receive if self.acts else signal.SIG_IGN)
+        self._before = self._handling.enter_context(handling(self._receive if self.acts else signal.SIG_IGN))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
+        self._handling.close()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._received == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = number
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     @property
     def requested(self) -> bool:
@@ -103,7 +99,7 @@ class StopRequest:
 
     def leave(self, place: str) -> None:
         """Ends the run after its state is saved; `place` says where it stands."""
-        self._restore()
+        self._handling.close()
         if self._received == signal.SIGUSR2 and callable(self._before[signal.SIGUSR2]):
             signal.raise_signal(signal.SIGUSR2)
         raise Interrupted(place)

@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.table import Table
 
 from slurm.graph import Job
-from slurm.job_state import duration, progress
+from slurm.job_state import progress
+from whitebench.text import duration
 
 PLAIN_EVERY_S = 60.0
 

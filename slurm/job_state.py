@@ -1,7 +1,5 @@
 """How far each job of a graph is, read from its run folder, its lock and the queue. Light: `--status` lives on it."""
 
-import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,14 +10,15 @@ from slurm.graph import Graph, Job
 from slurm.stages import LEADERBOARD
 from slurm.submissions import Queued
 from slurm.worker import ATTEMPTS
+from whitebench.files import last_json_line
 from whitebench.locks import BEAT_S, is_taken, last_beat
 from whitebench.records import METRICS, Record, read_record
+from whitebench.text import duration
 
 State = Literal["done", "running", "queued", "failed", "interrupted", "blocked", "new"]
 LOST_BEATS = 12
 SILENT_S = 1800.0
 """A run that has logged nothing for so long, and for four times as long as its epochs take, is called stalled."""
-TAIL = 65536
 """Bytes from a file's end in which its last line is sought."""
 
 
@@ -66,13 +65,13 @@ def _read_state(job: Job, in_queue: Queued | None) -> JobState:
         return JobState("done", record)
     if in_queue is not None:
         state: State = "running" if in_queue.state in ("RUNNING", "COMPLETING") else "queued"
-        last = last_line(job.folder / METRICS)
+        last = last_json_line(job.folder / METRICS)
         stalled = _stalled(job.folder, last, in_queue.seconds) if state == "running" else ""
         return JobState(state, record, in_queue.id, in_queue.reason, last, stalled)
     if record is None:
         return JobState("new")
     if record.status == "running" and is_taken(job.folder / ".lock"):
-        last = last_line(job.folder / METRICS)
+        last = last_json_line(job.folder / METRICS)
         return JobState("running", record, last=last, stalled=_stalled(job.folder, last, _since_attempt(job.folder)))
     return JobState("failed" if record.status == "failed" else "interrupted", record)
 
@@ -89,31 +88,13 @@ def _stalled(folder: Path, last: Mapping[str, Any], elapsed: float) -> str:
 
 
 def _since_attempt(folder: Path) -> float:
-    began = last_line(folder / ATTEMPTS).get("time")
+    began = last_json_line(folder / ATTEMPTS).get("time")
     return time.time() - float(began) if began else 0.0
-
-
-def last_line(path: Path) -> dict[str, Any]:
-    """The last whole JSON line of a file, {} where there is none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return {}
-    for line in reversed(lines):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            return found
-    return {}
 
 
 def log_of(folder: Path) -> str | None:
     """Where the latest job on this run writes its log."""
-    log = last_line(folder / ATTEMPTS).get("log")
+    log = last_json_line(folder / ATTEMPTS).get("log")
     return str(log) if log else None
 
 
@@ -138,13 +119,6 @@ def progress(last: dict[str, Any]) -> str:
     if isinstance(last.get("eta_s"), int | float):
         parts.append(f"{duration(last['eta_s'])} left")
     return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.5 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def problems(graph: Graph, states: Mapping[str, JobState]) -> list[str]:

@@ -18,11 +18,13 @@ from typing import Any
 from slurm.display import Display, Snapshot
 from slurm.graph import Graph, Job
 from slurm.host import Machine
-from slurm.job_state import JobState, headline, last_line
+from slurm.job_state import JobState, headline
 from slurm.worker import Worker, job_environment
 from whitebench.errors import Interrupted
+from whitebench.files import last_json_line
 from whitebench.locks import is_taken
 from whitebench.records import METRICS, RECORD, read_record
+from whitebench.signals import handling
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
@@ -195,7 +197,7 @@ class LocalScheduler:
 
     def _snapshot(self) -> Snapshot:
         running = [
-            (child.job, last_line(child.job.folder / METRICS), time.monotonic() - child.began)
+            (child.job, last_json_line(child.job.folder / METRICS), time.monotonic() - child.began)
             for child in self.children.values()
         ]
         counted = list(self.state.values())
@@ -208,14 +210,12 @@ class LocalScheduler:
         def stop(number: int, frame: FrameType | None) -> None:
             self.stops += 1
 
-        before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for child in self.children.values():
-                child.kill()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handling(stop, STOP_SIGNALS):
+            try:
+                yield
+            finally:
+                for child in self.children.values():
+                    child.kill()
 
 
 def _why_silent(folder: Path) -> str:

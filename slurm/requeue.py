@@ -8,7 +8,6 @@ unless it gets no further that way. A job that was killed after its run was done
 with CODE (or 1).
 """
 
-import json
 import re
 import subprocess
 import sys
@@ -16,10 +15,9 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from slurm.job_state import last_line
 from slurm.stages import Task
 from slurm.worker import ATTEMPTS, Worker, leave_failure, ran_out_of_time, runs_on
-from whitebench.files import CHECKPOINT_HASHES
+from whitebench.files import CHECKPOINT_HASHES, append_json_line, last_json_line, read_json_lines
 from whitebench.records import METRICS, read_record
 
 KILLED = 128
@@ -66,22 +64,20 @@ def _status(task: Task) -> str | None:
 def _note_kill(folder: Path, code: int | None, job: str, log: str) -> int:
     """Writes it down; how many there have been since the run last got further."""
     place = _place(folder)
-    lines = (folder / ATTEMPTS).read_text().splitlines() if (folder / ATTEMPTS).exists() else []
-    kills = [found for found in map(json.loads, lines) if "killed" in found]
+    kills = [line for line in read_json_lines(folder / ATTEMPTS) if "killed" in line]
     count = 1
     while count <= len(kills) and kills[-count]["place"] == place:
         count += 1
     line = {"time": round(time.time(), 3), "job": job, "killed": code or "time limit", "place": place, "log": log}
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ATTEMPTS, "a") as file:
-        file.write(json.dumps(line) + "\n")
+    append_json_line(folder / ATTEMPTS, line)
     return count
 
 
 def _place(folder: Path) -> list[Any]:
     """What changes when a run gets further: its last step in the metrics, and its checkpoint."""
     checkpoint = folder / CHECKPOINT_HASHES
-    return [last_line(folder / METRICS).get("step"), checkpoint.read_text() if checkpoint.exists() else None]
+    return [last_json_line(folder / METRICS).get("step"), checkpoint.read_text() if checkpoint.exists() else None]
 
 
 def _error(folder: Path, job: str, ranks: int) -> str | None:

@@ -12,10 +12,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from slurm.slurm_info import parse_seconds
 from whitebench.errors import UserError
+from whitebench.files import read_json_lines
 from whitebench.locks import Held, Lock
 from whitebench.records import runs_root
 
@@ -68,7 +69,7 @@ def queued_jobs() -> dict[str, Queued]:
     Raises:
         UserError: the queue does not answer; without it nothing may be submitted.
     """
-    announced = {line["comment"]: line["keys"] for line in _lines()}
+    announced = {line["comment"]: line["keys"] for line in read_json_lines(sweeps_folder() / LEDGER)}
     if not announced:
         return {}
     found = {}
@@ -78,16 +79,6 @@ def queued_jobs() -> dict[str, Queued]:
             _, _, index = job.id.partition("_")
             found[keys[int(index or 0)]] = job
     return found
-
-
-def _lines() -> Iterator[dict[str, Any]]:
-    path = sweeps_folder() / LEDGER
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue  # cut short by a kill: its sbatch was never called
 
 
 def _queue() -> Iterator[tuple[Queued, str]]:

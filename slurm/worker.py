@@ -25,9 +25,9 @@ from whitebench.errors import INTERRUPTED, Interrupted
 from whitebench.files import write_json
 from whitebench.locks import LEASE_S, Held, Lock, is_taken
 from whitebench.records import Record, read_record
+from whitebench.signals import handling
 
 ATTEMPTS = "attempts.jsonl"
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 PREDECESSOR_S = LEASE_S + 30.0
 """More than SLURM's usual KillWait (30 s), and than a dead holder on another machine keeps its lock."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -90,12 +90,8 @@ def interruptible() -> Iterator[None]:
             raise Interrupted(f"by {signal.Signals(number).name}; launching again goes on from the last checkpoint")
 
     handler = signal.SIG_IGN if _rank() else stop
-    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
-    try:
+    with handling(handler):
         yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def _give_way() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from whitebench.errors import UserError
+from whitebench.text import duration
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Estimate:
 
     def __str__(self) -> str:
         rates = f"{self.iteration_s:.2g} s an iteration and {self.image_s:.2g} s an image of evaluation"
-        return f"estimate: {_duration(self.total_s)} in all, {rates}; {self.memory_gb:.1f} GB of {self.on}"
+        return f"estimate: {duration(self.total_s)} in all, {rates}; {self.memory_gb:.1f} GB of {self.on}"
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -78,10 +79,3 @@ def _second_time(work: Callable[[], Any], model: torch.nn.Module, cuda: bool) ->
     if cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - began
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), seconds / 3600
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} minutes" if minutes < 120 else f"{hours:.1f} hours" if hours < 72 else f"{hours / 24:.1f} days"

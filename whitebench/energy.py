@@ -1,20 +1,20 @@
-"""Energy that a run's GPUs have drawn, by the counters that NVIDIA's driver keeps (NVML); no package is needed for it.
+"""Energy that a run's GPUs draw, read from the counters of NVIDIA's driver (NVML).
 
-Counters of the CPU are not read: they count a whole machine, which other jobs share.
+CPU counters are not read: they count the whole host, which other jobs share.
 """
 
-import ctypes
 import os
 from collections.abc import Sequence
 from typing import Any
 
-LIBRARY = "libnvidia-ml.so.1"
 JOULES_PER_KWH = 3.6e6
 
 
 class EnergyMeter:
-    """Counts from its creation. Unknown (None) without a GPU, without counters (before Volta), for parts of a GPU
-    (MIG), and where some of the run's GPUs are on other machines: half a figure would pass for a whole one.
+    """Counts from its creation on.
+
+    The energy is unknown (None) without a GPU, without counters (before Volta), for parts of a GPU (MIG), and if some
+    of the run's GPUs are in other hosts: a part would be mistaken for the whole.
     """
 
     def __init__(self, gpus: int) -> None:
@@ -28,49 +28,36 @@ class EnergyMeter:
 
 
 def visible(gpus: int) -> list[str]:
-    """Numbers or UUIDs of the first so many GPUs that this process may use; fewer where there are fewer."""
-    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
-    named = map(str, range(gpus)) if stated is None else (part.strip() for part in stated.split(","))
-    return [name for name in named if name][:gpus]
+    """Indices or UUIDs of the first `gpus` GPUs that this process may use; fewer if there are fewer."""
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(gpus)) if variable is None else (part.strip() for part in variable.split(","))
+    return [name for name in names if name][:gpus]
 
 
 def _handles(gpus: int) -> list[Any]:
-    """Of all the run's GPUs, or none."""
+    """NVML's handles of all the run's GPUs, or [] if one of them is missing."""
     names = visible(gpus)
-    library = _library()
-    if library is None or len(names) < gpus:
-        return []
-    handles = []
-    for name in names:
-        handle = ctypes.c_void_p()
-        if name.isdecimal():
-            state = library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(int(name)), ctypes.byref(handle))
-        else:
-            state = library.nvmlDeviceGetHandleByUUID(name.encode(), ctypes.byref(handle))
-        if state:
-            return []
-        handles.append(handle)
-    return handles
-
-
-def _library() -> Any:
-    """NVML at work; None where there is none."""
     try:
-        library = ctypes.CDLL(LIBRARY)
-    except OSError:
-        return None
-    return None if library.nvmlInit_v2() else library
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = [_handle(pynvml, name) for name in names]
+    except Exception:  # no package, no driver, no such GPU: NVML's own exceptions exist only with the package
+        return []
+    return handles if len(handles) == gpus else []
+
+
+def _handle(nvml: Any, name: str) -> Any:
+    return nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdecimal() else nvml.nvmlDeviceGetHandleByUUID(name)
 
 
 def _millijoules(handles: Sequence[Any]) -> int | None:
-    """The sum of the counters; None without any, or where one cannot be read."""
-    library = _library() if handles else None
-    if library is None:
+    """The sum of the counters; None without any, or if one cannot be read."""
+    if not handles:
         return None
-    total = 0
-    for handle in handles:
-        value = ctypes.c_ulonglong()
-        if library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(value)):
-            return None
-        total += value.value
-    return total
+    import pynvml
+
+    try:
+        return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles)
+    except pynvml.NVMLError:
+        return None

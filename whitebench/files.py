@@ -37,3 +37,55 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(canonical(value), indent=1) + "\n").encode())
+
+
+def append_json_line(path: Path, value: Any) -> None:
+    """Appends `value` as one line of JSON, or nothing on a full disk: half a line would corrupt the next.
+
+    Raises:
+        OSError: the line could not be written.
+    """
+    content = json.dumps(canonical(value)).encode() + b"\n"
+    with open(path, "ab", buffering=0) as file:
+        start = file.seek(0, os.SEEK_END)
+        written = 0
+        try:
+            while written < len(content):
+                written += file.write(content[written:])
+        except OSError:
+            file.truncate(start)
+            raise
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects in a file with one per line; [] if it is not a regular file.
+
+    Lines that are not JSON objects are left out: a kill can cut a line short, and hosts can interleave two.
+    """
+    return _objects(path.read_bytes()) if path.is_file() else []
+
+
+def last_json_line(path: Path) -> dict[str, Any]:
+    """The last JSON object of a file with one per line, {} without any; reads the file's end only."""
+    if not path.is_file():
+        return {}
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        objects = _objects(file.read())
+    return objects[-1] if objects else {}
+
+
+TAIL = 1 << 16
+"""Bytes from the end of a file, many times a line's length."""
+
+
+def _objects(content: bytes) -> list[dict[str, Any]]:
+    values = []
+    for line in content.splitlines():
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            values.append(value)
+    return values

@@ -10,7 +10,6 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from whitebench.code_hash import code_files, code_hash
 from whitebench.energy import EnergyMeter
 from whitebench.environment import environment
 from whitebench.errors import Interrupted, UserError
-from whitebench.files import write_atomically, write_json
+from whitebench.files import append_json_line, last_json_line, read_json_lines, write_atomically, write_json
 from whitebench.hashing import canonical, file_hash, run_id
 from whitebench.locks import Held, Lock
 from whitebench.sinks import Sinks, wanted
@@ -113,31 +112,8 @@ def parse_record(content: bytes, path: Path) -> Record:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; a last line cut short by a kill is left out."""
-    return list(_metric_lines(folder / METRICS))
-
-
-def _append(path: Path, line: str) -> None:
-    """The whole line, or on a full disk none of it: half a line would hide those after it."""
-    with open(path, "ab", buffering=0) as file:
-        before = file.seek(0, os.SEEK_END)
-        content = line.encode() + b"\n"
-        written = 0
-        try:
-            while written < len(content):
-                written += file.write(content[written:])
-        except OSError:
-            file.truncate(before)
-            raise
-
-
-def _metric_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                return
+    """The lines of the run's `metrics.jsonl`."""
+    return read_json_lines(folder / METRICS)
 
 
 class Run:
@@ -272,10 +248,9 @@ class Run:
         """
         line = canonical({"time": round(time.time(), 3), **values})
         if self._sinks is None:
-            before = read_metrics(self.folder)[-1:]
-            step = before[0].get("step") if before else None
+            step = last_json_line(self.folder / METRICS).get("step")
             self._sinks = Sinks(self.folder, self.id, self.record.config, step)
-        _append(self.folder / METRICS, json.dumps(line))
+        append_json_line(self.folder / METRICS, line)
         self._sinks.log(line)
 
     def rewind(self, step: int) -> None:

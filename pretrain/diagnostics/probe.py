@@ -28,7 +28,7 @@ from pretrain.evaluate.online import evaluating
 from pretrain.method import Method
 from pretrain.recipe import Recipe
 from whitebench.errors import UserError
-from whitebench.files import SPECTRA, write_atomically
+from whitebench.files import SPECTRA, read_json_lines, write_atomically
 
 DIGITS = 6
 """Significant digits of what is kept."""
@@ -127,8 +127,7 @@ def keep(folder: Path, step: int, epoch: int, found: dict[str, Any]) -> None:
 
 def read_spectra(folder: Path) -> list[dict[str, Any]]:
     """The looks of a run, in order; none where it has no such file."""
-    path = folder / SPECTRA
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return read_json_lines(folder / SPECTRA)
 
 
 def _rounded(value: float | None) -> float | None:

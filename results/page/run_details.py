@@ -16,6 +16,7 @@ from results.leaderboards.collect import read_proven
 from results.leaderboards.repeat_command import repeat
 from results.leaderboards.run_table import PRETRAIN, flat
 from whitebench.errors import UserError
+from whitebench.files import read_json_lines
 from whitebench.hashing import canonical
 from whitebench.records import RECORD, Record, read_metrics
 
@@ -68,7 +69,7 @@ def read_details(paths: Sequence[Path]) -> list[Detail]:
 
 
 def _detail(record: Record, folder: Path) -> Detail:
-    looks = _json_lines(folder / LOOKS) if record.stage == PRETRAIN else []
+    looks = read_json_lines(folder / LOOKS) if record.stage == PRETRAIN else []
     return Detail(record, folder, thinned(read_metrics(folder)), looks, _log(folder), _pictures(folder))
 
 
@@ -109,7 +110,7 @@ def _recipe(name: str) -> dict[str, str] | str:
 def _log(folder: Path) -> str:
     """The end of the last start's log, and of the error, where there are any."""
     parts = []
-    for attempt in _json_lines(folder / ATTEMPTS)[-1:]:
+    for attempt in read_json_lines(folder / ATTEMPTS)[-1:]:
         log = Path(str(attempt.get("log")))
         root = _runs_of(log)
         moved = folder.parents[1] / log.relative_to(root) if root else log
@@ -180,17 +181,3 @@ def _views(data: str) -> str:
         sheet = Path(folder, "views.jpg")
         write_contact_sheet(recipe, sheet, images=VIEWED)
         return data_uri(sheet)
-
-
-def _json_lines(path: Path) -> Lines:
-    """The whole lines of a file of JSON objects; none where it is not there."""
-    if not path.is_file():
-        return []
-    kept: Lines = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            break
-        kept += [value] if isinstance(value, dict) else []
-    return kept

@@ -1,6 +1,5 @@
 """Bundles hold what their cards say; sinks get the metrics and never stop a run; energy is whole or not known."""
 
-import ctypes
 import json
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import yaml
 
 from results.export import export, main
 from tests.results.test_aggregate import Records
-from whitebench import energy
 from whitebench.errors import UserError
 from whitebench.hashing import file_hash
 from whitebench.records import Run, read_metrics, read_record
@@ -213,45 +211,6 @@ def test_a_sink_that_cannot_be_opened_is_refused_before_the_work(
 
 
 # --- energy ---------------------------------------------------------------------------------------------------------
-
-
-class _Driver:
-    """Counters of two GPUs, in millijoules, that grow by 3.6 MJ at every look."""
-
-    def __init__(self, supported: bool = True) -> None:
-        self.supported, self.counts = supported, {0: 1000, 1: 5000}
-
-    def nvmlInit_v2(self) -> int:
-        return 0
-
-    def nvmlDeviceGetHandleByIndex_v2(self, index: Any, handle: Any) -> int:
-        handle._obj.value = index.value + 1
-        return int(index.value not in self.counts)
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any, value: Any) -> int:
-        index = handle.value - 1
-        value._obj.value = self.counts[index]
-        self.counts[index] += 3_600_000_000
-        return 0 if self.supported else 3
-
-
-@pytest.mark.parametrize(
-    ("gpus", "visible", "supported", "kwh"),
-    [
-        *((1, None, True, 1.0), (2, None, True, 2.0), (1, "1", True, 1.0)),
-        *((3, None, True, None), (2, "1", True, None), (0, None, True, None), (1, "7", True, None)),
-        (1, None, False, None),
-    ],
-)
-def test_energy_is_that_of_all_gpus_of_the_run_or_not_known(
-    monkeypatch: pytest.MonkeyPatch, gpus: int, visible: str | None, supported: bool, kwh: float | None
-) -> None:
-    driver = _Driver(supported)
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert energy.EnergyMeter(gpus).kwh() == kwh
 
 
 def test_energy_is_summed_over_restarts(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
