@@ -1,6 +1,6 @@
 # make sweep   set up everything, then run the built-in sweep to its leaderboards (interrupted, it goes on where it was)
 # make test    set up everything, then run the tests
-# make doctor  what works on this machine, and how to mend what does not
+# make doctor  what works on this machine, and how to fix what does not
 VENV ?= .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
@@ -20,7 +20,7 @@ test-long: env sample
 	$(PY) -m pytest -m long
 
 doctor:
-	@if [ -x $(PY) ]; then $(PY) doctor.py; else $(PYTHON) doctor.py; fi
+	@if [ -x $(PY) ]; then $(PY) -m whitebench.doctor; else $(PYTHON) -m whitebench.doctor; fi
 
 lint: env
 	$(VENV)/bin/ruff check .

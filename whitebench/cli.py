@@ -29,6 +29,7 @@ COMMANDS = {
     "report": Command("results.report", "build the report page"),
     "export": Command("results.export", "export a pretraining with a model card"),
     "claims": Command("results.claims", "test the papers' claims on the runs"),
+    "doctor": Command("whitebench.doctor.__main__", "say what works on this host and how to fix the rest"),
 }
 
 
