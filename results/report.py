@@ -2,6 +2,7 @@
 
 Leaderboards with the pretrainings as dots, comparisons, learning curves, spectra over time, classification against
 detection, cost, the tables in the papers' layouts, and of each run its command, differences, log and pictures.
+With --serve the same page is served on this machine and renewed while runs write.
 """
 
 import argparse
@@ -9,12 +10,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from results.aggregate import CACHE, RECORDS, RESULTS, tables_of
+from results.aggregate import CACHE, RESULTS, published_roots
 from whitebench.errors import UserError, run_command
 from whitebench.files import write_atomically
 from whitebench.records import runs_root
 
 OUT = RESULTS / "report.html"
+PORT = 8321
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,15 +24,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = [path for path in options.runs if not path.is_dir()]
     if missing:
         raise UserError(f"{missing[0]}: no such folder of runs")
-    from results.page.page import page
-
     roots = options.runs or [runs_root()]
-    tables = tables_of([*roots, RESULTS / RECORDS], RESULTS / CACHE)
-    if tables.runs.empty:
+    if options.serve:
+        from results.page.server import serve
+
+        serve(roots, options.host, options.port, options.most)
+    else:
+        _write(roots, options)
+
+
+def _write(roots: Sequence[Path], options: argparse.Namespace) -> None:
+    from results.page.page import Options
+    from results.page.snapshot import build_page, read_runs
+
+    _check_writable(options.out)
+    published = published_roots(RESULTS) if options.with_published else []
+    snapshot = read_runs([*roots, *published], RESULTS / CACHE)
+    if not snapshot.has_runs:
         raise UserError(f"no evaluation has ended in {', '.join(map(str, roots))}: there is nothing to report yet")
-    content = page(tables, options.most, options.views).encode()
-    write_atomically(options.out, content)
-    print(f"{os.path.relpath(options.out)}: {len(tables.leaderboards)} leaderboards, {len(content) / 1e6:.1f} MB")
+    content = build_page(snapshot, Options(options.most, options.views, published=options.with_published))
+    try:
+        write_atomically(options.out, content)
+    except OSError as error:
+        raise UserError(f"{options.out}: cannot be written ({error.strerror})") from error
+    boards = len(snapshot.tables.leaderboards)
+    print(f"{os.path.relpath(options.out)}: {boards} leaderboards, {len(content) / 1e6:.1f} MB")
+
+
+def _check_writable(out: Path) -> None:
+    """Before the work, not after it.
+
+    Raises:
+        UserError: `out` is a folder, or its folder cannot be written to.
+    """
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; name a file, e.g. {out / 'report.html'}")
+    folder = next((parent for parent in out.absolute().parents if parent.exists()), Path("/"))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: cannot be written ({folder} is not a writable folder)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,6 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--no-views", dest="views", action="store_false", help="without the pictures of augmented views"
+    )
+    parser.add_argument(
+        "--with-published", action="store_true", help="also the suite's published records and the papers' claims"
+    )
+    live = parser.add_argument_group("live", "the same page, served and renewed while runs write")
+    live.add_argument("--serve", action="store_true", help="serve the page instead of writing it; Ctrl-C ends it")
+    live.add_argument("--port", type=int, default=PORT, help="default: %(default)s; 0 takes a free one")
+    live.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)"
     )
     return parser
 

@@ -1,33 +1,32 @@
-"""The report's section on the papers' claims: what `results/claims.csv` holds."""
+"""The papers' claims, as `results/claims.csv` has them."""
 
-from html import escape
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 
 from results.claims import HOLDS, measured
-from results.page.parts import cell, table
+from results.page.data_tables import Cell, Head, Table, TableRow, chips
+from results.page.environment import macro
 
 
-def claims(path: Path) -> str:
-    """Of the table that `claims.py` has written; nothing where there is none."""
+def claim_table(path: Path) -> Table | None:
+    """None where there is no such file."""
     if not path.exists():
-        return ""
-    judged = pd.read_csv(path, keep_default_na=False, na_values={"other_n": ""})
+        return None
+    tests = pd.read_csv(path, keep_default_na=False, na_values={"other_n": ""})
     rows = []
-    for (claim, paper, verdict), tests in judged.groupby(["claim", "paper", "claim_verdict"], sort=False):
-        lines = [
-            f"{_verdict(t['verdict'])} {escape(t['test'])}: {escape(measured(t))}" for t in tests.to_dict("records")
+    for (claim, paper, verdict), group in tests.groupby(["claim", "paper", "claim_verdict"], sort=False):
+        lines = [(_verdict(test["verdict"]), test["test"], measured(test)) for test in group.to_dict("records")]
+        text = "; ".join(f"{test['verdict']}: {test['test']}" for test in group.to_dict("records"))
+        cells = [
+            Cell(_verdict(verdict), csv=str(verdict)),
+            Cell(f"{claim} ({paper})"),
+            Cell(macro("cells.html", "tests")(lines), csv=text),
         ]
-        cells = [cell(_verdict(verdict), raw=True), cell(f"{claim} ({paper})"), cell("<br>".join(lines), raw=True)]
-        rows.append((f"{claim} {paper} {verdict}", cells))
-    hint = (
-        '<p class="hint">Each is tested by small experiments (<code>slurm/sweeps/claims.yaml</code>), and holds if all '
-        "its tests do: if the 95 % interval of each difference lies beyond its margin. n counts pretrainings.</p>"
-    )
-    return hint + table([("verdict", False), ("claim", False), ("tests", False)], rows)
+        rows.append(TableRow(f"{claim} {paper} {verdict}", cells))
+    return Table("claims-table", [Head("verdict", "verdict"), Head("claim", "claim"), Head("tests", "tests")], rows)
 
 
-def _verdict(verdict: object) -> str:
-    text = str(verdict)
-    return f'<span class="chip {"good" if text == HOLDS else ""}">{escape(text)}</span>'
+def _verdict(verdict: object) -> Markup:
+    return chips([str(verdict)], "good" if str(verdict) == HOLDS else "")

@@ -1,5 +1,6 @@
 """The Jinja environment of all HTML: every value is escaped unless a template made it."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def render(template: str, **values: Any) -> Markup:
     """The template of that file name; an undefined name in it is an error."""
-    return Markup(_environment().get_template(template).render(**values))  # autoescaped in there
+    return Markup(_environment().get_template(template).render(**values))  # escaped by the template
+
+
+@cache
+def macro(template: str, name: str) -> Callable[..., Markup]:
+    """A macro of a template; called, it returns escaped HTML."""
+    function: Callable[..., Markup] = getattr(_environment().get_template(template).module, name)
+    return function
 
 
 @cache

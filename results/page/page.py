@@ -1,140 +1,228 @@
 """The report's page, put together from its sections."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from html import escape
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
 
 from results.claims import TABLE
+from results.leaderboards.collect import Collection
 from results.leaderboards.leaderboard import Tables
 from results.leaderboards.paper_tables import layouts
 from results.leaderboards.published import Published
 from results.leaderboards.published_tables import paper_tables
+from results.leaderboards.run_table import PRETRAIN
 from results.leaderboards.table_formats import to_html
-from results.page.claims import claims
-from results.page.leaderboards import boards, comparisons
-from results.page.parts import Palette, legend, section
-from results.page.run_charts import cost, curves, spectra, transfer
-from results.page.run_details import read_details
-from results.page.runs import runs
+from results.page import curves, scatter, spectra
+from results.page.claims import claim_table
+from results.page.comparisons import comparison_table, decided
+from results.page.environment import render
+from results.page.frames import compact, script_json
+from results.page.leaderboards import boards
+from results.page.marks import SHAPES, Marks
+from results.page.pictures import PAGE_BYTES, PictureBudget
+from results.page.progress import progress_table
+from results.page.run_details import Detail, read_details
+from results.page.runs import run_views
+from results.page.views import sheets
 
 HERE = Path(__file__).parent
-PRETRAIN = "pretrain"
+STATES = ("running", "interrupted", "failed")
+LINES = 300
+"""Of the records that are left out, on the page at most."""
 
 
-def page(tables: Tables, most: int, views: bool = True) -> str:
-    """The whole page; `most` pretrainings are read and shown in full, those of the leaderboards' best rows first.
+@dataclass(frozen=True)
+class Options:
+    most: int = 100
+    """Pretrainings shown in full."""
+    views: bool = True
+    """Pictures of augmented views, where the dataset is on this machine."""
+    live: bool = False
+    """The page asks its server for a newer state of itself."""
+    published: bool = False
+    """The suite's claims, which its published records decide."""
+    pictures: int = PAGE_BYTES
+    """Bytes of all pictures together."""
 
-    `views` adds pictures of what augmentation makes of images, where the dataset is at hand.
-    """
-    palette = Palette.of(tables)
-    details = read_details(_chosen(tables, most))
+
+@dataclass(frozen=True)
+class Section:
+    name: str
+    title: str
+    content: Markup
+
+
+@dataclass
+class Sections:
+    """Sections in order, with the frames that their charts read."""
+
+    parts: list[Section] = field(default_factory=list)
+    frames: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    def add(self, name: str, title: str, frames: Mapping[str, pd.DataFrame] | None = None, **values: Any) -> None:
+        """The template `<name>.html` with `values`."""
+        self.parts.append(Section(name, title, render(f"{name}.html", **values)))
+        self.frames.update(frames or {})
+
+
+def page(tables: Tables, unfinished: Sequence[Path] = (), options: Options | None = None) -> str:
+    """The whole page. `unfinished` are records of runs that have not ended well; see `unfinished_runs`."""
+    options = options or Options()
+    budget = PictureBudget(options.pictures)
+    details = read_details([*unfinished, *_chosen(tables, options.most, set(unfinished))], budget)
     pretrainings = [detail for detail in details if detail.record.stage == PRETRAIN]
-    parts = [
-        ("leaderboards", "Leaderboards", boards(tables, palette)),
-        ("comparisons", "Which differences are real", comparisons(tables)),
-        ("curves", "Learning curves", curves(pretrainings, palette)),
-        ("spectra", "Spectra over time", spectra(pretrainings)),
-        ("transfer", "Classification against detection", transfer(tables, palette)),
-        ("cost", "Cost", cost(tables, palette)),
-        ("claims", "The papers' claims", claims(HERE / TABLE)),
-        ("tables", "In the papers' layouts", _layouts(tables)),
-        ("runs", "Runs", runs(tables, details, views)),
-        ("left-out", "Left out", _left_out(tables)),
-    ]
-    shown = [(name, title, content) for name, title, content in parts if content]
-    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in shown)
-    script, style = ((HERE / name).read_text() for name in ("report.js", "report.css"))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; \
-script-src 'unsafe-inline'; img-src data:">
-<title>Whitebench results</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header>
-<h1>Whitebench results</h1>
-<p class="lead">{_lead(tables)}</p>
-{_tiles(tables)}
-{legend(palette)}
-</header>
-<nav><div><span>{links}</span>\
-<input id="filter" type="search" placeholder="filter rows and runs" aria-label="filter rows and runs">\
-<button id="theme" aria-label="light or dark">◐</button></div></nav>
-<main>
-{"".join(section(*part) for part in shown)}
-</main>
-<footer>Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by <code>python results/report.py</code>.</footer>
-<script>
-{script}</script>
-</body>
-</html>
-"""
+    methods = [*map(str, tables.runs.method.unique()), *(detail.method for detail in pretrainings)]
+    marks = Marks(method for method in methods if method)
+    sections = Sections()
+    _results(sections, tables, details, pretrainings, marks)
+    _single_runs(sections, tables, details, pretrainings, options, budget)
+    return _document(sections, tables, marks, options)
 
 
-def _lead(tables: Tables) -> str:
-    fewest = tables.runs.groupby(["config"]).parent.nunique().min()
-    return (
-        "n counts independent pretrainings; seeds of evaluation and fine-tuning are averaged within each first. "
-        "Intervals are 95 % by Student's t; differences are tested on shared seeds, with Holm's correction for all "
-        f"pairs of a leaderboard. The fewest pretrainings behind a row here: n = {fewest}."
+def _results(
+    sections: Sections, tables: Tables, details: Sequence[Detail], pretrainings: Sequence[Detail], marks: Marks
+) -> None:
+    """What all runs together say."""
+    if any(detail.record.status != "done" for detail in details):
+        sections.add("progress", "In progress, failed", table=progress_table(details))
+    if tables.leaderboards:
+        sections.add("leaderboards", "Leaderboards", boards=boards(tables, marks))
+    if len(tables.comparisons):
+        table, pairs = comparison_table(tables), len(tables.comparisons)
+        title = "Which differences are significant"
+        sections.add("comparisons", title, table=table, pairs=pairs, decided=decided(tables))
+    if pretrainings:
+        frame = curves.curve_frame(pretrainings)
+        overview, losses = curves.overview_charts(frame), curves.loss_charts(frame)
+        missing = curves.without_curves(pretrainings)
+        title = "Learning curves"
+        sections.add("curves", title, {curves.FRAME: frame}, overview=overview, losses=losses, missing=missing)
+    probed = spectra.chosen(pretrainings)
+    if probed:
+        data = spectra.frames(probed)
+        more = sum(bool(detail.spectra) for detail in pretrainings) - len(probed)
+        sections.add("spectra", "Spectra over time", data, spectra=spectra.spectrum_charts(probed, data), more=more)
+    for name, title, build in (
+        ("transfer", "Classification against detection", scatter.transfer),
+        ("cost", "Cost", scatter.cost),
+    ):
+        frame, drawn = build(tables)
+        if drawn:
+            sections.add(name, title, {name: frame}, charts=drawn)
+
+
+def _single_runs(
+    sections: Sections,
+    tables: Tables,
+    details: Sequence[Detail],
+    pretrainings: Sequence[Detail],
+    options: Options,
+    budget: PictureBudget,
+) -> None:
+    """Claims, tables as papers print them, runs, views, and what was left out."""
+    claims = claim_table(HERE.parent / TABLE) if options.published else None
+    if claims is not None:
+        sections.add("claims", "The papers' claims", table=claims)
+    published = Published()
+    grids = sorted([*layouts(tables, published), *paper_tables(published)], key=lambda grid: not grid.has_own)
+    sections.add("tables", "In the papers' layouts", grids=[(grid, Markup(to_html(grid))) for grid in grids])
+    if details:
+        left = tables.runs.parent.nunique() - len({detail.record.id for detail in pretrainings})
+        sections.add("runs", "Runs", runs=run_views(details), left=max(0, left))
+    pictures, problems = sheets(pretrainings, budget) if options.views else ([], [])
+    if pictures or problems:
+        sections.add("views", "Augmented views", sheets=pictures, problems=problems)
+    lines = [*tables.conflicts, *tables.faults]
+    if tables.duplicates:
+        lines.insert(0, f"{tables.duplicates} records are copies of others and count once")
+    if lines:
+        sections.add("left-out", "Left out", lines=lines[:LINES], more=max(0, len(lines) - LINES))
+
+
+def _document(sections: Sections, tables: Tables, marks: Marks, options: Options) -> str:
+    data = {
+        "frames": {name: compact(frame) for name, frame in sections.frames.items()},
+        "scales": marks.scales(),
+    }
+    text = render(
+        "page.html",
+        sections=sections.parts,
+        data=script_json(data),
+        marks=marks,
+        shapes=SHAPES,
+        fewest=_fewest(tables),
+        tiles=_tiles(tables),
+        style=_file("page.css"),
+        scripts=[_vega(), *(_file(name) for name in ("state.js", "tables.js", "charts.js", "page.js"))],
+        live=_file("live.js") if options.live else None,
+        now=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
     )
+    return text.encode(errors="replace").decode()  # names may hold lone surrogates, which no file can
 
 
-def _tiles(tables: Tables) -> str:
-    once = tables.runs.drop_duplicates("parent")
-    gpu = (once.pretrain_gpu_s.sum() + tables.runs.eval_gpu_s.sum()) / 3600
-    cpu = (once.pretrain_cpu_s.sum() + tables.runs.eval_wall_s.where(tables.runs.eval_gpu_s == 0).sum()) / 3600
-    energy = once.pretrain_energy_kwh.sum() + tables.runs.eval_energy_kwh.sum()
-    tiles = [
-        (f"{tables.runs.parent.nunique()}", "pretrained encoders"),
-        (f"{(tables.runs.status == 'done').sum()}", "evaluations"),
-        (f"{tables.runs.config.nunique()}", "experiments"),
-        *([(f"{gpu:.1f}", "GPU hours")] if gpu else []),
-        *([(f"{cpu:.1f}", "CPU core hours")] if cpu else []),
-        *([(f"{energy:.1f}", "kWh")] if energy else []),
+def _file(name: str) -> Markup:
+    return Markup((HERE / "assets" / name).read_text())  # ours
+
+
+@cache
+def _vega() -> Markup:
+    """Vega, Vega-Lite and Vega-Embed as one script that fetches nothing."""
+    import vl_convert
+
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return Markup(script.replace("</script", "<\\/script"))  # of the pinned package
+
+
+def _fewest(tables: Tables) -> int | None:
+    """Pretrainings behind the row that has the fewest."""
+    return None if tables.runs.empty else int(tables.runs.groupby("config").parent.nunique().min())
+
+
+def _tiles(tables: Tables) -> list[tuple[str, str]]:
+    """(number, what it counts)."""
+    runs = tables.runs
+    once = runs.drop_duplicates("parent")
+    gpu = (once.pretrain_gpu_s.sum() + runs.eval_gpu_s.sum()) / 3600
+    cpu = (once.pretrain_cpu_s.sum() + runs.eval_wall_s.where(runs.eval_gpu_s == 0).sum()) / 3600
+    energy = once.pretrain_energy_kwh.sum() + runs.eval_energy_kwh.sum()
+    counts = {state: sum(n for (_, other), n in tables.counts.items() if other == state) for state in STATES}
+    return [
+        (str(runs.parent.nunique()), "pretrained encoders"),
+        (str((runs.status == "done").sum()), "evaluations"),
+        (str(runs.config.nunique()), "experiments"),
+        *(
+            (f"{value:.1f}", unit)
+            for value, unit in ((gpu, "GPU hours"), (cpu, "CPU core hours"), (energy, "kWh"))
+            if value
+        ),
+        *((str(count), state) for state, count in counts.items() if count),
     ]
-    counts = tables.counts
-    for status in ("running", "interrupted", "failed"):
-        number = sum(n for (_, state), n in counts.items() if state == status)
-        tiles += [(str(number), status)] if number else []
-    return f'<div class="tiles">{"".join(f"<div class=tile><b>{b}</b><span>{s}</span></div>" for b, s in tiles)}</div>'
 
 
-def _chosen(tables: Tables, most: int) -> list[Path]:
-    """The records of at most so many pretrainings, and of their evaluations; of the best rows first."""
+def unfinished_runs(collection: Collection) -> list[Path]:
+    """Records of runs that are running, interrupted or failed; pretrainings first."""
+    runs = [run for run in collection.found.values() if run.status != "done"]
+    return [run.path for run in sorted(runs, key=lambda run: (run.stage != PRETRAIN, run.stage, run.id))]
+
+
+def _chosen(tables: Tables, most: int, besides: set[Path]) -> list[Path]:
+    """The records of at most `most` pretrainings and of their evaluations, those of the best rows first."""
     order: dict[str, None] = {}
     ranked = sorted(
-        (place, board.name, row.config)
+        (position, board.name, row["config"])
         for board in tables.leaderboards
-        for place, row in enumerate(board.table.itertuples())
+        for position, row in enumerate(board.rows)
     )
     by_config = tables.runs.groupby("config").parent.unique()
     for _, _, config in ranked:
         order |= dict.fromkeys(map(str, by_config.get(config, [])))
-    kept = set(list(order)[:most])
-    evaluations = set(tables.runs.id[tables.runs.parent.isin(list(kept))])
-    names = {path: path.parent.name if path.name == "run.json" else path.stem for path in tables.sources}
-    return [path for path, name in names.items() if name in kept or name in evaluations]
-
-
-def _layouts(tables: Tables) -> str:
-    published = Published()
-    grids = [*layouts(tables, published), *paper_tables(published)]
-    grids.sort(key=lambda grid: not grid.has_own)
-    return "".join(
-        f"<details><summary>{escape(grid.title)} <small>{len(grid.rows)} rows; tables/{grid.name}.csv, .md, .tex, .html"
-        f"</small></summary><div class=inner>{to_html(grid)}</div></details>"
-        for grid in grids
-    )
-
-
-def _left_out(tables: Tables) -> str:
-    lines = [*tables.conflicts, *tables.faults]
-    if tables.duplicates:
-        lines.insert(0, f"{tables.duplicates} records were found twice and count once")
-    return f"<pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
+    parents = list(order)[:most]
+    ids = {*parents, *tables.runs.id[tables.runs.parent.isin(parents)]}
+    paths = {path: path.parent.name if path.name == "run.json" else path.stem for path in tables.sources}
+    return [path for path, name in paths.items() if name in ids and path not in besides]

@@ -1,37 +1,26 @@
-"""What a report shows of single runs, from their folders: curves, looks, log, pictures, difference to the recipe."""
+"""What the page shows of single runs, from their folders: curve, spectra, log, pictures, difference to the recipe."""
 
-import base64
-import json
 import os
-import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from results.leaderboards import recipe_papers as recipes
 from results.leaderboards.collect import read_proven
 from results.leaderboards.repeat_command import repeat
 from results.leaderboards.run_table import PRETRAIN, flat
+from results.page.pictures import Picture, PictureBudget
+from results.page.run_files import Lines, Unreadable, json_lines, tail
 from whitebench.errors import UserError
-from whitebench.files import read_json_lines
+from whitebench.files import SPECTRA
 from whitebench.hashing import canonical
-from whitebench.records import RECORD, Record, read_metrics
+from whitebench.records import METRICS, RECORD, Record
 
-LOOKS, ATTEMPTS, ERROR = "spectra.jsonl", "attempts.jsonl", "error.txt"
-LOG_LINES, POINTS = 40, 300
-"""Shown of a log, and of a curve, at most."""
+ATTEMPTS, ERROR = "attempts.jsonl", "error.txt"
+LOG_LINES = 40
+SWEEPS, LAUNCHES = "sweeps", "launches"
 
-PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
-PICTURE_BYTES, PICTURE_COUNT = 1_500_000, 8
-"""Of the pictures of a run at most, in all; others are named."""
-
-VIEWED = 4
-"""Images on a contact sheet."""
-
-Lines = list[dict[str, Any]]
 Difference = list[tuple[str, str, str]]
 """(key, the recipe's value, the run's)."""
 
@@ -42,56 +31,133 @@ class Detail:
     folder: Path | None
     """None for a published record, which has no folder."""
     curve: Lines = field(default_factory=list)
-    looks: Lines = field(default_factory=list)
+    spectra: Lines = field(default_factory=list)
     log: str = ""
-    pictures: list[tuple[str, str]] = field(default_factory=list)
-    """(name, data URI; "" where it is too large)."""
+    pictures: list[Picture] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """Lines about files that could not be read."""
+    modified: float | None = None
+    """When the last line of the curve was written, seconds since 1970."""
 
     @property
     def command(self) -> str:
-        return repeat(self.record)
+        return repeat(self.record) if isinstance(self.record.command, str) else ""
 
     @property
-    def name(self) -> str:
-        return f"{self.record.stage}/{self.record.id}"
+    def method(self) -> str:
+        method = self.record.config.get("method")
+        name = method.get("name") if isinstance(method, dict) else None
+        return str(name or self.record.cell.get("method") or "unknown")
+
+    @property
+    def recipe(self) -> str:
+        return str(self.record.cell.get("recipe") or self.record.id)
+
+    @property
+    def title(self) -> str:
+        return f"{self.recipe}, seed {self.record.config.get('seed', 'unknown')}"
+
+    @property
+    def why_no_curve(self) -> str:
+        if self.curve:
+            return ""
+        if self.folder is None:
+            return "a published record, without its folder"
+        about_curve = [problem for problem in self.problems if problem.startswith(METRICS)]
+        return about_curve[0] if about_curve else f"no line in {METRICS} yet"
 
 
-def read_details(paths: Sequence[Path]) -> list[Detail]:
-    """Of `run.json` files that were found sound before; one that has changed since is left out."""
+def read_details(paths: Sequence[Path], budget: PictureBudget | None = None) -> list[Detail]:
+    """Details of `run.json` files that were sound before; one that has changed since is left out."""
+    budget = budget or PictureBudget()
     details = []
     for path in paths:
         try:
             record = read_proven(path)
         except UserError:
             continue
-        details.append(_detail(record, path.parent) if path.name == RECORD else Detail(record, None))
+        details.append(_detail(record, path.parent, budget) if path.name == RECORD else Detail(record, None))
     return details
 
 
-def _detail(record: Record, folder: Path) -> Detail:
-    looks = read_json_lines(folder / LOOKS) if record.stage == PRETRAIN else []
-    return Detail(record, folder, thinned(read_metrics(folder)), looks, _log(folder), _pictures(folder))
+def _detail(record: Record, folder: Path, budget: PictureBudget) -> Detail:
+    detail = Detail(record, folder)
+    detail.curve = _lines(detail, METRICS)
+    detail.spectra = _lines(detail, SPECTRA) if record.stage == PRETRAIN else []
+    detail.log = _log(detail, folder)
+    detail.pictures = budget.of_run(folder)
+    try:
+        detail.modified = (folder / METRICS).stat().st_mtime
+    except OSError:
+        detail.modified = None
+    return detail
 
 
-def thinned(lines: Lines, most: int = POINTS) -> Lines:
-    """At most about so many of them, evenly, and the last."""
-    step = max(1, -(-len(lines) // most))
-    return [*lines[::step], *(lines[-1:] if lines and (len(lines) - 1) % step else [])]
+def _lines(detail: Detail, name: str) -> Lines:
+    """The objects of a file of JSON lines of the run; what is wrong with it goes to the detail's problems."""
+    assert detail.folder is not None
+    try:
+        lines, problem = json_lines(detail.folder / name, detail.folder)
+    except FileNotFoundError:
+        return []
+    except Unreadable as error:
+        lines, problem = [], str(error)
+    detail.problems += [problem] if problem else []
+    return lines
+
+
+def _log(detail: Detail, folder: Path) -> str:
+    """The end of the last start's log, and of the error, where there are any."""
+    attempts = _lines(detail, ATTEMPTS)
+    log = attempts[-1].get("log") if attempts else None
+    sources = [(folder / ERROR, folder)]
+    if isinstance(log, str) and log:
+        sources.insert(0, _log_source(log, folder))
+    parts = []
+    for path, allowed in sources:
+        try:
+            parts.append(tail(path, [allowed], LOG_LINES))
+        except FileNotFoundError:
+            continue
+        except Unreadable as error:
+            detail.problems.append(f"log: {error}")
+    return _without_path("\n".join(parts), log if isinstance(log, str) else "")
+
+
+def _log_source(log: str, folder: Path) -> tuple[Path, Path]:
+    """Where a log lies now, and the folder that it must not leave: its launch's, else the run's own.
+
+    Runs may have been moved or copied as a whole, so a launch's folder is looked for next to the stages' folders.
+    """
+    parts = Path(log).parts
+    if SWEEPS in parts:
+        launch = parts[parts.index(SWEEPS) :]  # sweeps/<sweep>/launches/<time>/<log>
+        if len(launch) > 4 and launch[2] == LAUNCHES and ".." not in launch:
+            runs = folder.parents[1]
+            return runs.joinpath(*launch), runs.joinpath(*launch[:4])
+    return Path(log), folder
+
+
+def _without_path(text: str, log: str) -> str:
+    """A log as it would read in the checkout: readers of the page do not learn where that lies on a machine."""
+    runs = next((parent.parent for parent in Path(log).parents if parent.name == SWEEPS), None)
+    if runs is None or runs == runs.parent:
+        return text
+    return text.replace(str(runs), "runs").replace(f"{runs.parent}{os.sep}", "")
 
 
 def difference(record: Record) -> Difference | str:
-    """Where a pretraining's config is another than its recipe's is now; a text where there is no such recipe.
+    """Where a pretraining's config differs from its recipe's now; a text where there is no such recipe.
 
-    "auto" of a recipe is what the machine chose, and no difference; nor is the seed.
+    "auto" in a recipe is what the machine chose, and no difference; nor is the seed.
     """
-    name = str(record.cell.get("recipe"))
-    base = _recipe(name)
+    base = _recipe(str(record.cell.get("recipe")))
     if isinstance(base, str):
         return base
     own = flat(record.config)
     keys = [key for key in sorted(own.keys() | base.keys()) if key not in ("seed", "data_hash")]
-    found = [(key, base.get(key, "-"), own.get(key, "-")) for key in keys]
-    return [(key, theirs, ours) for key, theirs, ours in found if theirs not in (ours, "auto")]
+    pairs = [(key, base.get(key, "-"), own.get(key, "-")) for key in keys]
+    return [(key, expected, value) for key, expected, value in pairs if expected not in (value, "auto")]
 
 
 @cache
@@ -105,79 +171,3 @@ def _recipe(name: str) -> dict[str, str] | str:
         return flat(canonical(load(name).identity()))
     except UserError as error:
         return f"the recipe cannot be read any more: {error}"
-
-
-def _log(folder: Path) -> str:
-    """The end of the last start's log, and of the error, where there are any."""
-    parts = []
-    for attempt in read_json_lines(folder / ATTEMPTS)[-1:]:
-        log = Path(str(attempt.get("log")))
-        root = _runs_of(log)
-        moved = folder.parents[1] / log.relative_to(root) if root else log
-        place = next((place for place in (log, moved) if place.is_file()), None)
-        parts += [_without_place(tail(place), root)] if place else []
-    if (folder / ERROR).is_file():
-        parts.append(tail(folder / ERROR))
-    return "\n".join(parts)
-
-
-def _runs_of(log: Path) -> Path | None:
-    """The folder of runs in which a sweep's log lay, perhaps before that was moved or copied."""
-    return next((place.parent for place in log.parents if place.name == "sweeps"), None)
-
-
-def _without_place(text: str, root: Path | None) -> str:
-    """A log as it would read in the checkout: whoever gets the report is not told where on a machine that lies."""
-    if root is None or root == root.parent:
-        return text
-    return text.replace(str(root), "runs").replace(f"{root.parent}{os.sep}", "")
-
-
-def tail(path: Path, lines: int = LOG_LINES) -> str:
-    """The last lines of a text file, as a terminal would show them: no colours, of overwritten lines the last state."""
-    with open(path, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 64_000))
-        text = file.read().decode(errors="replace")
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r\n", "\n")
-    kept = plain.removesuffix("\n").split("\n")[-lines:]
-    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in kept)
-
-
-def _pictures(folder: Path) -> list[tuple[str, str]]:
-    """The pictures in a run's folder, one level of folders deep."""
-    found = sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix.lower() in PICTURES)
-    pictures: list[tuple[str, str]] = []
-    left = PICTURE_BYTES
-    for path in found:
-        size = path.stat().st_size
-        fits = len(pictures) < PICTURE_COUNT and size <= left
-        left -= size if fits else 0
-        pictures.append((path.relative_to(folder).as_posix(), data_uri(path) if fits else ""))
-    return pictures
-
-
-def data_uri(path: Path) -> str:
-    return f"data:image/{PICTURES[path.suffix.lower()]};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def views(record: Record) -> str:
-    """A data URI of a contact sheet: the first images and what this pretraining's augmentation makes of them.
-
-    Raises:
-        UserError: its dataset is not on this machine, or its config is not of this suite.
-    """
-    return _views(json.dumps(record.config.get("data")))
-
-
-@cache
-def _views(data: str) -> str:
-    """Of a recipe's section `data`; the views hang on nothing else but a seed."""
-    from pretrain.data.show import write_contact_sheet
-    from pretrain.recipe import recipe_of
-
-    recipe = recipe_of({"name": "views", "method": {"name": "random"}, "data": json.loads(data)}, where="its config")
-    with tempfile.TemporaryDirectory() as folder:
-        sheet = Path(folder, "views.jpg")
-        write_contact_sheet(recipe, sheet, images=VIEWED)
-        return data_uri(sheet)

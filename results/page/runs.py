@@ -1,16 +1,16 @@
-"""The report's runs: of each its command, differences to its recipe, environment, log, pictures, evaluations."""
+"""The page's runs: each pretraining with its evaluations, results, environment and command."""
 
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
 from typing import Any
 
 from results.leaderboards.console import TITLES
-from results.leaderboards.leaderboard import Tables
 from results.leaderboards.run_table import METRICS, PRETRAIN
-from results.page.run_details import Detail, difference, views
-from whitebench.errors import UserError
+from results.page.curves import run_words
+from results.page.run_details import Detail, Difference, difference
+from results.page.run_files import number
 
-MACHINE = (
+ENVIRONMENT = (
     "git",
     "dirty",
     "python",
@@ -25,129 +25,79 @@ MACHINE = (
 )
 
 
-def runs(tables: Tables, details: Sequence[Detail], with_views: bool) -> str:
-    pretrainings = [detail for detail in details if detail.record.stage == PRETRAIN]
+@dataclass(frozen=True)
+class RunView:
+    detail: Detail
+    words: str
+    facts: str
+    """Id, status, duration and headline results, for the line that is always visible."""
+    results: dict[str, str]
+    environment: dict[str, str]
+    difference: Difference
+    about_difference: str
+    """In place of a difference: there is none, or no recipe to compare with."""
+    evaluations: Sequence["RunView"] = ()
+
+
+def run_views(details: Sequence[Detail]) -> list[RunView]:
+    """Pretrainings with their evaluations, then evaluations whose pretraining is not on the page."""
     children: dict[str, list[Detail]] = {}
     for detail in details:
         if detail.record.stage != PRETRAIN:
             children.setdefault(str(detail.record.config.get("parent")), []).append(detail)
-    known = {detail.record.id for detail in pretrainings}
-    orphans = [detail for parent, found in children.items() if parent not in known for detail in found]
-    parts = [_run(detail, children.get(detail.record.id, []), with_views) for detail in pretrainings]
-    parts += [_run(detail, [], False) for detail in orphans]
-    left = tables.runs.parent.nunique() - len(known)
-    more = (
-        f'<p class="hint">{left} more pretrainings are in the tables; --most shows more.</p>'
-        if left > len(orphans)
-        else ""
-    )
-    return (
-        f'<p class="hint"><span data-count="#runs details[data-f]"></span></p>{"".join(parts)}{more}' if parts else ""
-    )
-
-
-def _run(detail: Detail, evaluations: Sequence[Detail], with_views: bool) -> str:
-    record = detail.record
-    title = f"{record.cell.get('recipe')}, seed {record.config.get('seed')}"
-    facts = " · ".join(filter(None, (record.id, record.status, _minutes(record.cost), *map(headline, evaluations))))
-    blocks = [
-        _command(detail.command),
-        _difference(detail),
-        _definitions("Result", _plain(record.metrics)),
-        _definitions("Environment", {key: record.environment[key] for key in MACHINE if key in record.environment}),
-        _log(detail),
-        _pictures(detail),
-        _views(detail) if with_views else "",
-        *(_evaluation(evaluation) for evaluation in evaluations),
+    pretrainings = [detail for detail in details if detail.record.stage == PRETRAIN]
+    present = {detail.record.id for detail in pretrainings}
+    orphans = [detail for parent, group in children.items() if parent not in present for detail in group]
+    return [
+        *(_pretraining(detail, children.get(detail.record.id, [])) for detail in pretrainings),
+        *map(_evaluation, orphans),
     ]
-    words = f"{title} {record.id} {record.status} {record.stage}"
-    return (
-        f'<details id="{escape(record.id)}" data-f="{escape(words)}"><summary>{escape(title)} '
-        f"<small>{escape(facts)}</small></summary><div class=inner>{''.join(blocks)}</div></details>\n"
+
+
+def _pretraining(detail: Detail, evaluations: Sequence[Detail]) -> RunView:
+    views = [_evaluation(evaluation) for evaluation in evaluations]
+    change = difference(detail.record)
+    return RunView(
+        detail,
+        " ".join([run_words(detail), *(run_words(evaluation) for evaluation in evaluations)]),
+        _facts(detail, *map(headline, evaluations)),
+        _plain(detail.record.metrics),
+        _environment(detail),
+        [] if isinstance(change, str) else change,
+        change if isinstance(change, str) else "" if change else "none: exactly the recipe",
+        views,
     )
+
+
+def _evaluation(detail: Detail) -> RunView:
+    metrics = {name: detail.record.metrics.get(name) for name in METRICS.get(detail.record.stage, ())}
+    facts = _facts(detail, headline(detail))
+    return RunView(detail, run_words(detail), facts, _plain(metrics), _environment(detail), [], "")
+
+
+def _facts(detail: Detail, *results: str) -> str:
+    record = detail.record
+    wall = number(record.cost.get("wall_s"))
+    minutes = "" if wall is None else f"{wall / 60:.1f} min"
+    return " · ".join(filter(None, (record.id, record.status, minutes, *results)))
 
 
 def headline(detail: Detail) -> str:
     """E.g. 'linear top-1 77.92'."""
     record = detail.record
-    found = [f"{TITLES[name]} {record.metrics[name]:.2f}" for name in TITLES if _number(record.metrics.get(name))]
-    return f"{record.stage} {', '.join(found)}" if found else ""
+    values = {name: number(record.metrics.get(name)) for name in TITLES}
+    texts = [f"{TITLES[name]} {value:.2f}" for name, value in values.items() if value is not None]
+    return f"{record.stage} {', '.join(texts)}" if texts else ""
 
 
-def _evaluation(detail: Detail) -> str:
-    record = detail.record
-    blocks = [
-        _command(detail.command),
-        _definitions("Result", _plain({name: record.metrics.get(name) for name in METRICS.get(record.stage, ())})),
-        _log(detail),
-        _pictures(detail),
-    ]
-    facts = " · ".join(filter(None, (record.id, record.status, _minutes(record.cost))))
-    return (
-        f"<details><summary>{escape(headline(detail) or record.stage)} <small>{escape(facts)}</small></summary>"
-        f"<div class=inner>{''.join(blocks)}</div></details>"
-    )
-
-
-def _command(command: str) -> str:
-    return (
-        f'<pre class="command"><code>{escape(command)}</code><button data-copy="{escape(command)}">copy</button></pre>'
-    )
-
-
-def _difference(detail: Detail) -> str:
-    found = difference(detail.record)
-    if isinstance(found, str):
-        return f"<h3>Difference to its recipe</h3><p>{escape(found)}</p>"
-    if not found:
-        return "<h3>Difference to its recipe</h3><p>none: exactly the recipe</p>"
-    rows = "".join(
-        f"<tr><td><code>{escape(key)}</code></td><td>{escape(theirs)}</td><td>{escape(ours)}</td></tr>"
-        for key, theirs, ours in found
-    )
-    head = "<thead><tr><th>setting</th><th>recipe</th><th>run</th></tr></thead>"
-    return f'<h3>Difference to its recipe</h3><div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'
-
-
-def _definitions(title: str, values: dict[str, Any]) -> str:
-    text = "\n".join(f"{key:24} {value}" for key, value in values.items())
-    return f"<h3>{title}</h3><pre>{escape(text)}</pre>" if text else ""
-
-
-def _log(detail: Detail) -> str:
-    if detail.log:
-        return f"<h3>End of the log</h3><pre>{escape(detail.log)}</pre>"
-    where = "its folder is not here: the record is a published one" if detail.folder is None else "none was kept"
-    return f"<h3>Log</h3><p class=hint>{where}</p>"
-
-
-def _pictures(detail: Detail) -> str:
-    shown = "".join(
-        f'<figure><img loading="lazy" alt="{escape(name)}" src="{uri}"><figcaption>{escape(name)}</figcaption></figure>'
-        if uri
-        else f"<p class=hint>{escape(name)}: too large for this page</p>"
-        for name, uri in detail.pictures
-    )
-    return f'<h3>Pictures</h3><div class="pictures">{shown}</div>' if shown else ""
-
-
-def _views(detail: Detail) -> str:
-    try:
-        uri = views(detail.record)
-    except UserError as error:
-        return f"<h3>Views</h3><p class=hint>{escape(str(error))}</p>"
-    picture = f'<figure><img loading="lazy" alt="views" src="{uri}"></figure>'
-    return f'<h3>Views: images, and what was made of them</h3><div class="pictures">{picture}</div>'
+def _environment(detail: Detail) -> dict[str, str]:
+    environment = detail.record.environment
+    return {key: str(environment[key]) for key in ENVIRONMENT if key in environment}
 
 
 def _plain(values: dict[str, Any]) -> dict[str, str]:
-    return {key: f"{value:.6g}" if _number(value) else str(value) for key, value in values.items() if value is not None}
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _minutes(cost: dict[str, Any]) -> str:
-    wall = cost.get("wall_s")
-    return f"{wall / 60:.1f} min" if isinstance(wall, int | float) else ""
+    return {
+        str(key): str(value) if (real := number(value)) is None else f"{real:.6g}"
+        for key, value in values.items()
+        if value is not None
+    }
