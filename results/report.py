@@ -40,7 +40,7 @@ def _write(roots: Sequence[Path], options: argparse.Namespace) -> None:
     _check_writable(options.out)
     published = published_roots(RESULTS) if options.with_published else []
     snapshot = read_runs([*roots, *published], RESULTS / CACHE)
-    if not snapshot.has_runs:
+    if not snapshot.has_runs and not options.with_published:
         raise UserError(f"no evaluation has ended in {', '.join(map(str, roots))}: there is nothing to report yet")
     content = build_page(snapshot, Options(options.most, options.views, published=options.with_published))
     try:

@@ -155,6 +155,8 @@ def _document(sections: Sections, tables: Tables, marks: Marks, options: Options
         sections=sections.parts,
         data=script_json(data),
         marks=marks,
+        empty=not any(section.name in ("leaderboards", "runs") for section in sections.parts),
+        published=options.published,
         shapes=SHAPES,
         fewest=_fewest(tables),
         tiles=_tiles(tables),

@@ -102,7 +102,7 @@ def _costs(board: Leaderboard, metric: str, hours: Callable[[Any], float]) -> pd
 
 def pareto_front(x: pd.Series, y: pd.Series) -> pd.Series:
     """Which points no other beats in both: less x and more y."""
-    order = pd.DataFrame({"x": x, "y": y}).sort_values(["x", "y"], ascending=[True, False])
+    order = pd.DataFrame({"x": x, "y": y}, dtype=float).sort_values(["x", "y"], ascending=[True, False])
     before = order.y.cummax().shift(fill_value=-np.inf)
     return (order.y > before).reindex(x.index)
 
