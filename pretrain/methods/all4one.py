@@ -148,6 +148,7 @@ def _terms(
 ) -> Terms:
     """`gather` joins the rows of all processes."""
     with float32_region(z[0]):
+        z, target, p, p2 = ([at_least_float32(x) for x in views] for views in (z, target, p, p2))
         neighbours = [nearest_rows(view, queue, NEIGHBOURS) for view in target]
         position = position_code(queue.shape[1]).to(neighbours[0])
         predicted = [torch.cat([p2[v][:, None], neighbours[v][:, :-1]], dim=1) for v in range(VIEWS)]
@@ -172,7 +173,12 @@ def _feature(target: Sequence[Tensor], z: Sequence[Tensor]) -> Tensor:
         on.append((diagonal - 1).square().mean())
         others = correlation.square().sum() - diagonal.square().sum()
         off.append(others / max(1, width * (width - 1)))
-    return 5 * (torch.stack(on).mean().sqrt() + torch.stack(off).mean().sqrt())
+    return 5 * (_root(torch.stack(on).mean()) + _root(torch.stack(off).mean()))
+
+
+def _root(x: Tensor) -> Tensor:
+    """sqrt(x), without gradient at 0."""
+    return torch.where(x > 0, x.where(x > 0, 1.0).sqrt(), 0.0)
 
 
 def _unit_columns(x: Tensor) -> Tensor:

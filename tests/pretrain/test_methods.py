@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from pretrain import methods
-from pretrain.method import find_method, method_names
+from pretrain.method import Method, find_method, method_names
 from pretrain.recipe import load
 from tests.support.method_cases import CASES, LOSSES, REFUSED, SCALED, Case, build, embeddings
 from tests.support.tiny_encoder import batch_of
@@ -102,6 +103,31 @@ def test_draws_repeat_with_torchs_seed(case: Case) -> None:
         torch.manual_seed(1)
         seen.append(method(case.batch()).loss.item())
     assert seen[0] == seen[1]
+
+
+@every
+def test_the_state_holds_all_that_later_steps_need(case: Case, tmp_path: Path) -> None:
+    """A method that was saved and loaded goes on with the same bits, also in what it leaves."""
+
+    def step(method: Method[Any], number: int) -> float:
+        torch.manual_seed(number)
+        method.step, method.epoch, method.progress, method.shared_seed = number, number, number / 4, number
+        optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
+        loss: Tensor = method(case.batch()).loss
+        loss.backward()
+        method.before_update()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    first = case.build()
+    step(first, 0)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    expected = [step(first, 1), step(first, 2)]
+    resumed = case.build()
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert [step(resumed, 1), step(resumed, 2)] == expected
+    torch.testing.assert_close(resumed.state_dict(), first.state_dict(), rtol=0, atol=0)
 
 
 @every
