@@ -1,4 +1,4 @@
-"""python transfer/coco_det.py --ckpt PATH: a backbone in, AP out. This is the command; the work is in stages.py."""
+"""python transfer/coco_det.py --ckpt PATH: a backbone in, AP out. This is the command; the stages are in stages.py."""
 
 import argparse
 import statistics
@@ -11,10 +11,12 @@ from transfer.stages import convert_stage, detect_stage
 from whitebench.errors import UserError, parse_seeds, run_command
 from whitebench.records import Record
 
+PROTOCOL, DATA = "c4-1x", "coco"
 SAMPLE, SAMPLE_DATA = "sample", "sample-det"
+"""Of a backbone that was pretrained on the sample."""
 
 
-def _shown(metrics: dict[str, Any]) -> str:
+def _metrics_line(metrics: dict[str, Any]) -> str:
     def line(kind: str) -> str:
         values = ((name, metrics.get(f"{kind}_{name}")) for name in ("AP", "AP50", "AP75", "APs", "APm", "APl"))
         return "  ".join(f"{name} {'-' if value is None else format(value, '.2f')}" for name, value in values)
@@ -26,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="transfer/coco_det.py",
         description="Fine-tune a backbone on a COCO-format detection set with Detectron2 and leave its AP in a record.",
-        epilog="Interrupted, the same command goes on where it was. Options that scale a protocol down are recorded.",
+        epilog="After an interruption the same command continues. Options that scale a protocol down are recorded.",
     )
     add = top.add_argument
     add(
@@ -43,20 +45,33 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--coco",
         metavar="DIR",
-        help="folder in COCO's or VOC's layout, or its name in $WHITEBENCH_DATA "
+        help="folder in COCO's, Roboflow's or VOC's layout, or its name in $WHITEBENCH_DATA "
         "(default: coco; the sample's for its own)",
     )
+    for split in ("train", "val"):
+        add(f"--{split}-json", metavar="FILE", help=f"COCO annotations of {split}, in --coco's folder or elsewhere")
+        add(f"--{split}-images", metavar="DIR", help=f"images of {split}, in --coco's folder or elsewhere")
+    add(
+        "--skip-faulty",
+        action="store_true",
+        help="leave out every faulty annotation, and list them in the run's folder",
+    )
     seeds = top.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=int, default=0, help="of the fine-tuning (default: %(default)s)")
+    seeds.add_argument("--seed", type=int, default=0, help="seed of the fine-tuning (default: %(default)s)")
     seeds.add_argument("--seeds", type=parse_seeds, metavar="0,1,2", help="repeat with each of these seeds")
     add("--out", type=Path, metavar="DIR", help="folder for the records (default: $WHITEBENCH_RUNS, or ./runs)")
-    add("--iterations", type=int, metavar="N", help="scales the schedule")
+    add("--iterations", type=int, metavar="N", help="length of the schedule; its steps are scaled")
     add(
         "--image-size", type=int, metavar="PIXELS", help="shorter side at test time; sizes in training keep their ratio"
     )
-    add("--subset", type=int, metavar="N", help="for trials: only N images to train with and N to judge by")
+    add("--subset", type=int, metavar="N", help="for trials: N images to train with and N to evaluate")
     add("--gpus", type=int, default=1, metavar="N", help="GPUs of this machine that share every batch (default: 1)")
-    add("--batch", type=int, metavar="B", help="images an iteration; the learning rate follows in proportion")
+    add(
+        "--batch",
+        type=int,
+        metavar="B",
+        help="images per iteration; the learning rate and the number of iterations follow in proportion",
+    )
     add("--lr", type=float, metavar="X", help="learning rate at this batch")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--threads", type=int, default=1, metavar="N", help="intra-op threads, part of the run's identity (default: 1)")
@@ -65,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
         "--eval-only",
         type=Path,
         metavar="RUN",
-        help="judge the trained detector of runs/detect/<id>, on --coco's images",
+        help="evaluate the trained detector of runs/detect/<id>, on --coco's images",
     )
     add("--convert-only", action="store_true", help="write the file for Detectron2 and stop")
     add(
@@ -75,55 +90,69 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    given = parser().parse_args(arguments)
-    if given.threads < 1 or given.workers < 0 or given.seed < 0:
+    args = parser().parse_args(arguments)
+    if args.threads < 1 or args.workers < 0 or args.seed < 0:
         raise UserError("--threads is at least 1; --workers and --seed are not negative")
-    if (given.ckpt is None) == (given.eval_only is None):
+    if (args.ckpt is None) == (args.eval_only is None):
         raise UserError("give --ckpt, a checkpoint to fine-tune, or --eval-only, a run that is trained")
-    if given.eval_only is not None:
-        _judge_again(given)
+    if args.eval_only is not None:
+        _evaluate_again(args)
         return
-    conversion = convert_stage(given.ckpt, given.encoder, given.unsafe_pickle, out=given.out)
-    folder = record_folder(given.out, CONVERT, conversion.id)
-    if given.convert_only:
+    conversion = convert_stage(args.ckpt, args.encoder, args.unsafe_pickle, out=args.out)
+    folder = record_folder(args.out, CONVERT, conversion.id)
+    if args.convert_only:
         print(folder / conversion.artifacts["detectron2"]["path"])
         return
-    ours = conversion.cell["pretrained_on"] == "sample"
+    on_sample = conversion.cell["pretrained_on"] == "sample"
+    seeds = args.seeds or [args.seed]
     records = [
-        detect_stage(
-            folder,
-            Options(
-                given.protocol or (SAMPLE if ours else "c4-1x"),
-                given.coco or (SAMPLE_DATA if ours else "coco"),
-                seed,
-                given.iterations,
-                given.image_size,
-                given.batch,
-                given.lr,
-                given.device,
-                given.threads,
-                given.workers,
-                given.subset,
-                given.gpus,
-            ),
-            encoder=given.encoder,
-            out=given.out,
-        )
-        for seed in given.seeds or [given.seed]
+        detect_stage(folder, _options(args, seed, on_sample), encoder=args.encoder, out=args.out) for seed in seeds
     ]
-    _summarise(records, given.out)
+    _summarise(records, args.out)
 
 
-def _judge_again(given: argparse.Namespace) -> None:
-    from transfer.reevaluate import evaluate_only
+def _options(args: argparse.Namespace, seed: int, on_sample: bool) -> Options:
+    return Options(
+        protocol=args.protocol or (SAMPLE if on_sample else PROTOCOL),
+        coco=args.coco or (SAMPLE_DATA if on_sample else DATA),
+        seed=seed,
+        iterations=args.iterations,
+        image_size=args.image_size,
+        batch=args.batch,
+        lr=args.lr,
+        device=args.device,
+        threads=args.threads,
+        workers=args.workers,
+        subset=args.subset,
+        processes=args.gpus,
+        skip_faulty=args.skip_faulty,
+        **_file_names(args),
+    )
 
-    metrics, folder = evaluate_only(given.eval_only, given.coco, given.subset, given.device, given.workers)
-    print(f"{given.eval_only.name}: {_shown(metrics)}  ({folder})")
+
+def _file_names(args: argparse.Namespace) -> dict[str, str | None]:
+    return {key: getattr(args, key) for key in ("train_json", "train_images", "val_json", "val_images")}
+
+
+def _evaluate_again(args: argparse.Namespace) -> None:
+    from transfer.coco_set import Files
+    from transfer.evaluate_trained import evaluate_only
+
+    metrics, folder = evaluate_only(
+        args.eval_only,
+        args.coco,
+        Files(**_file_names(args)),
+        subset=args.subset,
+        device=args.device,
+        workers=args.workers,
+        skip_faulty=args.skip_faulty,
+    )
+    print(f"{args.eval_only.name}: {_metrics_line(metrics)}  ({folder})")
 
 
 def _summarise(records: list[Record], out: Path | None) -> None:
     for record in records:
-        print(f"{record.id}: {_shown(record.metrics)}  ({record_folder(out, DETECT, record.id)})")
+        print(f"{record.id}: {_metrics_line(record.metrics)}  ({record_folder(out, DETECT, record.id)})")
     for name in ("box_AP", "mask_AP"):
         values = [record.metrics[name] for record in records if record.metrics.get(name) is not None]
         if len(values) > 1:

@@ -24,13 +24,13 @@ AUTHOR, METADATA = "Whitebench", "whitebench"
 D2_FILE = "d2.pkl"
 RENAMED = (
     (r"^(conv1|bn1)\.", r"stem.\1."),
-    (r"^layer(\d)\.", lambda found: f"res{int(found[1]) + 1}."),
+    (r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}."),
     (r"\bbn(\d)\.", r"conv\1.norm."),
     (r"\bdownsample\.0\.", "shortcut."),
     (r"\bdownsample\.1\.", "shortcut.norm."),
 )
-OF_A_BACKBONE = re.compile(r"(?:^|\.)((?:stem|res[2-5])\.(?:conv1|\d).*)$")
-"""Where a Detectron2 model keeps the tensors that come from a backbone (res5 of a C4 model stands in its head)."""
+BACKBONE_TENSOR = re.compile(r"(?:^|\.)((?:stem|res[2-5])\.(?:conv1|\d).*)$")
+"""Names of a Detectron2 model's tensors that come from a backbone (res5 of a C4 model is part of its head)."""
 PICKLED_ARRAYS = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -90,10 +90,10 @@ def detectron2_name(name: str) -> str:
 
 
 def converted(backbone: "Backbone", file: str = "") -> Converted:
-    """Tensors and what detection needs to know besides; ImageNet's mean and std where a checkpoint states none.
+    """The tensors and metadata that detection needs; ImageNet's mean and std where a checkpoint states none.
 
     Args:
-        file: name of the checkpoint's file, by which a foreign one goes in tables.
+        file: name of the checkpoint's file, which stands for a foreign one in tables.
     """
     metadata = {
         **({} if backbone.metadata else {"recipe": file}),
@@ -114,14 +114,17 @@ def parent_of(backbone: "Backbone") -> str:
 
 def write_d2(path: Path, content: Converted) -> None:
     """The file that Detectron2 loads by MODEL.WEIGHTS. Atomic; equal content gives equal bytes."""
+    write_atomically(path, pickle.dumps(_file_content(content), protocol=4))
+
+
+def _file_content(content: Converted) -> dict[str, Any]:
     tensors = {name: np.ascontiguousarray(content.tensors[name]) for name in sorted(content.tensors)}
-    whole = {
+    return {
         "model": tensors,
         "__author__": AUTHOR,
         "matching_heuristics": True,
         METADATA: json.dumps(content.metadata, sort_keys=True),
     }
-    write_atomically(path, pickle.dumps(whole, protocol=4))
 
 
 def read_d2(path: Path) -> Converted:
@@ -131,8 +134,8 @@ def read_d2(path: Path) -> Converted:
         UserError: another file, or a damaged one.
     """
     try:
-        whole = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
-        return Converted(dict(whole["model"]), json.loads(whole[METADATA]))
+        file_content = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
+        return Converted(dict(file_content["model"]), json.loads(file_content[METADATA]))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle can raise anything
@@ -148,16 +151,19 @@ class _ArraysOnly(pickle.Unpickler):
 
 @dataclass(frozen=True)
 class Proof:
-    """Counts of a conversion's tensors: in a Detectron2 model, bit by bit and finite; its places; without a place."""
+    """Counts of the tensors of a conversion."""
 
     matched: int
+    """In a Detectron2 model, equal bit by bit, and finite."""
     expected: int
+    """Tensors that the model has for a backbone."""
     left_over: int
+    """Without a place in the model."""
 
     def __str__(self) -> str:
-        left = self.left_over or "none"
+        rest = self.left_over or "none"
         return (
-            f"{self.matched} of {self.expected} tensors in Detectron2's model, all equal and finite, {left} left over"
+            f"{self.matched} of {self.expected} tensors in Detectron2's model, all equal and finite, {rest} left over"
         )
 
     @property
@@ -166,37 +172,40 @@ class Proof:
         return {"tensors": self.matched, "tensors_expected": self.expected, "tensors_left_over": self.left_over}
 
 
-def load_proven(model: "nn.Module", path: Path, content: Converted) -> Proof:
-    """Loads `path`, which holds `content`, into a Detectron2 model by Detectron2's own loader; compares what arrived.
+def load_proven(model: "nn.Module", content: Converted) -> Proof:
+    """Loads `content` into a Detectron2 model as Detectron2 loads the file that holds it; compares what arrived.
+
+    Detectron2's own reader of files is left out: ours has read the file already, without running what a pickle may
+    name, and a path may hold a "?", which Detectron2 takes for a query.
 
     Raises:
-        UserError: a tensor found no place, or a place of the backbone no tensor, or they differ, or are not finite.
+        UserError: a tensor is left over, or one of the model's got none, or they differ, or are not finite.
     """
     from detectron2.checkpoint import DetectionCheckpointer
 
     with quiet("detectron2", "fvcore"):  # they list every tensor of the heads, which start afresh
-        DetectionCheckpointer(model, save_to_disk=False).load(str(path))
+        DetectionCheckpointer(model, save_to_disk=False)._load_model(_file_content(content))
     return prove(model, content)
 
 
 def prove(model: "nn.Module", content: Converted) -> Proof:
-    """Compares each tensor of the conversion with the one place it has in `model`."""
-    places = {found[1]: tensor for name, tensor in model.state_dict().items() if (found := _place(name))}
-    unfilled = sorted(places.keys() - content.tensors.keys())
-    left_over = sorted(content.tensors.keys() - places.keys())
-    if unfilled or left_over:
-        fault = f"{left_over[0]} found no place" if left_over else f"{unfilled[0]} got no weights"
+    """Compares each tensor of the conversion with the model's tensor of that name."""
+    loaded = {match[1]: tensor for name, tensor in model.state_dict().items() if (match := _backbone_name(name))}
+    missing = sorted(loaded.keys() - content.tensors.keys())
+    left_over = sorted(content.tensors.keys() - loaded.keys())
+    if missing or left_over:
+        fault = f"{left_over[0]} is not in the model" if left_over else f"{missing[0]} got no weights"
         raise UserError(
             f"Detectron2's model and the {content.arch} do not fit: {len(left_over)} tensors left over, "
-            f"{len(unfilled)} places unfilled; e.g. {fault}"
+            f"{len(missing)} of the model's without weights; e.g. {fault}"
         )
     for name, array in content.tensors.items():
         if not np.isfinite(array).all():
             raise UserError(f"{name} has values that are not finite (NaN or infinite)")
-        if not np.array_equal(places[name].cpu().numpy(), array):
+        if not np.array_equal(loaded[name].cpu().numpy(), array):
             raise UserError(f"{name}: Detectron2's model does not hold what was converted")
-    return Proof(len(content.tensors), len(places), len(left_over))
+    return Proof(len(content.tensors), len(loaded), len(left_over))
 
 
-def _place(name: str) -> re.Match[str] | None:
-    return None if name.endswith("num_batches_tracked") else OF_A_BACKBONE.search(name)
+def _backbone_name(name: str) -> re.Match[str] | None:
+    return None if name.endswith("num_batches_tracked") else BACKBONE_TENSOR.search(name)

@@ -11,9 +11,11 @@ from whitebench.records import Record, Run, read_record
 
 if TYPE_CHECKING:
     from transfer.convert import Converted
-    from transfer.data import DetectionSet
+    from transfer.detection_set import DetectionSet
+    from transfer.evaluation import Evaluation
     from transfer.protocol import Protocol
     from transfer.records import Options
+    from transfer.trainer import FineTuning
 
 
 def detect_in_processes(
@@ -24,7 +26,7 @@ def detect_in_processes(
     encoder: str | None,
     out: Path | None,
 ) -> Record:
-    """By Detectron2's launcher; the first of the processes keeps the record, and this one waits."""
+    """Runs `detect` by Detectron2's launcher; the first of the processes writes the record, and this one waits."""
     from transfer.parallel import Forwarding, check_processes, launch
 
     before = read_record(run.folder)
@@ -66,65 +68,125 @@ def _work(
         if comm.is_main_process():
             run.record.command = command
             with run:
-                detect(run.folder, run, content, d2_file, options, print)
+                detect(run.folder, run, content, options, print)
         else:
-            detect(run.folder, None, content, d2_file, options, lambda _: None)
+            detect(run.folder, None, content, options, lambda _: None)
 
 
-def detect(
-    folder: Path, run: Run | None, content: "Converted", d2_file: Path, options: "Options", say: Callable[[str], None]
-) -> None:
-    """Fine-tunes, evaluates, and leaves metrics, detections, pictures and the model.
+def detect(folder: Path, run: Run | None, content: "Converted", options: "Options", say: Callable[[str], None]) -> None:
+    """Fine-tunes, evaluates, and writes metrics, detections, pictures and the model.
 
     Args:
         run: the record, in `folder`; None in processes other than the first.
     """
-    from pretrain import resume
     from pretrain.repeatable import resolve_device
-    from transfer.data import find_folder, read_data
-    from transfer.linter import lint, not_yet_named
-    from transfer.pictures import leave
-    from transfer.progress import Events
-    from transfer.protocol import build_cfg, check_masks, deviations, load_protocol, resolve
-    from transfer.reevaluate import CONFIG
+    from transfer.detection_set import find_folder, read_data
+    from transfer.protocol import (
+        build_cfg,
+        check_masks,
+        deviations,
+        load_protocol,
+        published_cfg,
+        resolve,
+        schedule_lines,
+    )
 
-    protocol, data = load_protocol(options.protocol), read_data(find_folder(options.coco))
-    settings = resolve(protocol, options.iterations, options.image_size, options.batch, options.lr)
+    protocol = load_protocol(options.protocol)
+    masks = published_cfg(protocol).MODEL.MASK_ON
+    data = read_data(find_folder(options.coco), options.files, masks=masks, skip=options.skip_faulty)
+    settings = resolve(
+        protocol, iterations=options.iterations, image_size=options.image_size, batch=options.batch, lr=options.lr
+    )
     cfg = build_cfg(
-        protocol, settings, content, len(data.categories), data.mask_format, resolve_device(options.device),
-        options.seed, options.processes,
-    )  # fmt: skip
+        protocol,
+        settings,
+        content,
+        classes=len(data.categories),
+        mask_format=data.mask_format,
+        device=resolve_device(options.device),
+        seed=options.seed,
+        processes=options.processes,
+    )
     check_masks(protocol, cfg, data)
-    differences = [*deviations(cfg, protocol), *_data_deviations(protocol, data, options.subset)]
+    differences = [*deviations(cfg, protocol), *schedule_lines(protocol, settings)]
+    differences += _data_deviations(protocol, data, options.subset)
     differences += padding_deviation(protocol, settings.batch // options.processes)
+    tuning = _prepared(folder, run, cfg, content, data, protocol, options, differences, say)
+    tuning.fit(run)
+    evaluation = tuning.evaluate(run)
+    if run is not None and evaluation is not None:
+        _record(run, tuning, evaluation, settings.iterations)
 
+
+def _prepared(
+    folder: Path,
+    run: Run | None,
+    cfg: Any,
+    content: "Converted",
+    data: "DetectionSet",
+    protocol: "Protocol",
+    options: "Options",
+    differences: list[str],
+    say: Callable[[str], None],
+) -> "FineTuning":
+    """The model with its weights and data, after everything that training or evaluation will read was tried."""
+    from transfer.detection_set import SKIPPED, check_image_files
+    from transfer.evaluate_trained import CONFIG
+    from transfer.evaluation_trial import try_annotations
+    from transfer.linter import lint, not_yet_named
     from transfer.trainer import FineTuning
 
     tuning = FineTuning(
-        cfg, content, d2_file, data, protocol.optimizer, options.threads, options.workers, options.subset, say
+        cfg,
+        content,
+        data,
+        folder,
+        optimizer=protocol.optimizer,
+        threads=options.threads,
+        workers=options.workers,
+        subset=options.subset,
+        say=say,
     )
-    differences += not_yet_named(lint(cfg, protocol, content, tuning.model, options.processes), differences)
+    differences = differences + not_yet_named(
+        lint(cfg, protocol, content, tuning.model, options.processes), differences
+    )
     say(f"{folder.name}: {protocol.title}; {_counted(data)}, seed {options.seed}")
     for line in [*data.notes, *(f"deviates: {difference}" for difference in differences)]:
         say(f"  {line}")
     say(str(tuning.proof))
     if run is not None:
+        check_image_files(data)
+        try_annotations(data, tuning.val_set, cfg.MODEL.MASK_ON)
+        if data.skipped:
+            write_atomically(folder / SKIPPED, "".join(f"{line}\n" for line in data.skipped).encode())
         write_atomically(folder / CONFIG, cfg.dump().encode())
         run.metrics.update(
-            **tuning.proof.metrics, iterations=settings.iterations, deviations=differences,
+            **tuning.proof.metrics,
+            iterations=cfg.SOLVER.MAX_ITER,
+            deviations=differences,
             data={**data.counts, "notes": list(data.notes)},
-        )  # fmt: skip
+            categories=list(data.categories),
+        )
         run.save()
-    tuning.fit(folder, run)
-    evaluation = tuning.evaluate(folder, run)
-    if run is None or evaluation is None:
-        return
+    return tuning
+
+
+def _record(run: Run, tuning: "FineTuning", evaluation: "Evaluation", iterations: int) -> None:
+    """Metrics first: a picture that cannot be drawn costs nothing."""
+    from pretrain import resume
+    from transfer.pictures import write_pictures
+    from transfer.progress import log_group
+    from whitebench.sinks import TensorBoard
+
+    folder = run.folder
     run.metrics.update(evaluation.metrics)
-    for name, path in leave(evaluation, folder, tuning.val_images, tuning.val_set).items():
-        if path.exists():
-            run.artifact(name, path)
-    events = Events(folder)
-    events.add(evaluation.metrics, settings.iterations, "val")
+    run.artifact("detections", evaluation.write(folder))
+    run.save()
+    pictures = write_pictures(evaluation, folder, tuning.val_images, tuning.val_set, tuning.say)
+    for name, path in pictures.items():
+        run.artifact(name, path)
+    events = TensorBoard(folder, folder.name, {}, None)
+    log_group(events, "val", evaluation.metrics, iterations)
     events.close()
     resume.forget_previous(folder)
     run.artifact("model", folder / resume.CHECKPOINT)
@@ -133,8 +195,8 @@ def detect(
 def padding_deviation(protocol: "Protocol", images: int) -> list[str]:
     """A line where another number of images than on a published GPU is padded to one size.
 
-    Batch norm counts padding, too: 28 % of the pixels of 16 COCO images together, 11 % of those of 2 (measured on
-    COCO's first 128).
+    Batch norm counts padding, too: 28 % of the pixels of 16 COCO images together, 11 % of those of 2 (simulated with
+    the sizes of COCO's first 128).
     """
     from transfer.batches import GPU_IMAGES
 
@@ -144,17 +206,19 @@ def padding_deviation(protocol: "Protocol", images: int) -> list[str]:
 
 
 def _data_deviations(protocol: "Protocol", data: "DetectionSet", subset: int | None) -> list[str]:
+    from transfer.detection_set import SKIPPED
     from transfer.protocol import published_cfg
-    from transfer.voc_data import VocSet
+    from transfer.voc_set import VocSet
 
-    found = []
-    wanted = "VOC" if any("voc" in name for name in published_cfg(protocol).DATASETS.TEST) else "COCO"
-    given = "VOC" if isinstance(data, VocSet) else "COCO"
-    if wanted != given:
-        found.append(f"data: of {given}'s form, published {wanted}")
+    published = "VOC" if any("voc" in name for name in published_cfg(protocol).DATASETS.TEST) else "COCO"
+    actual = "VOC" if isinstance(data, VocSet) else "COCO"
+    lines = [f"data: of {actual}'s form, published {published}"] if actual != published else []
+    lines += data.differences
+    if data.skipped:
+        lines.append(f"data: {len(data.skipped)} faulty annotations left out ({SKIPPED})")
     if subset is not None:
-        found.append(f"data: {subset} images of each part at most, published all")
-    return found
+        lines.append(f"data: {subset} images of each part at most, published all")
+    return lines
 
 
 def _counted(data: "DetectionSet") -> str:

@@ -20,12 +20,12 @@ class Estimate:
     total_s: float
     memory_gb: float
     """Largest so far on the GPU; on a CPU, of the process (in 10^9 bytes)."""
-    on: str
-    """What the memory is of."""
+    memory_of: str
+    """"the GPU's memory" or "memory"."""
 
     def __str__(self) -> str:
-        rates = f"{self.iteration_s:.2g} s an iteration and {self.image_s:.2g} s an image of evaluation"
-        return f"estimate: {duration(self.total_s)} in all, {rates}; {self.memory_gb:.1f} GB of {self.on}"
+        rates = f"{self.iteration_s:.2g} s per iteration and {self.image_s:.2g} s per image of evaluation"
+        return f"estimate: {duration(self.total_s)} in all, {rates}; {self.memory_gb:.1f} GB of {self.memory_of}"
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class Estimate:
 def measure(
     model: torch.nn.Module,
     step: Callable[[], Any],
-    look: Callable[[], Any],
+    evaluate_one: Callable[[], Any],
     iterations: int,
     images: int,
     state_bytes: int,
@@ -44,11 +44,11 @@ def measure(
     """Times one training step and one image of evaluation, after one of each to warm up; leaves `model` as it was.
 
     Args:
-        step: forward and backward of a batch. look: evaluation of one image.
-        iterations, images: of what is ahead.
-        state_bytes: what the optimizer will hold besides.
+        step: forward and backward of a batch. evaluate_one: evaluation of one image.
+        iterations, images: what is still to be done.
+        state_bytes: of the optimizer's state, which does not exist yet.
     Raises:
-        UserError: the GPU's memory does not suffice.
+        UserError: the GPU's memory is too small.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     cuda = next(model.parameters()).is_cuda
@@ -57,9 +57,11 @@ def measure(
     try:
         iteration_s = _second_time(step, model.train(), cuda)
         with torch.no_grad():
-            image_s = _second_time(look, model.eval(), cuda)
+            image_s = _second_time(evaluate_one, model.eval(), cuda)
     except torch.OutOfMemoryError as error:
-        raise UserError("the GPU's memory does not suffice; try a smaller --batch, or --gpus") from error
+        raise UserError(
+            "out of memory on the GPU; try a smaller --batch, which makes the schedule longer in proportion, or --gpus"
+        ) from error
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])

@@ -1,4 +1,4 @@
-"""Judges a detector by Detectron2's own evaluators; keeps its detections and the curves behind the AP.
+"""Evaluates a detector by Detectron2's own evaluators; keeps its detections and the curves behind the AP.
 
 On VOC, box_AP, box_AP50 and box_AP75 are those of Detectron2's PascalVOCDetectionEvaluator, as in MoCo's protocol (on
 VOC 2007: 11 points of recall, here for each of COCO's ten overlaps); coco_box_AP and so on are COCO's metric of the
@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,10 @@ import numpy as np
 import torch
 
 from pretrain.repeatable import derive_seed
-from transfer.data import DetectionSet
+from transfer.detection_set import DetectionSet
 from transfer.detectron import quiet
-from transfer.voc_data import VocSet
+from transfer.voc_set import VocSet
+from transfer.voc_xml import VocImage, evaluation_xml
 from whitebench.files import write_atomically
 
 if TYPE_CHECKING:
@@ -44,11 +46,11 @@ class Evaluation:
     """In COCO's form of results: image_id, category_id, bbox [x, y, w, h], score, segmentation."""
     curves: Curves
     """{"box": {"AP": precision at recall 0, 0.01, ..., 1, ...}}, means over classes; AP is the mean over overlaps."""
-    shown: list[tuple[dict[str, Any], Any]] = field(default_factory=list)
-    """Some images and what was found in them, for pictures."""
+    examples: list[tuple[dict[str, Any], Any]] = field(default_factory=list)
+    """Some images and their detections, for pictures."""
 
     def write(self, folder: Path) -> Path:
-        """Leaves the detections in `folder`, as pycocotools' `loadRes` takes them."""
+        """Writes the detections to `folder`, as pycocotools' `loadRes` takes them."""
         write_atomically(folder / DETECTIONS, json.dumps(self.detections).encode())
         return folder / DETECTIONS
 
@@ -60,159 +62,199 @@ def evaluate(
     data: DetectionSet,
     name: str,
     images: list[dict[str, Any]],
-    folder: Path,
     workers: int = 0,
     pictures: int = 0,
-    each: Callable[[int, int], None] = lambda done, total: None,
+    after_each: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation | None:
-    """Shows `model` the images, and judges what it finds. With several processes each sees its share.
+    """Runs `model` on the images and evaluates its detections. Of several processes each takes its part.
 
     Args:
         name: of the validation part, as registered with Detectron2; images: of it, or a part of them.
-        folder: for files on the way.
-        pictures: so many images, evenly spread, are kept with their detections.
-        each: told after each image how many are done, and of how many.
+        pictures: this many images, evenly spread, are kept with their detections.
+        after_each: called after each image with the number that are done and their total.
     Returns:
         None in processes other than the first.
     """
     from detectron2.data import DatasetMapper, build_detection_test_loader
     from detectron2.utils import comm
 
-    kept = (
-        {image["file_name"] for image in images[:: max(1, len(images) // pictures)][:pictures]} if pictures else set()
-    )
-    judge = _judge(data, name, images, folder, cfg.MODEL.MASK_ON)
+    spread = images[:: max(1, len(images) // pictures)][:pictures] if pictures else []
+    examples_of = {image["file_name"] for image in spread}
+    with quiet("detectron2", "fvcore"):
+        evaluator = _evaluator(data, name, images, cfg.MODEL.MASK_ON)
     loader = build_detection_test_loader(images, mapper=DatasetMapper(cfg, is_train=False), num_workers=workers)
-    shown = []
+    examples = []
     torch.manual_seed(derive_seed(cfg.SEED, "evaluation"))
     model.eval()
-    judge.reset()
+    evaluator.reset()
     for done, batch in enumerate(loader, 1):
-        found = model(batch)
-        judge.process(batch, found)
-        shown += [(i, f["instances"].to("cpu")) for i, f in zip(batch, found) if i["file_name"] in kept]
-        each(done, len(loader))
+        outputs = model(batch)
+        evaluator.process(batch, outputs)
+        examples += [
+            (image, output["instances"].to("cpu"))
+            for image, output in zip(batch, outputs)
+            if image["file_name"] in examples_of
+        ]
+        after_each(done, len(loader))
     with quiet("detectron2", "fvcore"), contextlib.redirect_stdout(io.StringIO()):
-        whole: Evaluation | None = judge.judged()
-    if whole is None or not comm.is_main_process():
+        evaluation: Evaluation | None = evaluator.evaluation()
+    if evaluation is None or not comm.is_main_process():
         return None
-    whole.shown = shown
-    return whole
+    evaluation.examples = examples
+    return evaluation
 
 
-def _judge(data: DetectionSet, name: str, images: list[dict[str, Any]], folder: Path, masks: bool) -> Any:
-    with quiet("detectron2", "fvcore"):
-        if isinstance(data, VocSet):
-            return _voc_judge(name, images, folder)
-        return _coco_judge(name, images, tuple(TASKS) if masks else ("bbox",))
+def _evaluator(data: DetectionSet, name: str, images: list[dict[str, Any]], masks: bool) -> Any:
+    if isinstance(data, VocSet):
+        return _voc_evaluator(name, images, data)
+    return _coco_evaluator(name, images, tuple(TASKS) if masks else ("bbox",))
 
 
-def _coco_judge(name: str, images: list[dict[str, Any]], tasks: tuple[str, ...]) -> Any:
+def _coco_evaluator(name: str, images: list[dict[str, Any]], tasks: tuple[str, ...]) -> Any:
     from detectron2.evaluation import COCOEvaluator
     from detectron2.utils import comm
 
-    class Judge(COCOEvaluator):
-        """Detectron2's, which keeps what it counted with."""
+    class Evaluator(COCOEvaluator):
+        """Detectron2's, which keeps what its metrics are counted from."""
 
         def _eval_predictions(self, predictions: Any, img_ids: Any = None) -> None:
-            self.counted: dict[str, Any] = {}
+            self.coco_evals: dict[str, Any] = {}
             super()._eval_predictions(predictions, img_ids=img_ids)
-            self.found = list(itertools.chain(*(each["instances"] for each in predictions)))
+            self.detections = list(itertools.chain(*(each["instances"] for each in predictions)))
 
         def _derive_coco_results(self, coco_eval: Any, iou_type: str, class_names: Any = None) -> Any:
-            self.counted[iou_type] = coco_eval
+            self.coco_evals[iou_type] = coco_eval
             return super()._derive_coco_results(coco_eval, iou_type, class_names=class_names)
 
-        def judged(self) -> Evaluation | None:
-            numbers = sorted(image["image_id"] for image in images)
-            results = self.evaluate(img_ids=numbers)
+        def evaluation(self) -> Evaluation | None:
+            image_ids = sorted(image["image_id"] for image in images)
+            results = self.evaluate(img_ids=image_ids)
             if not comm.is_main_process():
                 return None
             values = {(task, metric): results[task][metric] for task in tasks for metric in METRICS}
             if all(math.isnan(value) for value in values.values()):  # a model that finds nothing at all has AP 0
-                wanted = set(numbers)
-                areas = [a["area"] for a in self._coco_api.dataset["annotations"] if a["image_id"] in wanted]
+                evaluated = set(image_ids)
+                areas = [a["area"] for a in self._coco_api.dataset["annotations"] if a["image_id"] in evaluated]
                 values = {key: 0.0 if _occurs(key[1], areas) else math.nan for key in values}
             metrics = {f"{TASKS[task]}_{metric}": _or_none(value) for (task, metric), value in values.items()}
-            curves = {TASKS[task]: _curves(counted) for task, counted in self.counted.items()}
-            return Evaluation(metrics, self.found, curves)
+            curves = {TASKS[task]: _curves(coco_eval) for task, coco_eval in self.coco_evals.items()}
+            return Evaluation(metrics, self.detections, curves)
 
-    return Judge(name, tasks, distributed=comm.get_world_size() > 1, use_fast_impl=False)
+    return Evaluator(name, tasks, distributed=comm.get_world_size() > 1, use_fast_impl=False)
 
 
-def _voc_judge(name: str, images: list[dict[str, Any]], folder: Path) -> Any:
+def _voc_evaluator(name: str, images: list[dict[str, Any]], data: VocSet) -> Any:
     from detectron2.evaluation import PascalVOCDetectionEvaluator
     from detectron2.evaluation.coco_evaluation import instances_to_coco_json
     from detectron2.utils import comm
 
-    class Judge(PascalVOCDetectionEvaluator):
-        """Detectron2's, over these images, and COCO's beside it."""
+    truths = [data.by_name[image["image_id"]] for image in images]
+    counted = _counted_classes(data, truths)
+
+    class Evaluator(PascalVOCDetectionEvaluator):
+        """Detectron2's, over these images, and COCO's metric of the same detections.
+
+        It reads annotations that are written for it, with the same objects: its parser stops at a missing pose or a
+        decimal.
+        """
+
+        def __init__(self) -> None:
+            super().__init__(name)
+            self._is_2007 = data.is_2007
+            self._class_names = [f"class{number}" for number in counted]
 
         def reset(self) -> None:
             super().reset()
-            self.found: list[dict[str, Any]] = []
+            self.detections: list[dict[str, Any]] = []
 
         def process(self, inputs: Any, outputs: Any) -> None:
             super().process(inputs, outputs)
-            for given, output in zip(inputs, outputs):
-                self.found += instances_to_coco_json(output["instances"].to("cpu"), given["image_id"])
+            for image, output in zip(inputs, outputs):
+                self.detections += instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
 
-        def judged(self) -> Evaluation | None:
-            listed = folder / ".images.txt"
-            if comm.is_main_process():
-                listed.write_text("\n".join(str(image["image_id"]) for image in images))
-            self._image_set_path = str(listed)
-            everything = comm.gather(self.found, dst=0)
-            results = self.evaluate()
+        def evaluation(self) -> Evaluation | None:
+            with tempfile.TemporaryDirectory() as folder:
+                self._anno_file_template = str(Path(folder) / "{}.xml")
+                self._image_set_path = str(Path(folder) / "images.txt")
+                if comm.is_main_process():
+                    write_truths(Path(folder), truths, data.categories)
+                state = vars(self)
+                by_class = state["_predictions"]
+                state["_predictions"] = {new: by_class[old] for new, old in enumerate(counted)}
+                gathered = comm.gather(self.detections, dst=0)
+                results = self.evaluate() if counted else {"bbox": dict.fromkeys(("AP", "AP50", "AP75"), math.nan)}
             if not comm.is_main_process():
                 return None
-            listed.unlink()
-            found = list(itertools.chain(*everything))
-            counted = _voc_by_coco(images, found, Path(self._anno_file_template), self._class_names)
+            detections = list(itertools.chain(*gathered))
+            coco_eval = voc_by_coco(truths, detections, data.categories)
             metrics = {f"box_{key}": _or_none(float(value)) for key, value in results["bbox"].items()}
-            for metric, value in zip(METRICS, counted.stats if counted else [math.nan] * len(METRICS)):
+            for metric, value in zip(METRICS, coco_eval.stats if coco_eval else [math.nan] * len(METRICS)):
                 metrics[f"coco_box_{metric}"] = _or_none(100 * float(value)) if value >= 0 else None
-            return Evaluation(metrics, found, {"box": _curves(counted)})
+            return Evaluation(metrics, detections, {"box": _curves(coco_eval)})
 
-    return Judge(name)
+    return Evaluator()
 
 
-def _voc_by_coco(images: list[dict[str, Any]], found: list[dict[str, Any]], annotations: Path, classes: Any) -> Any:
-    """pycocotools' evaluation of boxes on VOC, with difficult objects as crowds: found or not, they do not count."""
-    from detectron2.evaluation.pascal_voc_evaluation import parse_rec
+def _counted_classes(data: VocSet, truths: list[VocImage]) -> list[int]:
+    """Classes over which VOC's metric is a mean.
+
+    Of VOC 2007 all, as published. The metric of later years is not defined for a class without objects, which other
+    sets, or parts of one, may have.
+    """
+    occurring = {item.name for image in truths for item in image.objects if not item.difficult}
+    return [number for number, name in enumerate(data.categories) if data.is_2007 or name in occurring]
+
+
+def write_truths(folder: Path, truths: list[VocImage], categories: tuple[str, ...]) -> None:
+    """Writes the annotations and the list of their images, as Detectron2's evaluator of VOC reads them.
+
+    Classes are called class0, class1, ...: they give names to its files.
+    """
+    names = {category: f"class{number}" for number, category in enumerate(categories)}
+    for image in truths:
+        (folder / f"{image.name}.xml").write_bytes(evaluation_xml(image, names))
+    (folder / "images.txt").write_text("\n".join(image.name for image in truths))
+
+
+def voc_by_coco(truths: list[VocImage], detections: list[dict[str, Any]], categories: tuple[str, ...]) -> Any:
+    """pycocotools' evaluation of boxes on VOC; difficult objects are crowds there: found or not, they do not count.
+
+    Returns:
+        A COCOeval; None without detections.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    if not found:
+    if not detections:
         return None
     truth = COCO()
     objects: list[dict[str, Any]] = []
-    for image in images:
-        for item in parse_rec(str(annotations).format(image["image_id"])):
-            left, top, right, bottom = item["bbox"]
+    for image in truths:
+        for item in image.objects:
+            left, top, right, bottom = item.box
             box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
             objects.append({
-                "id": len(objects) + 1, "image_id": image["image_id"], "category_id": classes.index(item["name"]),
-                "bbox": box, "area": box[2] * box[3], "iscrowd": int(item["difficult"]),
+                "id": len(objects) + 1, "image_id": image.name, "category_id": categories.index(item.name),
+                "bbox": box, "area": box[2] * box[3], "iscrowd": int(item.difficult),
             })  # fmt: skip
     truth.dataset = {
-        "images": [{"id": image["image_id"]} for image in images],
+        "images": [{"id": image.name} for image in truths],
         "annotations": objects,
-        "categories": [{"id": number, "name": name} for number, name in enumerate(classes)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(categories)],
     }
     truth.createIndex()
-    counted = COCOeval(truth, truth.loadRes(found), "bbox")
-    counted.evaluate()
-    counted.accumulate()
-    counted.summarize()
-    return counted
+    coco_eval = COCOeval(truth, truth.loadRes(detections), "bbox")
+    coco_eval.evaluate()
+    coco_eval.accumulate()
+    coco_eval.summarize()
+    return coco_eval
 
 
-def _curves(counted: Any) -> dict[str, list[float]]:
+def _curves(coco_eval: Any) -> dict[str, list[float]]:
     """Precision at 101 recalls, means over classes that occur: of the mean over overlaps, and at 0.5 and 0.75."""
-    if counted is None:
+    if coco_eval is None:
         return {}
-    precision = counted.eval["precision"][:, :, :, 0, -1]  # [10 overlaps, 101 recalls, classes]; -1 where there is none
+    precision = coco_eval.eval["precision"][:, :, :, 0, -1]  # [10 overlaps, 101 recalls, classes]; -1: none of a class
     occurring = precision[:, :, (precision >= 0).all(axis=(0, 1))]
     if not occurring.size:
         return {}

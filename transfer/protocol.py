@@ -4,6 +4,7 @@ A protocol is what its source publishes. Whatever a run does differently is name
 recorded, so that a row of a table is never silently incomparable.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
     from transfer.convert import Converted
-    from transfer.data import DetectionSet
+    from transfer.detection_set import DetectionSet
 
 PROTOCOLS = Path(__file__).parent / "protocols"
 STATED = (
@@ -109,28 +110,46 @@ def load_protocol(name: str) -> Protocol:
 
 def resolve(
     protocol: Protocol,
+    *,
     iterations: int | None = None,
     image_size: int | None = None,
     batch: int | None = None,
     lr: float | None = None,
 ) -> Settings:
-    """The protocol's own settings where an option is None; the learning rate follows the batch in proportion.
+    """The protocol's own settings where an option is None.
+
+    The learning rate follows the batch in proportion, and the number of iterations in inverse proportion, so that as
+    many images are seen (He's advice in facebookresearch/moco#11; Detectron2's `auto_scale_workers`).
 
     Raises:
         UserError: a setting that is not positive.
     """
     solver = protocol.detectron2["SOLVER"]
-    batch = solver["IMS_PER_BATCH"] if batch is None else batch
-    settings = Settings(
-        iterations=solver["MAX_ITER"] if iterations is None else iterations,
-        image_size=protocol.detectron2["INPUT"]["MIN_SIZE_TEST"] if image_size is None else image_size,
-        batch=batch,
-        lr=solver["BASE_LR"] * batch / solver["IMS_PER_BATCH"] if lr is None else lr,
-    )
-    for name in ("iterations", "image_size", "batch", "lr"):
-        if getattr(settings, name) <= 0:
-            raise UserError(f"{name}: must be positive, not {getattr(settings, name)}")
-    return settings
+    published_batch, published_lr = solver["IMS_PER_BATCH"], solver["BASE_LR"]
+    size = protocol.detectron2["INPUT"]["MIN_SIZE_TEST"] if image_size is None else image_size
+    chosen = {"iterations": iterations, "image_size": size, "batch": batch, "lr": lr}
+    for name, value in chosen.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UserError(f"{name}: must be positive, not {value}")
+    batch = published_batch if batch is None else batch
+    if iterations is None:
+        iterations = max(1, round(solver["MAX_ITER"] * published_batch / batch))
+    return Settings(iterations, size, batch, published_lr * batch / published_batch if lr is None else lr)
+
+
+def schedule_lines(protocol: Protocol, settings: Settings) -> list[str]:
+    """What a run's batch and iterations make of the published schedule, where they are others."""
+    solver = protocol.detectron2["SOLVER"]
+    published, images = solver["MAX_ITER"] * solver["IMS_PER_BATCH"], settings.iterations * settings.batch
+    if abs(images - published) < solver["IMS_PER_BATCH"] + settings.batch:
+        if settings.batch == solver["IMS_PER_BATCH"]:
+            return []
+        return [
+            f"schedule: {settings.iterations} iterations of {settings.batch} images see as many images as the "
+            f"published {solver['MAX_ITER']} of {solver['IMS_PER_BATCH']}"
+        ]
+    share, whole = images / published, round(published / settings.batch)
+    return [f"images seen: {images}, {share:.3g} of the published {published}; --iterations {whole} sees as many"]
 
 
 def check_fit(protocol: Protocol, arch: str) -> None:
@@ -143,10 +162,11 @@ def check_fit(protocol: Protocol, arch: str) -> None:
 
 def check_masks(protocol: Protocol, cfg: "CfgNode", data: "DetectionSet") -> None:
     """Raises `UserError` where the protocol trains masks and the data have boxes alone."""
-    from transfer.voc_data import VocSet
-
-    if cfg.MODEL.MASK_ON and isinstance(data, VocSet):
-        raise UserError(f"protocol {protocol.name} needs masks, and VOC has boxes alone; for it there is c4-24k")
+    if cfg.MODEL.MASK_ON and not data.has_masks:
+        raise UserError(
+            f"protocol {protocol.name} needs masks, and these annotations have boxes alone; use c4-24k, or a protocol "
+            f"of your own that extends {protocol.name} with detectron2: {{MODEL: {{MASK_ON: false}}}}"
+        )
 
 
 def published_cfg(protocol: Protocol) -> "CfgNode":

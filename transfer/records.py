@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transfer.coco_set import Files
 from whitebench.errors import UserError
 from whitebench.hashing import canonical, content_hash, run_id
 from whitebench.records import Run, stage_folder
@@ -19,27 +20,38 @@ D2_FORMAT = 1
 """Counts up when the content of d2.pkl changes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a backbone is judged by detection. All of it determines the result, but `workers`."""
+    """How a backbone is evaluated by detection. All of it determines the result, except `workers`."""
 
     protocol: str
     """Of `transfer/protocols`, or a path."""
     coco: str | Path
-    """A folder in COCO's layout, or its name in $WHITEBENCH_DATA."""
+    """A folder in COCO's or VOC's layout, or its name in $WHITEBENCH_DATA."""
     seed: int = 0
     iterations: int | None = None
     image_size: int | None = None
     batch: int | None = None
     lr: float | None = None
-    """These four: None is what the protocol says."""
+    """These four: None is what the protocol says; see `transfer.protocol.resolve`."""
     device: str = "auto"
     threads: int = 1
     workers: int = 0
     subset: int | None = None
-    """For trials: train with, and judge by, only so many images of each part; None: all."""
+    """For trials: train and evaluate with this many images of each part; None: all."""
     processes: int = 1
     """That share every batch: a GPU each."""
+    train_json: str | None = None
+    train_images: str | None = None
+    val_json: str | None = None
+    val_images: str | None = None
+    """These four: names of COCO's files that are not the usual ones; see `transfer.coco_set.Files`."""
+    skip_faulty: bool = False
+    """Leave out every faulty annotation, and list them."""
+
+    @property
+    def files(self) -> Files:
+        return Files(self.train_json, self.train_images, self.val_json, self.val_images)
 
 
 def convert_config(parent: str, encoder: str | None = None) -> dict[str, Any]:
@@ -58,11 +70,13 @@ def detect_config(parent: str, options: Options, encoder: str | None = None) -> 
         UserError: an unknown protocol, settings that cannot work, a folder without its annotations.
     """
     from pretrain.repeatable import resolve_device
-    from transfer.data import annotation_hashes, find_folder
+    from transfer.detection_set import annotation_hashes, find_folder
     from transfer.protocol import load_protocol, resolve
 
     protocol = load_protocol(options.protocol)
-    settings = resolve(protocol, options.iterations, options.image_size, options.batch, options.lr)
+    settings = resolve(
+        protocol, iterations=options.iterations, image_size=options.image_size, batch=options.batch, lr=options.lr
+    )
     if (options.subset is not None and options.subset < 2) or options.processes < 1:
         raise UserError("subset: at least 2 images; processes: at least 1")
     return {
@@ -70,12 +84,13 @@ def detect_config(parent: str, options: Options, encoder: str | None = None) -> 
         "encoder": encoder,
         "protocol": protocol.determines,
         **canonical(settings),
-        "data": annotation_hashes(find_folder(options.coco)),
+        "data": annotation_hashes(find_folder(options.coco), options.files),
         "seed": options.seed,
         "device": resolve_device(options.device),
         "threads": options.threads,
         "world_size": options.processes,
         **({"subset": options.subset} if options.subset is not None else {}),
+        **({"skip_faulty": True} if options.skip_faulty else {}),
     }
 
 
@@ -101,7 +116,7 @@ def detection_run(
 
 
 def run_label(parent: str) -> str:
-    """For ids: "intl-s0" of "intl-s0-<hash>"; of another's checkpoint, what begins its hash."""
+    """For ids: "intl-s0" of "intl-s0-<hash>"; of a foreign checkpoint, the start of its hash."""
     if parent.startswith("sha256:"):
         return f"foreign-{parent.removeprefix('sha256:')[:8]}"
     return parent.rpartition("-")[0] or parent
@@ -120,7 +135,7 @@ def record_folder(out: Path | None, stage: str, name: str) -> Path:
 
 
 def pretraining_cell(metadata: dict[str, Any]) -> dict[str, Any]:
-    """What the pretraining was; another's checkpoint goes by the name of its file."""
+    """What the pretraining was; a foreign checkpoint is named by its file."""
     return {
         "recipe": metadata["recipe"],
         "method": metadata.get("method", "foreign"),

@@ -14,7 +14,6 @@ from transfer.records import (
     record_folder,
     run_label,
 )
-from whitebench.errors import UserError
 from whitebench.hashing import run_id
 from whitebench.records import Record, Run
 
@@ -27,7 +26,7 @@ def convert_stage(
     out: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Record:
-    """Converts a checkpoint, proves it in Detectron2's own ResNet and leaves `d2.pkl`; at once where that is done.
+    """Converts a checkpoint, proves it in Detectron2's own ResNet and writes `d2.pkl`; at once where that is done.
 
     Args:
         out: folder for records, instead of $WHITEBENCH_RUNS.
@@ -37,7 +36,7 @@ def convert_stage(
     from pretrain.checkpoint import read_backbone
     from transfer import convert
     from transfer.detectron import detectron2_resnet
-    from transfer.maps import compare_maps
+    from transfer.feature_maps import compare_maps
 
     backbone = read_backbone(ckpt, encoder, unsafe_pickle)
     content = convert.converted(backbone, ckpt.name)
@@ -52,14 +51,11 @@ def convert_stage(
         folder=record_folder(out, CONVERT, run_id(label, config)),
     ) as run:
         if not run.already_done:
-            path, network = run.folder / convert.D2_FILE, detectron2_resnet(content.arch)
+            network = detectron2_resnet(content.arch)
+            proof = convert.load_proven(network, content)
+            maps = compare_maps(backbone, network, content)
+            path = run.folder / convert.D2_FILE
             convert.write_d2(path, content)
-            try:
-                proof = convert.load_proven(network, path, content)
-                maps = compare_maps(backbone, network, content)
-            except UserError:
-                path.unlink()
-                raise
             run.metrics.update(proof.metrics, maps=maps)
             run.artifact("detectron2", path)
         _say_proof(run.record, say)
@@ -68,13 +64,16 @@ def convert_stage(
 
 def _say_proof(record: Record, say: Callable[[str], None]) -> None:
     """Of a conversion, done now or before."""
-    found = record.metrics
-    count = f"{found['tensors']} of {found['tensors_expected']} tensors"
+    metrics = record.metrics
+    count = f"{metrics['tensors']} of {metrics['tensors_expected']} tensors"
     say(f"{count} in Detectron2's ResNet, all equal and finite, none left over")
-    if "maps" in found:  # conversions of earlier versions were proven by their tensors alone
-        maps = found["maps"].items()
-        shown = ", ".join(f"{stage} {'all zero' if value is None else format(value, '.1g')}" for stage, value in maps)
-        say(f"feature maps of two photos, Detectron2's less the original, in parts of a map's largest value: {shown}")
+    if "maps" in metrics:  # conversions of earlier versions were proven by their tensors alone
+        maps = metrics["maps"].items()
+        text = ", ".join(f"{stage} {'all zero' if value is None else format(value, '.1g')}" for stage, value in maps)
+        say(
+            "feature maps of two photos, Detectron2's ResNet less torchvision's with these tensors, in parts of their "
+            f"largest value: {text}"
+        )
 
 
 def detect_stage(
@@ -85,12 +84,12 @@ def detect_stage(
     out: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Record:
-    """Fine-tunes and evaluates; goes on where it stopped, and returns at once where it is done.
+    """Fine-tunes and evaluates; continues where it was stopped, and returns at once where it is done.
 
     Args:
         converted: the folder of a conversion (or its d2.pkl).
     Raises:
-        UserError: data or settings that cannot work. Interrupted: asked to stop; the place is saved.
+        UserError: data or settings that cannot work. Interrupted: asked to stop; the state is saved.
     """
     from transfer.convert import D2_FILE, read_d2
     from transfer.detect import detect, detect_in_processes
@@ -104,5 +103,5 @@ def detect_stage(
         return detect_in_processes(run, d2_file, options, cell, encoder, out)
     with run:
         if not run.already_done:
-            detect(run.folder, run, content, d2_file, options, say)
+            detect(run.folder, run, content, options, say)
     return run.record

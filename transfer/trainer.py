@@ -1,7 +1,7 @@
 """Fine-tunes and evaluates: Detectron2's model, optimizer, schedule, mapper and evaluator in a plain loop.
 
-A stopped run goes on from its checkpoint and ends with the same model as one that never stopped (on a CPU). In several
-processes each has its share of every batch; the first one keeps the record.
+A stopped run continues from its checkpoint and ends with the same model as one that never stopped (on a CPU). Of
+several processes, each has its part of every batch; the first one writes the record.
 """
 
 import math
@@ -16,30 +16,31 @@ from pretrain.progress import StopRequest
 from pretrain.repeatable import derive_seed, make_repeatable
 from transfer.batches import training_batches
 from transfer.convert import Converted, load_proven
-from transfer.data import DetectionSet, part_of, register
+from transfer.detection_set import DetectionSet, register, subset_of
 from transfer.detectron import quiet
 from transfer.estimate import Estimate, measure
 from transfer.evaluation import Evaluation, evaluate
-from transfer.progress import Events, Progress
+from transfer.progress import Progress
 from whitebench.errors import Interrupted, UserError
 from whitebench.records import Run
+from whitebench.sinks import TensorBoard
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
 CHECKPOINT_MINUTES = 10.0
 PICTURES = 8
-WORTH_AN_ESTIMATE = 20
-"""Iterations: with fewer, measuring costs as much as training."""
+ESTIMATE_FROM = 20
+"""Iterations: with fewer, an estimate costs as much as training."""
 
 
 class FineTuning:
     """A Detectron2 model that starts from a converted backbone.
 
     Args:
-        d2_file: holds `content`; what Detectron2 itself loads.
+        folder: of the run.
         optimizer: see `transfer.protocol.Protocol`.
-        subset: only so many images to train with, and to judge by.
+        subset: only this many images to train with, and to evaluate with.
         say: takes lines of progress.
     """
 
@@ -47,8 +48,9 @@ class FineTuning:
         self,
         cfg: "CfgNode",
         content: Converted,
-        d2_file: Path,
         data: DetectionSet,
+        folder: Path,
+        *,
         optimizer: str = "sgd",
         threads: int = 1,
         workers: int = 0,
@@ -63,17 +65,17 @@ class FineTuning:
         if cfg.MODEL.DEVICE != "cpu":  # torchvision's deterministic RoIAlign is slow there and needs huge memory
             torch.use_deterministic_algorithms(False)
         torch.manual_seed(derive_seed(cfg.SEED, "heads"))
-        self.cfg, self.data, self.workers, self.say = cfg, data, workers, say
+        self.cfg, self.data, self.folder, self.workers, self.say = cfg, data, folder, workers, say
         self.rank, self.processes = comm.get_rank(), comm.get_world_size()
         self.trained = False
         with quiet("detectron2", "fvcore"):
             self.model = build_model(cfg)
-            self.proof = load_proven(self.model, d2_file, content)
+            self.proof = load_proven(self.model, content)
             self.optimizer = _optimizer(optimizer, cfg, self.model)
             self.scheduler = build_lr_scheduler(cfg, self.optimizer)
-            self.train_sets, self.val_set = register(data)
-            self.images = part_of(dataset_images(self.train_sets, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS), subset)
-            self.val_images = part_of(dataset_images([self.val_set], False), subset)
+            self.train_sets, self.val_set = register(data, folder)
+            self.images = subset_of(dataset_images(self.train_sets, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS), subset)
+            self.val_images = subset_of(dataset_images([self.val_set], False), subset)
         self.parallel = self._in_parallel()
 
     def _in_parallel(self) -> torch.nn.Module:
@@ -83,42 +85,45 @@ class FineTuning:
         devices = [torch.cuda.current_device()] if self.cfg.MODEL.DEVICE == "cuda" else None
         return torch.nn.parallel.DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
 
-    def fit(self, folder: Path, run: Run | None) -> None:
-        """Trains to the end, from where the run's checkpoint stands.
+    def fit(self, run: Run | None) -> None:
+        """Trains to the end, from the run's checkpoint on.
 
         Args:
-            run: the record, in `folder`; None in processes other than the first.
+            run: the record; None in processes other than the first.
         Raises:
-            UserError: the loss is not finite. Interrupted: a signal asked to stop; the place is saved.
+            UserError: the loss is not finite. Interrupted: a signal asked to stop; the state is saved.
         """
-        from detectron2.utils.events import EventStorage
-
-        start, total = self._resume(folder, run), self.cfg.SOLVER.MAX_ITER
+        start, total = self._resume(run), self.cfg.SOLVER.MAX_ITER
         if self.trained:
             return
-        if total - start >= WORTH_AN_ESTIMATE:
+        if total - start >= ESTIMATE_FROM:
             self._estimate(start, run)
-        batches = self._batches(start)
-        events = Events(folder, start) if run is not None else None
+        events = TensorBoard(self.folder, self.folder.name, {}, start or None) if run is not None else None
+        try:
+            self._iterate(start, run, events)
+        finally:
+            if events is not None:
+                events.close()
+        self._set_precise_norms()
+        self.trained = True
+        if run is not None:
+            self._save(run, total)
+
+    def _iterate(self, start: int, run: Run | None, events: TensorBoard | None) -> None:
+        from detectron2.utils.events import EventStorage
+
+        batches, total = self._batches(start), self.cfg.SOLVER.MAX_ITER
         progress = Progress(run, start, total, self.cfg.SOLVER.IMS_PER_BATCH, self.say, events)
         self.model.train()
         with EventStorage(start), StopRequest(acts=run is not None) as stop:
             for iteration in range(start, total):
                 losses = self._step(next(batches), iteration)
-                progress.tell("iteration", iteration + 1, losses, self.optimizer.param_groups[0]["lr"])
-                asked = self._any_asked(stop.requested)
-                if run is not None and (asked or stop.checkpoint_due(CHECKPOINT_MINUTES)):
+                progress.report("iteration", iteration + 1, losses, self.optimizer.param_groups[0]["lr"])
+                requested = self._any_requested(stop.requested)
+                if run is not None and (requested or stop.checkpoint_due(CHECKPOINT_MINUTES)):
                     self._save(run, iteration + 1)
-                if asked:
-                    self._leave(
-                        stop, run, f"saved after iteration {iteration + 1}; the same command goes on from there"
-                    )
-        self._set_precise_norms()
-        self.trained = True
-        if run is not None:
-            self._save(run, total)
-        if events is not None:
-            events.close()
+                if requested:
+                    self._leave(stop, run, f"saved after iteration {iteration + 1}; the same command continues there")
 
     def _batches(self, start: int) -> Any:
         return training_batches(self.cfg, self.images, start, self.workers, self.rank, self.processes)
@@ -131,7 +136,7 @@ class FineTuning:
         image = DatasetMapper(self.cfg, is_train=False)(self.val_images[0])
         weights = sum(parameter.numel() * 4 for parameter in self.model.parameters())
         with EventStorage():
-            found: Estimate = measure(
+            estimate: Estimate = measure(
                 self.model,
                 lambda: sum(self.parallel(batch).values()).backward(),
                 lambda: self.model([image]),
@@ -140,8 +145,8 @@ class FineTuning:
                 weights * (2 if isinstance(self.optimizer, torch.optim.AdamW) else 1),
             )
         if run is not None:
-            self.say(str(found))
-            run.metrics["estimate"] = found.metrics
+            self.say(str(estimate))
+            run.metrics["estimate"] = estimate.metrics
 
     def _step(self, batch: list[Any], iteration: int) -> dict[str, float]:
         torch.manual_seed(derive_seed(self.cfg.SEED, iteration, *([self.rank] if self.rank else [])))
@@ -159,18 +164,18 @@ class FineTuning:
         self.scheduler.step()
         return values
 
-    def _any_asked(self, requested: bool) -> bool:
-        """Whether any process was asked to stop: all leave together, or those left behind would wait for ever."""
+    def _any_requested(self, requested: bool) -> bool:
+        """Whether any process was asked to stop: all stop together, or the others would wait for it for ever."""
         if self.processes == 1:
             return requested
         flag = torch.tensor(float(requested), device=self.model.device)
         torch.distributed.all_reduce(flag)
         return bool(flag > 0)
 
-    def _leave(self, stop: StopRequest, run: Run | None, place: str) -> None:
+    def _leave(self, stop: StopRequest, run: Run | None, message: str) -> None:
         if run is None:
-            raise Interrupted(place)
-        stop.leave(f"{run.id}: {place}")
+            raise Interrupted(message)
+        stop.leave(f"{run.id}: {message}")
 
     def _set_precise_norms(self) -> None:
         """Running statistics of the final weights, over batches that follow the training's (TEST.PRECISE_BN)."""
@@ -185,8 +190,8 @@ class FineTuning:
             with EventStorage(), quiet("fvcore"):
                 update_bn_stats(self.model, batches, precise.NUM_ITER)
 
-    def _resume(self, folder: Path, run: Run | None) -> int:
-        state = resume.load(folder)
+    def _resume(self, run: Run | None) -> int:
+        state = resume.load(self.folder)
         if state is None:
             return 0
         self.model.load_state_dict(state["model"])
@@ -196,7 +201,7 @@ class FineTuning:
             self.scheduler.load_state_dict(state["scheduler"])
         if run is not None:
             run.rewind(state["iteration"])
-            self.say(f"going on after iteration {state['iteration']}")
+            self.say(f"continuing after iteration {state['iteration']}")
         return int(state["iteration"])
 
     def _save(self, run: Run, iteration: int) -> None:
@@ -207,18 +212,25 @@ class FineTuning:
         resume.save(run.folder, state)
         run.save()
 
-    def evaluate(self, folder: Path, run: Run | None) -> Evaluation | None:
+    def evaluate(self, run: Run | None) -> Evaluation | None:
         """See `transfer.evaluation.evaluate`. None in processes other than the first."""
         progress = Progress(run, 0, -(-len(self.val_images) // self.processes), self.processes, self.say)
         with StopRequest(acts=run is not None) as stop:
 
-            def each(done: int, total: int) -> None:
-                progress.tell("image", done)
+            def after_each(done: int, total: int) -> None:
+                progress.report("image", done)
                 if self.processes == 1 and stop.requested:
                     self._leave(stop, run, "trained; the same command evaluates it")
 
             return evaluate(
-                self.model, self.cfg, self.data, self.val_set, self.val_images, folder, self.workers, PICTURES, each
+                self.model,
+                self.cfg,
+                self.data,
+                self.val_set,
+                self.val_images,
+                workers=self.workers,
+                pictures=PICTURES,
+                after_each=after_each,
             )
 
 

@@ -19,7 +19,7 @@ from pretrain.checkpoint import read_backbone, write_backbone
 from pretrain.encoders import tensor_shapes
 from tests.support.formats import FORMATS, Format, Tensors, resnet, trunk, under
 from transfer.coco_det import main
-from transfer.convert import converted, load_proven, write_d2
+from transfer.convert import converted, load_proven
 from transfer.detectron import detectron2_resnet
 from whitebench.errors import UserError
 
@@ -67,8 +67,7 @@ def test_every_projects_layout_is_read_and_arrives_whole_in_detectron2(
         expected = {name: t.half().float() for name, t in expected.items()}
     assert same(backbone.tensors, expected)
     content = converted(backbone)
-    write_d2(tmp_path / "d2.pkl", content)
-    proof = load_proven(detectron2_resnet18, tmp_path / "d2.pkl", content)
+    proof = load_proven(detectron2_resnet18, content)
     assert (proof.matched, proof.expected, proof.left_over) == (100, 100, 0)
 
 

@@ -192,9 +192,9 @@ FORMATS = [
 def table(arch: str) -> str:
     """Markdown: for each format, what was recognised and proven; every file is written, read and converted here."""
     from pretrain.checkpoint import read_backbone
-    from transfer.convert import converted, load_proven, write_d2
+    from transfer.convert import converted, load_proven
     from transfer.detectron import detectron2_resnet
-    from transfer.maps import compare_maps
+    from transfer.feature_maps import compare_maps
 
     chosen, other, network = resnet(arch, seed=1), resnet(arch, seed=2), detectron2_resnet(arch)
     lines = [
@@ -208,13 +208,12 @@ def table(arch: str) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        path, d2_file = Path(folder) / "ckpt", Path(folder) / "d2.pkl"
+        path = Path(folder) / "ckpt"
         for form in FORMATS:
             form.write(path, chosen, other)
             backbone = read_backbone(path)
             content = converted(backbone)
-            write_d2(d2_file, content)
-            proof = load_proven(network, d2_file, content)
+            proof = load_proven(network, content)
             worst = max(value for value in compare_maps(backbone, network, content).values() if value is not None)
             taken = backbone.origin.partition(", encoder ")[2].partition(" (also")[0].replace("'", "`")
             cells = (form.project, form.source, taken, form.other and f"`{form.other}`")

@@ -19,7 +19,7 @@ STEPS = 12
 
 def batch_content(coco: Path, rank: int, processes: int, workers: int = 0) -> list[list[list[Any]]]:
     """Of each batch from iteration 2 on: file name, size and sum of pixels of its images, in order."""
-    from transfer.coco_data import read_coco, register
+    from transfer.coco_set import read_coco, register
     from transfer.trainer import dataset_images
 
     protocol = load_protocol("sample")

@@ -20,8 +20,8 @@ from torchvision.models import get_model
 from pretrain.checkpoint import write_backbone
 from tests.support.coco_folder import edit, write_coco
 from transfer import coco_det
-from transfer.coco_data import read_coco
-from transfer.data import annotation_hashes, find_folder
+from transfer.coco_set import read_coco
+from transfer.detection_set import annotation_hashes, find_folder
 from transfer.records import Options, convert_id, detect_config, detect_id
 from transfer.stages import convert_stage, detect_stage
 from whitebench.errors import Interrupted, UserError
@@ -71,7 +71,7 @@ def converted(ckpt: Path, runs: Path) -> Path:
 
 
 def tiny(coco: Path, **changes: Any) -> Options:
-    return replace(Options("sample", coco, iterations=4, image_size=64, batch=2, device="cpu"), **changes)
+    return replace(Options(protocol="sample", coco=coco, iterations=4, image_size=64, batch=2, device="cpu"), **changes)
 
 
 def detect(converted: Path, options: Options) -> Record:
@@ -172,7 +172,8 @@ def killed(self, batch, iteration):
 
 FineTuning._step = killed
 StopRequest.checkpoint_due = lambda self, minutes: True
-detect_stage(Path(sys.argv[1]), Options("sample", sys.argv[2], iterations=4, image_size=64, batch=2, device="cpu"))
+options = Options(protocol="sample", coco=sys.argv[2], iterations=4, image_size=64, batch=2, device="cpu")
+detect_stage(Path(sys.argv[1]), options)
 """
 
 
@@ -191,7 +192,7 @@ def test_killed_run_goes_on_and_ends_with_the_same_model_and_ap(
     assert before.status == "running"
     said: list[str] = []
     resumed = detect_stage(converted, tiny(coco), say=said.append)
-    assert "going on after iteration 3" in said
+    assert "continuing after iteration 3" in said
     after = weights(resumed)
     monkeypatch.setenv("WHITEBENCH_RUNS", str(tmp_path / "again"))
     undisturbed = detect(converted, tiny(coco))
@@ -241,7 +242,7 @@ def test_two_processes_end_with_ap_and_go_on_where_they_were_stopped(ckpt: Path,
     assert json.loads(path.read_text())["status"] == "interrupted"
     done = subprocess.run(whole, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert "going on after iteration" in done.stdout
+    assert "continuing after iteration" in done.stdout
     record = json.loads(path.read_text())
     assert record["status"] == "done"
     assert record["config"]["world_size"] == 2
@@ -257,7 +258,7 @@ def test_finished_run_is_not_repeated(converted: Path, coco: Path, monkeypatch: 
 def test_model_that_finds_nothing_has_ap_zero(converted: Path, coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transfer.trainer import FineTuning
 
-    def forget(self: FineTuning, folder: Path, run: Any) -> None:
+    def forget(self: FineTuning, run: Any) -> None:
         self.model.roi_heads.box_predictor.cls_score.bias.data[-1] = 1e4  # background, always
         self.trained = True
         self._save(run, self.cfg.SOLVER.MAX_ITER)
@@ -299,7 +300,7 @@ def test_form_of_the_masks_is_recognised(tmp_path: Path) -> None:
         found = read_coco(folder)
         assert found.mask_format == expected
         assert found.categories == ("red", "blue")
-        assert (len(found.train.names), found.val.objects) == (6, 6)
+        assert (len(found.train.content.names), found.val.content.objects) == (6, 6)
 
 
 TRAIN = "annotations/instances_train2017.json"
@@ -455,7 +456,7 @@ def test_terminated_command_saves_its_place_and_says_so(ckpt: Path, coco: Path, 
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert "the same command goes on" in errors
+    assert "the same command continues" in errors
     (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("detect/*/run.json"))
     assert record["status"] == "interrupted"
 

@@ -17,7 +17,7 @@ from pretrain.checkpoint import Backbone, read_backbone
 from tests.support.formats import resnet
 from transfer.convert import Converted, convert, converted, detectron2_name, load_proven, prove, read_d2, write_d2
 from transfer.detectron import detectron2_resnet
-from transfer.maps import compare_maps, photos
+from transfer.feature_maps import compare_maps, photos
 from transfer.records import convert_config, convert_id
 from transfer.stages import convert_stage
 from whitebench.errors import UserError
@@ -46,19 +46,17 @@ def test_names_are_detectron2s(name: str) -> None:
     assert detectron2_name(name) == EXPECTED_NAMES[name]
 
 
-def test_every_tensor_arrives_in_detectron2s_own_network(backbone: Backbone, tmp_path: Path) -> None:
+def test_every_tensor_arrives_in_detectron2s_own_network(backbone: Backbone) -> None:
     content = converted(backbone)
-    write_d2(tmp_path / "d2.pkl", content)
-    proof = load_proven(detectron2_resnet(backbone.arch), tmp_path / "d2.pkl", content)
+    proof = load_proven(detectron2_resnet(backbone.arch), content)
     assert proof.matched == proof.expected == {"resnet18": 100, "resnet50": 265}[backbone.arch]
 
 
-def test_feature_maps_are_those_of_the_original(backbone: Backbone, tmp_path: Path) -> None:
+def test_feature_maps_are_those_of_the_original(backbone: Backbone) -> None:
     original, content = get_model(backbone.arch).eval(), converted(backbone)
     original.load_state_dict(backbone.tensors, strict=False)
-    write_d2(tmp_path / "d2.pkl", content)
     theirs = detectron2_resnet(backbone.arch).eval()
-    load_proven(theirs, tmp_path / "d2.pkl", content)
+    load_proven(theirs, content)
     x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found = theirs(x)
@@ -68,11 +66,10 @@ def test_feature_maps_are_those_of_the_original(backbone: Backbone, tmp_path: Pa
             assert (found[f"res{stage}"] - x).abs().max() <= 1e-5 * x.abs().max()
 
 
-def test_maps_of_photos_agree_and_the_comparison_can_fail(backbone: Backbone, tmp_path: Path) -> None:
+def test_maps_of_photos_agree_and_the_comparison_can_fail(backbone: Backbone) -> None:
     content = converted(backbone)
-    write_d2(tmp_path / "d2.pkl", content)
     network = detectron2_resnet(backbone.arch)
-    load_proven(network, tmp_path / "d2.pkl", content)
+    load_proven(network, content)
     found = compare_maps(backbone, network, content)
     assert list(found) == ["res2", "res3", "res4", "res5"]
     assert all(value is not None and value <= 1e-5 for value in found.values())
@@ -164,14 +161,42 @@ def test_mean_and_std_follow_the_checkpoint_and_are_said_to_be_assumed_otherwise
     assert converted(own).pixel_std == [51.0] * 3
 
 
-def test_file_with_values_that_are_not_finite_is_not_proven(backbone: Backbone, tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_not_proven(backbone: Backbone) -> None:
     content = converted(backbone)
     spoiled = content.tensors["stem.conv1.weight"].copy()
     spoiled[0, 0, 0, 0] = np.nan
     content.tensors["stem.conv1.weight"] = spoiled
-    write_d2(tmp_path / "d2.pkl", content)
     with pytest.raises(UserError, match=r"stem\.conv1\.weight has values that are not finite"):
-        load_proven(detectron2_resnet(backbone.arch), tmp_path / "d2.pkl", content)
+        load_proven(detectron2_resnet(backbone.arch), content)
+
+
+def test_written_file_is_loaded_alike_by_detectron2s_own_reader(backbone: Backbone, tmp_path: Path) -> None:
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    content = converted(backbone)
+    write_d2(tmp_path / "d2.pkl", content)
+    network = detectron2_resnet(backbone.arch)
+    DetectionCheckpointer(network).load(str(tmp_path / "d2.pkl"))
+    prove(network, content)
+
+
+def test_conversion_reads_no_file_that_it_writes_and_takes_any_path(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(backbone.tensors, tmp_path / "model.pth")
+    reads: list[Path] = []
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        reads.append(path)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    record = convert_stage(tmp_path / "model.pth", out=tmp_path / "what?", say=lambda _: None)
+    file = tmp_path / "what?" / "convert" / record.id / "d2.pkl"
+    assert file not in reads
+    assert read_d2(file).tensors.keys() == converted(backbone).tensors.keys()
+    assert reads.count(file) == 1
 
 
 def test_file_comes_back_as_written(backbone: Backbone, tmp_path: Path) -> None:

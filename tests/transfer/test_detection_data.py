@@ -9,9 +9,9 @@ from PIL import Image
 
 from tests.support.coco_folder import edit, write_coco
 from tests.support.voc_folder import write_voc
-from transfer.data import annotation_hashes, part_of, read_data, register
-from transfer.data_checks import check_coco
-from transfer.voc_data import CLASSES
+from transfer.coco_content import check_content
+from transfer.detection_set import annotation_hashes, check_image_files, read_data, register, subset_of
+from transfer.voc_set import CLASSES
 from whitebench.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -58,24 +58,44 @@ def test_faults_of_coco_annotations_are_counted_and_named(tmp_path: Path, fault:
     spoil, message = COCO_FAULTS[fault]
     spoil(folder)
     with pytest.raises(UserError, match=message) as error:
-        read_data(folder)
+        check_image_files(read_data(folder))
     assert "\n" not in str(error.value)
 
 
-def annotations(count: int) -> list[dict[str, Any]]:
+def content(count: int) -> dict[str, Any]:
     square = [[5, 5, 9, 5, 9, 9, 5, 9]]
-    return [{"id": k, "image_id": 1, "bbox": [5, 5, 4, 4], "segmentation": square} for k in range(count)]
+    entry = {"image_id": 1, "category_id": 1, "bbox": [5, 5, 4, 4], "segmentation": square, "area": 16, "iscrowd": 0}
+    return {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 20, "height": 20}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [{"id": number, **entry} for number in range(1, count + 1)],
+    }
 
 
 def test_few_faults_among_many_annotations_are_noted_and_more_are_refused() -> None:
-    images, objects = [{"id": 1, "width": 20, "height": 20}], annotations(2000)
-    objects[7]["bbox"] = [5, 5, 0, 4]
-    (note,) = check_coco(Path("set/x.json"), images, objects)
-    assert note == "x.json: 1 of 2000 annotations have an empty box, e.g. annotation 7 of image 1"
-    for k in range(3):
-        objects[k]["bbox"] = [5, 5, 0, 4]
-    with pytest.raises(UserError, match=r"set/x\.json: 4 of 2000 annotations .*at most 1 in 1000"):
-        check_coco(Path("set/x.json"), images, objects)
+    path, raw = Path("set/x.json"), content(2000)
+    raw["annotations"][7]["bbox"] = [5, 5, 0, 4]
+    checked = check_content(path, raw)
+    assert checked.notes == ["x.json: 1 of 2000 annotations have an empty box, e.g. annotation 8 of image 1"]
+    assert checked.corrected is None  # Detectron2 skips it
+    for number in range(3):
+        raw["annotations"][number]["bbox"] = [5, 5, 0, 4]
+    with pytest.raises(UserError, match=r"set/x\.json: 4 of 2000 annotations .*at most 1 in 1000 may; --skip-faulty"):
+        check_content(path, raw)
+    skipped = check_content(path, raw, skip=True)
+    assert skipped.corrected is not None
+    assert len(skipped.corrected["annotations"]) == 1996
+    assert skipped.skipped[0] == "x.json: annotation 1 of image 1: has an empty box"
+    assert len(skipped.skipped) == 4
+
+
+def test_an_annotation_that_evaluation_cannot_read_is_left_out_of_many() -> None:
+    raw = content(2000)
+    raw["annotations"][7]["segmentation"] = [[5, 5, float("nan"), 5, 9, 9]]
+    checked = check_content(Path("x.json"), raw)
+    assert checked.corrected is not None
+    assert [item["id"] for item in checked.corrected["annotations"]] == [k for k in range(1, 2001) if k != 8]
+    assert "annotation 8 of image 1" in checked.notes[0]
 
 
 def test_counts_of_a_whole_coco_set(tmp_path: Path) -> None:
@@ -109,7 +129,10 @@ def xml(folder: Path) -> Path:
 
 
 VOC_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no 2012": (lambda f: (f / "VOC2012").rename(f / "other"), r"VOC2012/ImageSets/Main/trainval\.txt is missing"),
+    "no list of 2012": (
+        lambda f: (f / "VOC2012/ImageSets/Main/trainval.txt").unlink(),
+        r"VOC2012/ImageSets/Main/trainval\.txt is missing",
+    ),
     "no list": (lambda f: (f / "VOC2007/ImageSets/Main/test.txt").unlink(), r"ImageSets/Main/test\.txt is missing"),
     "short list": (lambda f: (f / "VOC2007/ImageSets/Main/test.txt").write_text("000003"), "lists 1 images"),
     "no image": (lambda f: (f / "VOC2007/JPEGImages/000001.jpg").unlink(), r"1 of 3 images are missing, e\.g\. 000001"),
@@ -117,7 +140,7 @@ VOC_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated": (lambda f: xml(f).write_text(xml(f).read_text()[:200]), r"000000\.xml: not XML, or truncated"),
     "unknown class": (lambda f: change(xml(f), ">cat<", ">car park<"), "'car park' is none of VOC's classes"),
     "no size": (lambda f: change(xml(f), "<width>64</width>", ""), r"000000\.xml: 'width' is missing"),
-    "no number": (lambda f: change(xml(f), "<xmin>3</xmin>", "<xmin>three</xmin>"), "'xmin' is no number: three"),
+    "no number": (lambda f: change(xml(f), "<xmin>3</xmin>", "<xmin>three</xmin>"), "'xmin' is not a number: three"),
     "beyond": (lambda f: change(xml(f), "<xmin>3</xmin>", "<xmin>-30</xmin>"), r"1 of 6 .* the image, e\.g\. 0000"),
     "not said": (lambda f: change(xml(f), "<difficult>0</difficult>", ""), "does not say whether it is difficult"),
     "other size": (lambda f: resize(f / "VOC2007/JPEGImages/000003.jpg"), "is 20 x 10 pixels"),
@@ -130,7 +153,7 @@ def test_faulty_voc_folders_are_one_clear_line(tmp_path: Path, fault: str) -> No
     spoil, message = VOC_FAULTS[fault]
     spoil(folder)
     with pytest.raises(UserError, match=message) as error:
-        read_data(folder)
+        check_image_files(read_data(folder))
     assert "\n" not in str(error.value)
 
 
@@ -146,8 +169,8 @@ def test_hash_of_voc_follows_its_annotations(tmp_path: Path) -> None:
 def test_part_of_a_set_is_drawn_by_names_whatever_the_folder_and_order() -> None:
     images = [{"file_name": f"a/{k}.jpg"} for k in range(20)]
     moved = [{"file_name": f"b/{k}.jpg"} for k in reversed(range(20))]
-    drawn = [Path(image["file_name"]).name for image in part_of(images, 5)]
+    drawn = [Path(image["file_name"]).name for image in subset_of(images, 5)]
     assert len(drawn) == 5
-    assert sorted(drawn) == sorted(Path(image["file_name"]).name for image in part_of(moved, 5))
-    assert set(drawn) < {Path(image["file_name"]).name for image in part_of(images, 9)}
-    assert part_of(images, None) == part_of(images, 99) == images
+    assert sorted(drawn) == sorted(Path(image["file_name"]).name for image in subset_of(moved, 5))
+    assert set(drawn) < {Path(image["file_name"]).name for image in subset_of(images, 9)}
+    assert subset_of(images, None) == subset_of(images, 99) == images

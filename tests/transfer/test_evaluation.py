@@ -15,13 +15,13 @@ from tests.support.voc_folder import write_voc
 from transfer import coco_det
 from transfer.coco_det import main
 from transfer.convert import Converted
-from transfer.data import read_data, register
+from transfer.detection_set import read_data, register
 from transfer.evaluation import Evaluation, evaluate
-from transfer.pictures import leave
+from transfer.pictures import write_pictures
 from transfer.protocol import build_cfg, load_protocol, resolve
 from transfer.records import Options
 from transfer.stages import detect_stage
-from transfer.voc_data import CLASSES
+from transfer.voc_set import CLASSES
 from whitebench.errors import UserError
 from whitebench.records import read_record
 
@@ -73,7 +73,7 @@ def judged(
     _, name = register(data)
     images = dataset_images([name], False)[:count]
     oracle = Oracle(images, masks=cfg.MODEL.MASK_ON, **spoilt)
-    found = evaluate(oracle, cfg, data, name, images, out, pictures=3)
+    found = evaluate(oracle, cfg, data, name, images, pictures=3)
     assert found is not None
     return found, (images, name)
 
@@ -113,10 +113,10 @@ def test_curves_have_the_ap_as_their_mean(coco: Path, tmp_path: Path) -> None:
 
 def test_what_is_left_is_found_again(coco: Path, tmp_path: Path) -> None:
     found, (images, name) = judged(coco, tmp_path, blur=1.0)
-    files = leave(found, tmp_path, images, name)
-    assert files.keys() == {"detections", "curves", "predictions"}
+    files = write_pictures(found, tmp_path, images, name)
+    assert files.keys() == {"curves", "predictions"}
     assert json.loads((tmp_path / "pr_curves.json").read_text()) == found.curves
-    assert len(found.shown) == 3
+    assert len(found.examples) == 3
     with Image.open(files["predictions"]) as grid:
         assert grid.width == 4 * 320  # two pairs side by side
         pixels = np.asarray(grid.convert("RGB")).reshape(-1, 3)
@@ -133,7 +133,7 @@ def test_voc_is_judged_by_detectron2_and_by_coco_beside_it(tmp_path: Path) -> No
     blurred, (images, name) = judged(folder, tmp_path, "c4-24k", blur=2.0)
     assert blurred.metrics["coco_box_AP"] < perfect.metrics["coco_box_AP"]
     assert "mask_AP" not in blurred.metrics
-    leave(blurred, tmp_path, images, name)
+    write_pictures(blurred, tmp_path, images, name)
     assert not (tmp_path / ".images.txt").exists()
 
 
@@ -144,9 +144,12 @@ def test_difficult_objects_of_voc_do_not_count(tmp_path: Path) -> None:
     dog = 11
     kept = [item for item in found.detections if item["category_id"] != dog or item["image_id"] in easy]
     assert len(kept) == len(found.detections) - 1  # without the difficult dog
-    from transfer.evaluation import _voc_by_coco
+    from transfer.evaluation import voc_by_coco
+    from transfer.voc_set import VocSet
 
-    counted = _voc_by_coco(images, kept, folder / "VOC2007" / "Annotations" / "{}.xml", CLASSES)
+    data = read_data(folder)
+    assert isinstance(data, VocSet)
+    counted = voc_by_coco([data.by_name[image["image_id"]] for image in images], kept, CLASSES)
     assert counted.stats[0] == pytest.approx(1)
 
 
@@ -161,7 +164,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     coco = write_coco(tmp_path_factory.mktemp("data") / "tiny", val=6)
     write_backbone(out / "backbone.safetensors", resnet(), {"arch": "resnet18", "dataset": "sample", "recipe": "x"})
     converted = convert_stage(out / "backbone.safetensors", out=out, say=lambda _: None)
-    options = Options("sample", coco, iterations=20, image_size=64, batch=2, device="cpu", subset=4)
+    options = Options(protocol="sample", coco=coco, iterations=20, image_size=64, batch=2, device="cpu", subset=4)
     said: list[str] = []
     record = detect_stage(out / "convert" / converted.id, options, out=out, say=said.append)
     assert any(line.startswith("estimate: ") for line in said)
@@ -210,7 +213,7 @@ def test_runs_that_cannot_be_judged_are_refused(trained: tuple[Path, Path], tmp_
     for split in ("train2017", "val2017"):
         path = other / "annotations" / f"instances_{split}.json"
         edit(path, lambda raw: raw["categories"].append({"id": 9, "name": "green"}))
-    with pytest.raises(UserError, match="has 3 classes, the model knows 2"):
+    with pytest.raises(UserError, match="its 3 categories are not the 2 that are expected: 'green' is not among them"):
         main(["--eval-only", str(folder), "--coco", str(other), "--device", "cpu"])
     with pytest.raises(UserError, match="--ckpt, a checkpoint to fine-tune, or --eval-only"):
         main(["--eval-only", str(folder), "--ckpt", "x.pth"])

@@ -268,7 +268,7 @@ def test_own_normalisation_of_a_checkpoint_is_used_and_named() -> None:
 @given(iterations=st.integers(1, 200_000), size=st.integers(16, 1600), batch=st.integers(1, 64))
 def test_any_scale_gives_a_schedule_that_detectron2_accepts(iterations: int, size: int, batch: int) -> None:
     protocol = load_protocol("c4-2x")
-    cfg = build_cfg(protocol, resolve(protocol, iterations, size, batch), weights())
+    cfg = build_cfg(protocol, resolve(protocol, iterations=iterations, image_size=size, batch=batch), weights())
     steps = list(cfg.SOLVER.STEPS)
     assert steps == sorted(set(steps))
     assert all(0 < step < iterations for step in steps)

@@ -29,16 +29,16 @@ def compare_maps(backbone: "Backbone", network: nn.Module, content: "Converted")
     Raises:
         UserError: a difference above `TOLERANCE`; maps that are not finite.
     """
-    seen = photos(content.pixel_mean, content.pixel_std)
-    original = torchvision_maps(backbone, seen)
+    images = photos(content.pixel_mean, content.pixel_std)
+    original = torchvision_maps(backbone, images)
     with torch.no_grad():
-        found = network.eval()(seen)
+        converted = network.eval()(images)
     differences: dict[str, float | None] = {}
     for stage in STAGES:
         largest = float(original[stage].abs().max())
         if not math.isfinite(largest):
             raise UserError(f"the backbone's maps of photos are not finite ({stage}): its weights are of no use")
-        difference = float((found[stage] - original[stage]).abs().max())
+        difference = float((converted[stage] - original[stage]).abs().max())
         if not difference <= TOLERANCE * largest:
             raise UserError(
                 f"{stage} of Detectron2's network differs from the original by {difference:.1g} on photos, where the "
@@ -49,17 +49,17 @@ def compare_maps(backbone: "Backbone", network: nn.Module, content: "Converted")
 
 
 @torch.no_grad()
-def torchvision_maps(backbone: "Backbone", seen: Tensor) -> dict[str, Tensor]:
-    """{"res2": [N, C, H, W], ...} of torchvision's network with these tensors; seen: [N, 3, H, W], normalised."""
+def torchvision_maps(backbone: "Backbone", images: Tensor) -> dict[str, Tensor]:
+    """{"res2": [N, C, H, W], ...} of torchvision's network with these tensors; images: [N, 3, H, W], normalised."""
     from torchvision.models import get_model
 
     network = get_model(backbone.arch)
     network.load_state_dict(backbone.tensors, strict=False)  # complete, as `read_backbone` gives it, but for its head
     network.eval()
-    x = network.maxpool(network.relu(network.bn1(network.conv1(seen))))
+    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
     maps = {}
-    for place, stage in enumerate(STAGES, 1):
-        x = maps[stage] = getattr(network, f"layer{place}")(x)
+    for number, stage in enumerate(STAGES, 1):
+        x = maps[stage] = getattr(network, f"layer{number}")(x)
     return maps
 
 

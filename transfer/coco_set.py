@@ -1,0 +1,288 @@
+"""A detection set in COCO's format: found in one of the usual layouts, checked, and made known to Detectron2.
+
+<folder>/annotations/instances_{train2017,val2017}.json    <folder>/{train2017,val2017}/*.jpg
+<folder>/annotations/instances_{train2014,val2014}.json    <folder>/{train2014,val2014}/*.jpg
+<folder>/annotations/instances_{train,val}.json            <folder>/{train,val}/*.jpg
+<folder>/{train,valid}/_annotations.coco.json, images beside them (Roboflow)
+or the files that `Files` names.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from transfer.coco_content import CocoContent, ascii_text, check_content, check_names
+from transfer.detectron import quiet
+from transfer.image_checks import check_images
+from whitebench.errors import UserError
+from whitebench.files import write_atomically
+from whitebench.hashing import file_hash
+
+NAMED = (("train2017", "val2017"), ("train2014", "val2014"), ("train", "val"))
+ROBOFLOW, ROBOFLOW_FILE = ("train", "valid"), "_annotations.coco.json"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Names of the files where a folder has none of the usual layouts: absolute, or relative to the folder."""
+
+    train_json: str | None = None
+    train_images: str | None = None
+    val_json: str | None = None
+    val_images: str | None = None
+
+
+USUAL_FILES = Files()
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    name: str
+    annotations: Path
+    images: tuple[Path, ...]
+    """Folders in which the images may be; the first one that holds some is taken."""
+
+
+@dataclass(frozen=True)
+class CocoSplit:
+    annotations: Path
+    images: Path
+    content: CocoContent
+
+
+@dataclass(frozen=True)
+class CocoSet:
+    """A set in which everything was checked."""
+
+    folder: Path
+    train: CocoSplit
+    val: CocoSplit
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names, in the order of a detector's classes."""
+        return self.train.content.categories
+
+    @property
+    def mask_format(self) -> str:
+        """Detectron2's INPUT.MASK_FORMAT: "bitmask" where masks are run-length coded, else "polygon"."""
+        return "bitmask" if self.train.content.coded else "polygon"
+
+    @property
+    def has_masks(self) -> bool:
+        return self.train.content.has_masks and self.val.content.has_masks
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found wrong and is tolerated, and what was derived."""
+        return (*self.train.content.notes, *self.val.content.notes)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        return (*self.train.content.skipped, *self.val.content.skipped)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        splits = (("train", self.train.content), ("val", self.val.content))
+        return {
+            f"{name}_{key}": len(content.names) if key == "images" else content.objects
+            for name, content in splits
+            for key in ("images", "objects")
+        }
+
+    @property
+    def differences(self) -> list[str]:
+        """Deviations from the published COCO 2017: images of val that are also trained."""
+        shared = _shared_images(self.train, self.val)
+        return [f"data: {shared} of {len(self.val.content.names)} val images are also in train"] if shared else []
+
+
+def is_coco(folder: Path) -> bool:
+    """Whether an annotation file of one of the usual layouts exists."""
+    return any(path.is_file() for train, val in _layouts(folder) for path in (train.annotations, val.annotations))
+
+
+def split_files(folder: Path, files: Files = USUAL_FILES) -> tuple[SplitFiles, SplitFiles]:
+    """Where train and val are.
+
+    Raises:
+        UserError: an annotation file is missing.
+    """
+    layouts = _layouts(folder)
+    whole = [pair for pair in layouts if all(split.annotations.is_file() for split in pair)]
+    partly = [pair for pair in layouts if any(split.annotations.is_file() for split in pair)]
+    train, val = (whole or partly or layouts)[0]
+    train = _named_by_user(folder, train, files.train_json, files.train_images)
+    val = _named_by_user(folder, val, files.val_json, files.val_images)
+    for split in (train, val):
+        if not split.annotations.is_file():
+            named = os.path.relpath(split.annotations, folder)
+            others = (
+                "" if partly else "; other names are given by --train-json, --train-images, --val-json, --val-images"
+            )
+            raise UserError(f"{folder}: not a COCO folder, its {named} is missing{others}")
+    return train, val
+
+
+def annotation_hashes(folder: Path, files: Files = USUAL_FILES) -> dict[str, str]:
+    """sha256 of both annotation files, e.g. {"train2017": ..., "val2017": ...}."""
+    paths = {split.name: split.annotations for split in split_files(folder, files)}
+    return {name: _hash(path, path.stat().st_size, path.stat().st_mtime_ns) for name, path in paths.items()}
+
+
+@lru_cache
+def _hash(path: Path, size: int, modified: int) -> str:
+    """Of a file that has this size and time: COCO's is 450 MB, and a sweep asks for it once per cell."""
+    return file_hash(path)
+
+
+def read_coco(
+    folder: Path,
+    files: Files = USUAL_FILES,
+    masks: bool = True,
+    skip: bool = False,
+    categories: tuple[str, ...] | None = None,
+) -> CocoSet:
+    """Reads and checks the annotations of both splits, and that their images exist.
+
+    Args:
+        masks: whether masks are trained and evaluated.
+        skip: leave out every faulty annotation.
+        categories: names in the order in which a detector knows them; None: the order of the ids in train.
+    Raises:
+        UserError: annotations or images missing (counted, the first named), not COCO's JSON, splits that do not fit.
+    """
+    train_files, val_files = split_files(folder, files)
+    train = _read_split(train_files, masks, skip, categories)
+    raw = _load(val_files.annotations)
+    names = [item["name"] for item in raw["categories"]] if _has_names(raw) else []
+    if names and set(names) != set(train.content.categories):
+        _refuse_other_categories(folder, (train_files.name, val_files.name), names, train.content.categories)
+    val = _checked_split(val_files, raw, masks, skip, train.content.categories)
+    return CocoSet(folder, train, val)
+
+
+def check_image_files(coco: CocoSet) -> None:
+    """Decodes all images of val, and reads the headers of train's; raises `UserError` for the first that is wrong."""
+    for split, decode in ((coco.train, False), (coco.val, True)):
+        content = split.content
+        check_images(((split.images / name, *size) for name, size in zip(content.names, content.sizes)), decode)
+
+
+def register(coco: CocoSet, folder: Path | None = None) -> tuple[list[str], str]:
+    """Makes the set known to Detectron2; the names there of what is trained, and of what is evaluated.
+
+    Args:
+        folder: where corrected annotations are written.
+    Raises:
+        UserError: annotations are corrected, and no folder is given for them.
+    """
+    names = []
+    for use, split in (("train", coco.train), ("val", coco.val)):
+        path = split.annotations
+        if split.content.corrected is not None:
+            if folder is None:
+                raise UserError(f"{path}: needs corrections, and there is no folder for them")
+            path = folder / "annotations" / f"{use}.json"
+            write_atomically(path, json.dumps(split.content.corrected).encode())
+        names.append(_registered(path, split.images))
+    return names[:-1], names[-1]
+
+
+def _registered(path: Path, images: Path) -> str:
+    from detectron2.data import DatasetCatalog
+    from detectron2.data.datasets import register_coco_instances
+
+    name = f"coco-{file_hash(path)[:12]}-{path.resolve()}-{images.resolve()}"
+    if name not in DatasetCatalog:
+        with quiet("detectron2"):
+            register_coco_instances(name, {}, str(path), str(images))
+    return name
+
+
+def _layouts(folder: Path) -> list[tuple[SplitFiles, SplitFiles]]:
+    def named(name: str) -> SplitFiles:
+        images = (folder / name, folder / "images" / name, folder / "images")
+        return SplitFiles(name, folder / "annotations" / f"instances_{name}.json", images)
+
+    def roboflow(name: str) -> SplitFiles:
+        return SplitFiles(name, folder / name / ROBOFLOW_FILE, (folder / name, folder / name / "images"))
+
+    return [(named(train), named(val)) for train, val in NAMED] + [(roboflow(ROBOFLOW[0]), roboflow(ROBOFLOW[1]))]
+
+
+def _named_by_user(folder: Path, split: SplitFiles, annotations: str | None, images: str | None) -> SplitFiles:
+    if annotations is None and images is None:
+        return split
+    path = folder / annotations if annotations else split.annotations
+    beside = (path.parent, path.parent / "images", folder, folder / "images", folder / path.stem)
+    folders = (folder / images,) if images else (*split.images, *beside)
+    return SplitFiles(split.name if not annotations else split.name.rstrip("0123456789"), path, folders)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        raw: dict[str, Any] = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON, or truncated ({ascii_text(error)})") from error
+    return raw
+
+
+def _has_names(raw: Any) -> bool:
+    entries = raw.get("categories") if isinstance(raw, dict) else None
+    return isinstance(entries, list) and all(
+        isinstance(item, dict) and isinstance(item.get("name"), str) for item in entries
+    )
+
+
+def _refuse_other_categories(
+    folder: Path, splits: tuple[str, str], names: list[str], expected: tuple[str, ...]
+) -> None:
+    try:
+        check_names(folder, names, expected)
+    except UserError as error:
+        detail = str(error).rpartition(": ")[2]
+        raise UserError(
+            f"{folder}: the categories of {splits[0]} and {splits[1]} are not the same ({splits[1]}: {detail})"
+        ) from error
+
+
+def _read_split(files: SplitFiles, masks: bool, skip: bool, order: tuple[str, ...] | None) -> CocoSplit:
+    return _checked_split(files, _load(files.annotations), masks, skip, order)
+
+
+def _checked_split(
+    files: SplitFiles, raw: dict[str, Any], masks: bool, skip: bool, order: tuple[str, ...] | None
+) -> CocoSplit:
+    content = check_content(files.annotations, raw, masks, skip, order)
+    return CocoSplit(files.annotations, _image_folder(files, content.names), content)
+
+
+def _image_folder(files: SplitFiles, names: tuple[str, ...]) -> Path:
+    """The folder that holds the images.
+
+    Raises:
+        UserError: images are missing.
+    """
+    some = names[:: max(1, len(names) // 20)]
+    folder = next((f for f in files.images if any(os.path.isfile(f / name) for name in some)), files.images[0])
+    listed = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    missing = [name for name in names if name not in listed and not os.path.isfile(folder / name)]
+    if missing:
+        raise UserError(f"{folder}: {len(missing)} of {len(names)} images are missing, e.g. {ascii_text(missing[0])}")
+    return folder
+
+
+def _shared_images(train: CocoSplit, val: CocoSplit) -> int:
+    """Images of val that train holds, too: of one path, or of one name and the same bytes."""
+    names = set(train.content.names) & set(val.content.names)
+    if train.images.resolve() == val.images.resolve():
+        return len(names)
+    return sum(_same_bytes(train.images / name, val.images / name) for name in names)
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    return first.stat().st_size == second.stat().st_size and first.read_bytes() == second.read_bytes()
