@@ -178,9 +178,8 @@ def _voc_evaluator(name: str, images: list[dict[str, Any]], data: VocSet) -> Any
                 self._image_set_path = str(Path(folder) / "images.txt")
                 if comm.is_main_process():
                     write_truths(Path(folder), truths, data.categories)
-                state = vars(self)
-                by_class = state["_predictions"]
-                state["_predictions"] = {new: by_class[old] for new, old in enumerate(counted)}
+                by_class = self.__dict__["_predictions"]
+                self.__dict__["_predictions"] = {new: by_class[old] for new, old in enumerate(counted)}
                 gathered = comm.gather(self.detections, dst=0)
                 results = self.evaluate() if counted else {"bbox": dict.fromkeys(("AP", "AP50", "AP75"), math.nan)}
             if not comm.is_main_process():
