@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from whitebench.config import strict, validated
-from whitebench.errors import UserError, nearest
+from whitebench.errors import UserError
 from whitebench.hashing import canonical
-from whitebench.yaml import read_yaml
+from whitebench.inheritance import Library
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transfer.detection_set import DetectionSet
 
 PROTOCOLS = Path(__file__).parent / "protocols"
+LIBRARY = Library("protocol", PROTOCOLS, nested=True)
 STATED = (
     ("SOLVER", "MAX_ITER"),
     ("SOLVER", "STEPS"),
@@ -30,12 +31,12 @@ STATED = (
     ("INPUT", "MIN_SIZE_TRAIN"),
     ("INPUT", "MIN_SIZE_TEST"),
 )
-"""What every protocol file says itself, whatever its base says: it can be scaled without Detectron2 at hand."""
+"""What every protocol states, whatever its base states: it can be scaled where Detectron2 is not installed."""
 NOT_OF_THE_PROTOCOL = (
     "OUTPUT_DIR", "VERSION", "SEED", "VIS_PERIOD", "CUDNN_BENCHMARK", "MODEL.WEIGHTS", "MODEL.DEVICE",
     "DATASETS.TRAIN", "DATASETS.TEST", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD",
 )  # fmt: skip
-"""Keys that say where and on which machine, not how."""
+"""Keys that say where files are and which device is used; they change no result."""
 NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
 PROPOSALS = ("PRE_NMS_TOPK_TRAIN", "POST_NMS_TOPK_TRAIN", "PRE_NMS_TOPK_TEST", "POST_NMS_TOPK_TEST")
 REASONS = {
@@ -60,6 +61,8 @@ class Protocol:
     """Architectures that fit."""
     base: str
     """A config of Detectron2's model zoo."""
+    frozen: bool = False
+    """Whether the backbone is not trained: neither its weights nor its statistics change (see FREEZE_AT)."""
     papers_rules: bool = True
     """Whether the papers' rules apply (see `transfer.linter`); where not, only what the weights need is looked at."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -69,8 +72,9 @@ class Protocol:
 
     @property
     def determines(self) -> dict[str, Any]:
-        """What of it makes a difference to a run."""
-        return {key: value for key, value in canonical(self).items() if key != "papers_rules"}
+        """The keys on which a run depends; those that came later only where they are set, so that ids stay."""
+        ignored = {"papers_rules", *(() if self.frozen else ("frozen",))}
+        return {key: value for key, value in canonical(self).items() if key not in ignored}
 
 
 @dataclass(frozen=True)
@@ -85,23 +89,16 @@ class Settings:
 
 
 def protocol_names() -> list[str]:
-    return sorted(path.stem for path in PROTOCOLS.glob("*.yaml"))
+    return LIBRARY.names()
 
 
 def load_protocol(name: str) -> Protocol:
-    """The protocol `name` of `transfer/protocols`, or of a path that ends in .yaml.
+    """The protocol `name` of `transfer/protocols`, or of a path that ends in .yaml, with what it extends.
 
     Raises:
-        UserError: there is none (the nearest is named), an unknown key, a wrong type, something not stated.
+        UserError: unknown (the nearest is named), an unknown key, a wrong type, a needed key that is missing.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PROTOCOLS / f"{name}.yaml"
-    try:
-        raw = read_yaml(path)
-    except FileNotFoundError as error:
-        raise UserError(f"unknown protocol '{name}'{nearest(name, protocol_names())}") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: a protocol is a mapping")
-    protocol: Protocol = validated(Protocol, {"name": path.stem, **raw}, where=name)
+    protocol: Protocol = validated(Protocol, {"name": Path(name).stem, **LIBRARY.read(name)}, where=name)
     for section, key in STATED:
         if key not in (protocol.detectron2.get(section) or {}):
             raise UserError(f"{name}: detectron2.{section}.{key}: is needed")
@@ -247,14 +244,14 @@ def _scale(cfg: "CfgNode", settings: Settings) -> None:
 
 
 def deviations(cfg: "CfgNode", protocol: Protocol) -> list[str]:
-    """What `cfg` does otherwise than the published protocol: `KEY: value, published value (reason)`, sorted by key."""
-    ours, published = dict(_flat(cfg)), dict(_flat(published_cfg(protocol)))
-    found = []
-    for key in sorted(ours.keys() | published.keys()):
-        if key not in NOT_OF_THE_PROTOCOL and ours.get(key) != published.get(key):
+    """How `cfg` differs from the published protocol: `KEY: value, published value (reason)`, sorted by key."""
+    actual, published = dict(_flat(cfg)), dict(_flat(published_cfg(protocol)))
+    lines = []
+    for key in sorted(actual.keys() | published.keys()):
+        if key not in NOT_OF_THE_PROTOCOL and actual.get(key) != published.get(key):
             reason = f" ({REASONS[key]})" if key in REASONS else ""
-            found.append(f"{key}: {_shown(ours.get(key))}, published {_shown(published.get(key))}{reason}")
-    return found
+            lines.append(f"{key}: {_text(actual.get(key))}, published {_text(published.get(key))}{reason}")
+    return lines
 
 
 def _flat(node: "CfgNode", prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -270,5 +267,5 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else f"'{value}'" if value == "" else str(value)

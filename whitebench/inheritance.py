@@ -21,6 +21,8 @@ class Library:
     folder: Path
     replaced: tuple[str, ...] = ()
     """Sections that replace those of the extended file as a whole; others are merged key by key."""
+    nested: bool = False
+    """Whether mappings within sections are merged key by key, too, at every depth."""
 
     def names(self) -> list[str]:
         """Of all files, without suffix, e.g. "cifar10/intl"."""
@@ -54,7 +56,14 @@ class Library:
         for key, value in content.items():
             inherited: Any = merged.get(key)
             both = isinstance(inherited, dict) and isinstance(value, dict) and key not in self.replaced
-            merged[key] = {**inherited, **value} if both else value
+            merged[key] = self._section(inherited, value) if both else value
+        return merged
+
+    def _section(self, inherited: dict[Any, Any], value: dict[Any, Any]) -> dict[Any, Any]:
+        merged = {**inherited, **value}
+        for key in inherited.keys() & value.keys() if self.nested else ():
+            if isinstance(inherited[key], dict) and isinstance(value[key], dict):
+                merged[key] = self._section(inherited[key], value[key])
         return merged
 
     def _path(self, name: str, beside: Path) -> Path:
