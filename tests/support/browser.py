@@ -1,10 +1,12 @@
 """Headless Chromium, driven through its debugging pipe (file descriptors 3 and 4): no package is needed for it."""
 
 import base64
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -12,6 +14,10 @@ from typing import Any, Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe")
+
+AS_THREE_AND_FOUR = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
+)
 
 
 def chromium() -> str | None:
@@ -26,12 +32,11 @@ class Browser:
         read_in, self._write = os.pipe()
         self._read, write_out = os.pipe()
         command = [program, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
-        shell = ["sh", "-c", f'exec "$@" 3<&{read_in} 4>&{write_out}', "sh", *command]
-        self._process = subprocess.Popen(
-            shell, pass_fds=(read_in, write_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        os.close(read_in)
-        os.close(write_out)
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read_in, write_out)]
+        shim = [sys.executable, "-c", AS_THREE_AND_FOUR, *map(str, ends), *command]
+        self._process = subprocess.Popen(shim, pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for end in (read_in, write_out, *ends):
+            os.close(end)
         self._buffer, self._number, self._session = b"", 0, ""
         self.errors: list[str] = []
         """Exceptions and error messages of the page's scripts."""
