@@ -32,7 +32,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A page of all methods, with an odd name among them."""
     folder = tmp_path_factory.mktemp("report")
     methods = [path.stem for path in sorted(METHODS.glob("[a-z]*.py"))]
-    records = sample_runs(folder / "runs", {method: 20 + 70 * i / len(methods) for i, method in enumerate(methods)}, seeds=2)
+    records = sample_runs(
+        folder / "runs", {method: 20 + 70 * i / len(methods) for i, method in enumerate(methods)}, seeds=2
+    )
     evil = "=<img src=x onerror=document.title='run'>" + "n" * 300
     parent = records.pretrain("intl", 9, recipe=evil)
     history(records.root / "pretrain" / parent)
