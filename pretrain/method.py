@@ -95,6 +95,16 @@ class Method(nn.Module, Generic[ConfigT]):
         """Settings that say after how many epochs a part of the method begins: no shorter training is that method."""
         return {}
 
+    @classmethod
+    def begins_after_steps(cls, config: ConfigT) -> dict[str, int]:
+        """Likewise, after how many steps."""
+        return {}
+
+    @classmethod
+    def joint_batch(cls, config: ConfigT) -> bool:
+        """Whether the loss is one of the joint batch, however many processes share it (see `pretrain.processes`)."""
+        return False
+
     def check_dataset(self, images: int, classes: int) -> None:
         """Raises `UserError` if the method cannot work with a training set of these sizes."""
 

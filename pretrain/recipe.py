@@ -217,6 +217,9 @@ class Machine:
 
     workers: PositiveInt = 1
     """Threads (ffcv) or processes (folder) that prepare views, per process."""
+    processes: PositiveInt | None = None
+    """Processes that train; null: `world_size`. Another number continues an unfinished run on fewer or more GPUs, where
+    its batch statistics do not depend on that; the record says so."""
     checkpoint_minutes: NonNegativeFloat = 10.0
     """A checkpoint is written this often, and at the end of each epoch where the last is at least a minute old."""
 
@@ -263,6 +266,11 @@ class Recipe:
     @property
     def method_name(self) -> str:
         return type(self.method).__module__.rpartition(".")[2]
+
+    @property
+    def processes(self) -> int:
+        """How many train, each on an equal part of the global batch."""
+        return self.machine.processes or self.world_size
 
     @property
     def label(self) -> str:
@@ -330,6 +338,8 @@ def recipe_of(raw: dict[str, Any], where: str) -> Recipe:
 def _check_batch(recipe: Recipe, where: str) -> None:
     if recipe.batch % recipe.world_size:
         raise UserError(f"{where}: batch: {recipe.batch} is not divisible by world_size={recipe.world_size}")
+    if recipe.batch % recipe.processes:
+        raise UserError(f"{where}: batch: {recipe.batch} is not divisible by machine.processes={recipe.processes}")
 
 
 def _check_colour(recipe: Recipe, where: str) -> None:

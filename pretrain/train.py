@@ -4,6 +4,8 @@ Bit-exact resumption rests on three rules. Views are functions of (seed, epoch, 
 draws comes from generators that are seeded anew from (seed, step, rank). All else is in the checkpoint.
 """
 
+import inspect
+import math
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import resume
+from pretrain import divergence, resume
 from pretrain.checkpoint import write_backbone
 from pretrain.data.batch import Batch
 from pretrain.data.betons.manifest import Manifest, read_manifest
@@ -24,17 +26,18 @@ from pretrain.data.loaders.preflight import run_preflight
 from pretrain.data.normalise import Normalise
 from pretrain.diagnostics.probe import Probe, headline, keep
 from pretrain.distributed import World, convert_sync_bn
-from pretrain.evaluate.online import embed_training_set, online_knn
+from pretrain.evaluate.online import embed_training_set, online_knn, read_val
 from pretrain.method import Method, Step, find_method
 from pretrain.networks import build_encoder
 from pretrain.optim import LearningRate, build_optimizer
+from pretrain.processes import check_processes, record_processes, unfinished_with_other_world_size
 from pretrain.progress import EpochMeter, StopRequest
 from pretrain.recipe import Recipe
 from pretrain.repeatable import derive_seed, make_repeatable, resolve_device
 from whitebench.errors import UserError
 from whitebench.files import BACKBONE
 from whitebench.hashing import file_hash, run_id
-from whitebench.records import Record, Run
+from whitebench.records import Record, Run, stage_folder
 
 COLLAPSED = 0.1
 """Below this `similarity.spread` (1: uniform on the sphere, 0: all embeddings the same) a run is called collapsed;
@@ -74,7 +77,8 @@ def train(recipe: Recipe, cell: dict[str, Any] | None = None) -> Record | None:
     """
     recipe, manifest = resolved(recipe), read_manifest(recipe.data.dataset)
     make_repeatable(recipe.threads)
-    with World.join(recipe.world_size, recipe.device) as world:
+    check_processes(recipe, find_method(recipe.method_name))
+    with World.join(recipe.processes, recipe.device) as world:
         trainer = Trainer(recipe, manifest, world)
         with _open_run(recipe, manifest, cell or {}) if world.is_main else nullcontext() as run:
             if not world.broadcast(run.already_done if run else False):
@@ -88,7 +92,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, manifest: Manifest, world: World) -> None:
         self.recipe, self.world = recipe, world
         self.device = world.device
-        self.local_batch = recipe.batch // recipe.world_size
+        self.local_batch = recipe.batch // world.world_size
         self.loader = make_loader(recipe, manifest, world.rank, world.world_size, str(world.device))
         self.steps_per_epoch = self.loader.batches_per_epoch
         self.manifest = manifest
@@ -102,6 +106,7 @@ class Trainer:
         self.learning_rate = LearningRate(recipe.schedule, recipe.optimizer, recipe.batch, self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.normalise = Normalise(manifest.mean, manifest.std).to(self.device)
+        self._check()
         self.meter = EpochMeter()
         self.probe: Probe | None = None
 
@@ -116,12 +121,37 @@ class Trainer:
             method.to(memory_format=torch.channels_last)
         return method.to(self.device)
 
+    def _check(self) -> None:
+        """Raises `UserError` for settings that would fail, or never take effect, later in the training."""
+        recipe, total = self.recipe, self.recipe.schedule.epochs * self.steps_per_epoch
+        if not self.method.trains:
+            return
+        if recipe.monitor.knn_every and "val" not in self.manifest.splits:
+            raise UserError(
+                f"monitor.knn_every={recipe.monitor.knn_every}: dataset '{recipe.data.dataset}' has no split 'val'; "
+                "set monitor.knn_every=0"
+            )
+        images = recipe.batch if recipe.network.sync_bn else self.local_batch
+        if images < 2:
+            raise UserError("batch: batch norm needs at least 2 images per process (or over all, with network.sync_bn)")
+        late = {"schedule.warmup_iterations": recipe.schedule.warmup_iterations}
+        late |= {f"method.{key}": steps for key, steps in self.method.begins_after_steps(recipe.method).items()}
+        for key, steps in late.items():
+            if steps and steps >= total:
+                raise UserError(
+                    f"{key}: {steps} of {total} steps: the training ends before; set it to less than {total}"
+                )
+
     def fit(self, run: Run | None) -> None:
         """Trains to the end. `run` is the record's keeper, on rank 0 only."""
         epochs = self.recipe.schedule.epochs if self.method.trains else 0
         if run and epochs:
             self._preflight(run)
+            if self.recipe.monitor.knn_every:  # decodes what it will read: known now, not after the first epochs
+                read_val(self.manifest, self.recipe, [0, self.manifest.split("val").count - 1])
         place = self._resume(run)
+        if run and epochs:
+            record_processes(run, self.recipe, place)
         with StopRequest(acts=run is not None) as stop:
             for epoch in range(place // self.steps_per_epoch, epochs):
                 first = place % self.steps_per_epoch
@@ -133,6 +163,8 @@ class Trainer:
                     self.loader.epoch(epoch, first), epoch * self.steps_per_epoch + first
                 ):
                     self.step(raw, step, epochs * self.steps_per_epoch)
+                    if run:
+                        self.meter.losses.check(step + 1, self.recipe.precision)
                     if run and (step + 1) % self.steps_per_epoch:
                         self._save_if_due(run, step + 1, stop, self.recipe.machine.checkpoint_minutes)
                 place = (epoch + 1) * self.steps_per_epoch
@@ -182,8 +214,9 @@ class Trainer:
     def _end_epoch(self, run: Run, epoch: int, epochs: int) -> None:
         step = (epoch + 1) * self.steps_per_epoch
         values = self.meter.finish()
-        if not torch.isfinite(torch.tensor(values["loss"])):
-            raise UserError(f"the loss is {values['loss']} in epoch {epoch + 1}; see {run.folder}/metrics.jsonl")
+        if not math.isfinite(values["loss"]):
+            fault = "the loss was not finite in any step of the epoch"
+            raise UserError(divergence.message(fault, step, self.recipe.precision))
         monitor = self.recipe.monitor
         if monitor.knn_every and ((epoch + 1) % monitor.knn_every == 0 or epoch + 1 == epochs):
             values["online_knn_top1"] = online_knn(
@@ -239,6 +272,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "meter": self.meter.state_dict(),
         }
+        divergence.check_state(state, step, self.recipe.precision)
         resume.save(run.folder, state)
         run.save()
 
@@ -270,12 +304,16 @@ class Trainer:
 
 
 def _open_run(recipe: Recipe, manifest: Manifest, cell: dict[str, Any]) -> Run:
-    method_file = Path(find_method(recipe.method_name).__module__.replace(".", "/") + ".py")
     overrides = [f"{key}={value}" for key, value in cell.get("overrides", {}).items()]
+    config = pretrain_config(recipe, manifest)
+    if not stage_folder("pretrain", run_id(recipe.label, config)).exists():
+        hint = unfinished_with_other_world_size(recipe, config)
+        if hint:
+            print(hint, file=sys.stderr, flush=True)
     return Run(
         "pretrain",
         recipe.label,
-        pretrain_config(recipe, manifest),
+        config,
         cell={
             "recipe": recipe.name,
             "method": recipe.method_name,
@@ -284,10 +322,10 @@ def _open_run(recipe: Recipe, manifest: Manifest, cell: dict[str, Any]) -> Run:
             **cell,
         },
         hashes={
-            "method": file_hash(Path(__file__).parent.parent / method_file),
+            "method": file_hash(Path(inspect.getfile(find_method(recipe.method_name)))),
             "data": manifest.content_hash,
         },
         data={"manifest": manifest.summary},
-        gpus=recipe.world_size if recipe.device == "cuda" else 0,
+        gpus=recipe.processes if recipe.device == "cuda" else 0,
         command=" ".join(["python -m pretrain", recipe.name, *overrides, f"seed={recipe.seed}"]),
     )

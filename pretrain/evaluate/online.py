@@ -43,6 +43,16 @@ def embed_training_set(encoder: nn.Module, normalise: nn.Module, manifest: Manif
     return gather_with_gradient(z).unflatten(0, (processes, share)).transpose(0, 1).flatten(0, 1)[:count]
 
 
+def read_val(manifest: Manifest, recipe: Recipe, indices: Sequence[int]) -> None:
+    """Decodes images of the validation split, as `online_knn` will.
+
+    Raises:
+        UserError: the split cannot be read.
+    """
+    for _ in _batches(manifest, "val", recipe, indices):
+        pass
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Meanwhile the module is in evaluation mode."""

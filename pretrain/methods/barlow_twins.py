@@ -38,6 +38,10 @@ class BarlowTwins(Method[Config]):
             distance = cosine_distance(views[0], views[1])
         return Step(loss, {"distance": distance, "spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         if batch * world_size() < 2:

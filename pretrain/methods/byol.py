@@ -33,3 +33,7 @@ class BYOL(Method[Config]):
         targets = [self.target(view).z for view in batch.views]
         loss = prediction_loss([self.predictor(z) for z in online], targets)
         return Step(loss, {"distance": loss.detach() / 2, "spread": spread(online[0])})
+
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True

@@ -60,6 +60,10 @@ class INTL(Method[Config]):
         scalars = {"whitened_distance": terms.distance.detach(), "trace_excess": terms.mean_trace.detach() - floor}
         return Step(loss, {**scalars, "spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         variables = batch * world_size() if self.config.axis == "channel" else self.encoder.embedding_dim

@@ -37,6 +37,10 @@ class SimCLR(Method[Config]):
             distance = cosine_distance(views[0], views[1])
         return Step(loss, {"distance": distance, "spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
 
 def simclr_loss(views: Sequence[Tensor], temperature: float = 0.5) -> Tensor:
     """NT-Xent, averaged over pairs of views.

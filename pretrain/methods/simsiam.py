@@ -38,3 +38,7 @@ class SimSiam(Method[Config]):
 
     def constant_rate(self) -> Iterable[nn.Module]:
         return (self.predictor,) if self.config.constant_predictor_rate else ()
+
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True

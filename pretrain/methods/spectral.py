@@ -67,6 +67,10 @@ class Spectral(Method[Config]):
             scalars["trace"] = trace.detach() / 2
         return Step(loss, scalars)
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return config.gather
+
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         config, channels = self.config, self.encoder.embedding_dim

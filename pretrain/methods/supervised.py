@@ -46,3 +46,7 @@ class Supervised(Method[Config]):
         super().check(batch, views)
         if any(True for _ in self.encoder.projector.parameters()):
             raise UserError("supervised: classifies the features themselves; set network.projector=[]")
+
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True

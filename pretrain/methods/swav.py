@@ -73,6 +73,10 @@ class SwAV(Method[Config]):
     def begins_after(cls, config: Config) -> dict[str, float]:
         return {"queue_epoch": config.queue_epoch} if config.queue else {}
 
+    @classmethod
+    def begins_after_steps(cls, config: Config) -> dict[str, int]:
+        return {"frozen_iterations": config.frozen_iterations}
+
     @torch.no_grad()
     def _assign(self, place: int, view: Tensor, prototypes: Tensor) -> Tensor:
         """Assignments [B, K] of this process's images, balanced over those of all processes and of the queue."""

@@ -41,6 +41,10 @@ class VICReg(Method[Config]):
         loss = _weighted(terms, config.invariance_weight, config.variance_weight, config.covariance_weight)
         return Step(loss, {**scalars, "spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         if batch * world_size() < 2:

@@ -47,6 +47,10 @@ class ZeroCL(Method[Config]):
         scalars = {name: part.detach() for name, part in parts.items()}
         return Step(torch.stack(list(parts.values())).sum(), {**scalars, "spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
     def check(self, batch: int, views: int) -> None:
         config = self.config
         super().check(batch, views)

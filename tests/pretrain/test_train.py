@@ -28,7 +28,7 @@ METHODS = {
     "intl-ema": ["network.projector=[256,256]", "method.momentum=0.99"],
     "simclr": [],
     "moco": ["method.queue=256"],
-    "swav": ["method.queue=64", "method.queue_epoch=0"],
+    "swav": ["method.queue=64", "method.queue_epoch=0", "method.frozen_iterations=6"],
     "pcl": ["method.clusters=[5,10]", "method.warmup_epochs=1"],
     "supervised": ["method.classes=3"],
 }
