@@ -139,11 +139,11 @@ class Network:
     whitening_at: Literal["projector", "encoder"] = added("projector")
     """The end of the projector, or of the encoder: between the backbone, which is evaluated and exported without it,
     and the projector."""
-    whitening_groups: int = added(1)
+    whitening_groups: PositiveInt = added(1)
     """Groups of channels that are whitened by themselves."""
-    whitening_iterations: int = added(5)
+    whitening_iterations: PositiveInt = added(5)
     """T, of iternorm."""
-    whitening_eps: float = added(1e-5)
+    whitening_eps: NonNegativeFloat = added(1e-5)
     """Added to the covariance's diagonal."""
     zero_init_residual: bool = False
     sync_bn: bool = True
