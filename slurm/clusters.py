@@ -1,17 +1,18 @@
 """Presets: what is particular to a place where jobs run. Facts about clusters are in YAML files, none in the source."""
 
 import os
-import shutil
-import subprocess
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from slurm.resource_requests import check_request, merged_options, refuse_booleans
+from slurm.slurm_command import ask, is_installed
 from whitebench.errors import UserError, nearest
 from whitebench.yaml import read_yaml
 
 PRESETS = Path(__file__).parent / "clusters"
-KINDS = ("slurm", "local", "debug")
+FOLDERS = ("WHITEBENCH_RUNS", "WHITEBENCH_DATA")
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Share:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    gpus: int | None = None
-    """Per node."""
+    gpus: int | str | None = None
+    """Per node: a number, or with their type as in `a100:4`."""
     cpus: int | None = None
     """Per process; None: as many as it has threads."""
     memory_gb: float | None = None
@@ -34,6 +35,8 @@ class Share:
     """Of jobs that have GPUs, in place of `memory_gb`."""
     hours: float | None = None
     """Time limit of a job. A run that needs longer is saved shortly before and queued again."""
+    sbatch: dict[str, Any] = field(default_factory=dict)
+    """Any further options of sbatch, e.g. {nice: 100, exclusive: true}."""
 
 
 @dataclass(frozen=True)
@@ -46,80 +49,131 @@ class Preset(Share):
     environment: dict[str, str] = field(default_factory=dict)
     """Variables of the launcher and its jobs: WHITEBENCH_RUNS, WHITEBENCH_DATA, ..."""
     signal_delay_s: int = 120
-    """A job is told so long before its limit that it must save itself; more than a step and a checkpoint take."""
+    """A job is warned this long before its limit, so that it can save; more than a step and a checkpoint take."""
     throttle: int = 256
     """Tasks of an array that may run at the same time."""
-    sbatch: dict[str, Any] = field(default_factory=dict)
-    """Any further options of sbatch, e.g. {nice: 100, exclusive: true}."""
     scratch: str | None = None
-    """A folder on each node's own disk, to which a dataset is copied once; the node's variables may stand in it."""
+    """A folder on each node's own disk, to which a dataset is copied once; may hold the node's variables."""
     slots: int | None = None
     """Local: cores that jobs may use together; None: all of this machine."""
+    max_jobs: int | None = None
+    """Jobs that you may have in SLURM's queue; None: as far as SLURM's accounting says."""
 
     def share(self, stage: str) -> Share:
-        """The stage's exceptions, filled up with what holds for all stages."""
-        own = self.stages.get(stage, Share())
-        inherited = {name: getattr(self, name) for name in Share.__dataclass_fields__ if getattr(own, name) is None}
-        if own.memory_gb is not None:
+        """The stage's exceptions, completed by what holds for all stages."""
+        stage_share = self.stages.get(stage, Share())
+        names = [name for name in Share.__dataclass_fields__ if name not in ("sbatch", "__pydantic_config__")]
+        inherited = {name: getattr(self, name) for name in names if getattr(stage_share, name) is None}
+        if stage_share.memory_gb is not None:
             inherited.pop("memory_per_gpu_gb", None)
-        return replace(own, **inherited)
+        return replace(stage_share, **inherited, sbatch=merged_options(self.sbatch, stage_share.sbatch))
 
 
 def load_preset(name: str, dry_run: bool = False) -> Preset:
-    """The preset `name`; "auto" is `slurm` where SLURM answers, else `local`. A dry run needs no SLURM that answers.
+    """The preset `name`; "auto" is `slurm` where SLURM is installed, else `local`.
 
     Raises:
-        UserError: there is none of that name, or a key or value in it is wrong.
+        UserError: there is none of that name, a key or value in it is wrong, or SLURM does not answer. A dry run needs
+            no SLURM on this machine; one that is there must answer.
     """
     from whitebench.config import validated
 
     path, raw = read_preset(name)
     if isinstance(raw.get("environment"), dict):
-        raw["environment"] = {key: os.path.expandvars(str(value)) for key, value in raw["environment"].items()}
+        raw["environment"] = _environment(raw["environment"], path)
+    for key, section in [("", raw), *_sections(raw)]:
+        refuse_booleans(section, f"{path}: {key}")
     preset: Preset = validated(Preset, raw, where=str(path))
-    if preset.kind == "slurm" and not dry_run and not slurm_answers():
-        raise UserError(f"--cluster {name}: SLURM does not answer here (sinfo); on this machine alone: --cluster local")
+    _check(preset, path)
+    if preset.kind == "slurm" and not is_installed():
+        if not dry_run:
+            raise UserError(
+                f"--cluster {name}: no SLURM here (sbatch not found); on this machine alone: --cluster local"
+            )
+    elif preset.kind == "slurm":
+        require_answer(name)
     return preset
+
+
+def require_answer(name: str) -> None:
+    """Raises `SlurmUnavailable` where the controller does not answer."""
+    try:
+        ask("sinfo", "-h", "-o", "%P")
+    except UserError as error:
+        raise type(error)(f"--cluster {name}: {error}; to run on this machine alone: --cluster local") from error
 
 
 def enter_environment(name: str) -> None:
     """Sets the preset's variables in this process. They decide where runs and data are, for `--status` also."""
-    _, raw = read_preset(name)
+    path, raw = read_preset(name)
     environment = raw.get("environment") or {}
     if isinstance(environment, dict):
-        os.environ.update({key: os.path.expandvars(str(value)) for key, value in environment.items()})
+        os.environ.update(_environment(environment, path))
+    for variable in FOLDERS:
+        value = os.environ.get(variable, "")
+        if value.startswith("~") or "$" in value:
+            raise UserError(f"{variable}={value}: not a folder; the shell did not expand it")
 
 
 def read_preset(name: str) -> tuple[Path, dict[str, Any]]:
     """The preset's file and content, not yet checked."""
     if name == "auto":
-        name = "slurm" if slurm_answers() else "local"
+        name = "slurm" if is_installed() else "local"
     path = _find(name)
     raw = read_yaml(path) or {}
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a preset is a mapping of keys")
-    return path, raw
+    return path, {str(key): value for key, value in raw.items()}
 
 
-def slurm_answers() -> bool:
-    if shutil.which("sbatch") is None or shutil.which("sinfo") is None:
-        return False
-    try:
-        return subprocess.run(["sinfo", "-h"], capture_output=True, timeout=10).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+def expand(text: str, where: str) -> str:
+    """`~` and variables replaced by what they stand for, in each part of a list of paths.
+
+    Raises:
+        UserError: a variable is not set, or no such user exists: it would become a folder of that very name.
+    """
+    expanded = ":".join(os.path.expanduser(part) for part in os.path.expandvars(text).split(":"))
+    unset = re.search(r"\$(\w+|\{[^}]*\})", expanded)
+    if unset:
+        raise UserError(f"{where}: the variable {unset[0]} is not set")
+    if any(part.startswith("~") for part in expanded.split(":")):
+        raise UserError(f"{where}: '{text}': no such user")
+    return expanded
+
+
+def _environment(raw: dict[Any, Any], path: Path) -> dict[str, str]:
+    for key, value in raw.items():
+        if not re.fullmatch(r"[A-Za-z_]\w*", str(key), re.ASCII):
+            raise UserError(f"{path}: environment.{key}: not the name of a variable")
+        if value is None or isinstance(value, dict | list):
+            raise UserError(f"{path}: environment.{key}: must be a text, not {value!r}")
+    return {str(key): expand(str(value), f"{path}: environment.{key}") for key, value in raw.items()}
+
+
+def _sections(raw: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    stages = raw.get("stages")
+    entries = stages.items() if isinstance(stages, dict) else ()
+    return [(f"stages.{name}.", share) for name, share in entries if isinstance(share, dict)]
+
+
+def _check(preset: Preset, path: Path) -> None:
+    """What types cannot say."""
+    check_request(preset, f"{path}: ")
+    for name, share in preset.stages.items():
+        check_request(share, f"{path}: stages.{name}.")
 
 
 def _find(name: str) -> Path:
-    """One's own folder ($WHITEBENCH_CLUSTERS) goes before the suite's; a path is taken as it is."""
+    """The user's folder ($WHITEBENCH_CLUSTERS) goes before the project's; a path is taken as it is."""
     if name.endswith((".yaml", ".yml")):
-        if Path(name).is_file():
-            return Path(name)
-        raise UserError(f"--cluster {name}: no such file")
+        path = Path(expand(name, "--cluster"))
+        if path.is_file():
+            return path
+        raise UserError(f"--cluster {name}: file not found")
     own = os.environ.get("WHITEBENCH_CLUSTERS")
     folders = [Path(own)] if own else []
     for folder in [*folders, PRESETS]:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    known = {path.stem for folder in [*folders, PRESETS] for path in folder.glob("*.yaml")}
-    raise UserError(f"unknown cluster '{name}'{nearest(name, {'auto', *known})}")
+    names = {path.stem for folder in [*folders, PRESETS] for path in folder.glob("*.yaml")}
+    raise UserError(f"unknown cluster '{name}'{nearest(name, {'auto', *names})}")

@@ -1,4 +1,4 @@
-"""What a launch shows while it runs: a live region on a terminal, plain lines in a log; results as they come."""
+"""What a launch prints while it runs: a live region on a terminal, plain lines in a log; results as they come."""
 
 import sys
 import time
@@ -14,11 +14,14 @@ from slurm.job_state import progress
 from whitebench.text import duration
 
 PLAIN_EVERY_S = 60.0
+MOST_RUNNING = 4
+"""Running jobs that a plain line, or the live region, lists one by one."""
+MOST_LIVE = 20
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a launch stands."""
+    """The progress of a launch."""
 
     running: list[tuple[Job, dict[str, Any], float]]
     """Job, last line of its metrics, seconds since it began."""
@@ -35,7 +38,7 @@ class Snapshot:
 
 
 class Display:
-    """Lines that stay, and below them (on a terminal) the jobs that run."""
+    """Permanent lines, and below them (on a terminal) the running jobs."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
@@ -52,8 +55,8 @@ class Display:
         self.console.print(f"{time.strftime('%H:%M:%S')}  {text}", style=style, markup=False)
         sys.stdout.flush()
 
-    def finished(self, job: Job, found: str, seconds: float) -> None:
-        self.say(f"done    {job.column:10} {job.cell:32} {found}  ({duration(seconds)})")
+    def finished(self, job: Job, result: str, seconds: float) -> None:
+        self.say(f"done    {job.column:10} {job.cell:32} {result}  ({duration(seconds)})")
 
     def failed(self, job: Job, error: str, log: str) -> None:
         self.say(f"failed  {job.column:10} {job.cell:32} {error}\n          log: {log}", style="red")
@@ -65,14 +68,15 @@ class Display:
             self._plain_at = time.monotonic()
             running = "; ".join(
                 " ".join([job.column, job.cell, progress(last), f"({duration(seconds)})"])
-                for job, last, seconds in snapshot.running
+                for job, last, seconds in snapshot.running[:MOST_RUNNING]
             )
-            self.say(f"{snapshot.summary}: {running}")
+            more = f"; and {len(snapshot.running) - MOST_RUNNING} more" if len(snapshot.running) > MOST_RUNNING else ""
+            self.say(f"{snapshot.summary}: {running}{more}")
 
 
 def _table(snapshot: Snapshot) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False, title_justify="left", title_style="bold")
     table.title = snapshot.summary + (" (stopping)" if snapshot.stopping else "")
-    for job, last, seconds in snapshot.running:
+    for job, last, seconds in snapshot.running[:MOST_LIVE]:
         table.add_row("  " + job.column, job.cell, progress(last), duration(seconds))
     return table

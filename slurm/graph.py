@@ -1,19 +1,22 @@
 """The graph of jobs that a sweep becomes: pretrain -> {linear, knn}; pretrain -> convert -> detect x seeds; tables."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from slurm.stages import LEADERBOARD, Task
+from whitebench.errors import UserError
 from whitebench.files import write_json
+from whitebench.records import runs_root
 
 PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job is given."""
+    """What one job asks for."""
 
     nodes: int = 1
     processes: int = 1
@@ -24,8 +27,13 @@ class Resources:
     """Per process."""
     gpus: int = 0
     """Per node."""
+    gpu_type: str = ""
+    """As SLURM names it, e.g. a100; empty: any."""
     memory_gb: float | None = None
+    """Per node."""
     hours: float | None = None
+    sbatch: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further options of sbatch for this stage, in the sweep; None takes out one of the preset's."""
 
     @property
     def cores(self) -> int:
@@ -38,11 +46,11 @@ class Job:
     """One node of the graph."""
 
     key: str
-    """`<stage>/<id>`: also the place of its folder below the runs."""
+    """`<stage>/<id>`: also the path of its folder below the runs."""
     column: str
     """The stage, with the stage's own seed where there are several: `detect:1`."""
     cell: str
-    """For the eye; empty for the leaderboard."""
+    """The cell's name for people; empty for the leaderboard."""
     needs: tuple[str, ...]
     """Keys of the jobs that must be done before; the leaderboard only waits for them to end."""
     resources: Resources
@@ -91,10 +99,10 @@ class Graph:
         return list(dict.fromkeys(job.column for job in self.work))
 
     def cells(self) -> dict[str, list[Job]]:
-        found: dict[str, list[Job]] = {}
+        cells: dict[str, list[Job]] = {}
         for job in self.work:
-            found.setdefault(job.cell, []).append(job)
-        return found
+            cells.setdefault(job.cell, []).append(job)
+        return cells
 
     def hours_ahead(self) -> dict[str, float]:
         """Hours from the start of each job to the end of the longest chain that it begins (as far as limits tell)."""
@@ -105,9 +113,24 @@ class Graph:
         return ahead
 
     def save(self, cluster: str, launched: str) -> None:
-        """Writes the plan beside the runs, for `--status`, which must not import what planning needs."""
+        """Writes the plan among the runs, for `--status`, which must not import what planning needs."""
         plan = {"name": self.name, "cluster": cluster, "launched": launched, "jobs": [asdict(job) for job in self]}
         write_json(self.leaderboard.folder / PLAN, plan)
+
+
+def load_graph(name: str) -> Graph:
+    """The graph of the last launch of a sweep.
+
+    Raises:
+        UserError: it was not launched yet, or its plan is damaged.
+    """
+    path = runs_root() / "sweeps" / name / PLAN
+    try:
+        return graph_from_plan(json.loads(path.read_bytes()))
+    except FileNotFoundError as error:
+        raise UserError(f"the sweep '{name}' was not launched yet (in {runs_root()})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a readable plan ({error}); launching again overwrites it") from error
 
 
 def graph_from_plan(plan: dict[str, Any]) -> Graph:

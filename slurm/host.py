@@ -1,4 +1,4 @@
-"""What this machine has for jobs, and how much of it is free."""
+"""The resources of this machine for local jobs, and how much of them is free."""
 
 import os
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from slurm.graph import Graph, Job
 from whitebench.errors import UserError
 
 MEMORY_GB = 1.0
-"""What a job is taken to need where nothing is said."""
+"""Assumed need of a job that does not say."""
 
 
 @dataclass
-class Machine:
-    """What may be used, and what is free of it."""
+class Host:
+    """What jobs may use of this machine, and what is free of it."""
 
     cores: int
     gpus: list[str]
@@ -25,25 +25,26 @@ class Machine:
 
     def fits(self, job: Job, idle: bool) -> bool:
         """A job larger than the machine runs alone."""
-        wanted = job.resources
+        resources = job.resources
         if idle:
             return True
-        if len(self.free_gpus) < wanted.gpus or self.free_cores < wanted.cores:
+        if len(self.free_gpus) < resources.gpus or self.free_cores < resources.cores:
             return False
-        return _free_memory_gb() >= (wanted.memory_gb or MEMORY_GB)
+        return _free_memory_gb() >= (resources.memory_gb or MEMORY_GB)
 
     def take(self, job: Job) -> list[str]:
         self.free_cores -= job.resources.cores
-        taken, self.free_gpus = self.free_gpus[: job.resources.gpus], self.free_gpus[job.resources.gpus :]
-        return taken
+        count = job.resources.gpus
+        gpus, self.free_gpus = self.free_gpus[:count], self.free_gpus[count:]
+        return gpus
 
-    def give_back(self, job: Job, gpus: list[str]) -> None:
+    def release(self, job: Job, gpus: list[str]) -> None:
         self.free_cores += job.resources.cores
         self.free_gpus += gpus
 
 
-def this_machine(cores: int | None, graph: Graph) -> Machine:
-    """Its cores (as far as this process may use them) and GPUs.
+def this_host(cores: int | None, graph: Graph) -> Host:
+    """Cores (those that this process may use) and GPUs of this machine.
 
     Raises:
         UserError: a job asks for more GPUs than there are, or for several nodes.
@@ -56,11 +57,11 @@ def this_machine(cores: int | None, graph: Graph) -> Machine:
             )
         if job.resources.nodes > 1:
             raise UserError(f"{job.stage} of {job.cell} asks for {job.resources.nodes} nodes; this machine is one")
-    return Machine(cores or len(os.sched_getaffinity(0)), gpus)
+    return Host(cores or len(os.sched_getaffinity(0)), gpus)
 
 
 def _gpus() -> list[str]:
-    """Names for CUDA_VISIBLE_DEVICES, found without torch."""
+    """Names for CUDA_VISIBLE_DEVICES, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]

@@ -1,15 +1,21 @@
-"""How far each job of a graph is, read from its run folder, its lock and the queue. Light: `--status` lives on it."""
+"""The state of each job of a graph, from its run folder, its lock, SLURM's queue and what was submitted.
 
+Light: `--status` depends on it.
+"""
+
+import os
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from slurm.attempts import ATTEMPTS, read_attempts
 from slurm.graph import Graph, Job
+from slurm.job_queue import Queued
 from slurm.stages import LEADERBOARD
-from slurm.submissions import Queued
-from slurm.worker import ATTEMPTS
+from slurm.submissions import Entry, Ledger
 from whitebench.files import last_json_line
 from whitebench.locks import BEAT_S, is_taken, last_beat
 from whitebench.records import METRICS, Record, read_record
@@ -18,8 +24,12 @@ from whitebench.text import duration
 State = Literal["done", "running", "queued", "failed", "interrupted", "blocked", "new"]
 LOST_BEATS = 12
 SILENT_S = 1800.0
-"""A run that has logged nothing for so long, and for four times as long as its epochs take, is called stalled."""
-"""Bytes from a file's end in which its last line is sought."""
+"""A run that has logged nothing for this long, and for four times as long as its epochs take, is called stalled."""
+STARTED = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "STAGE_OUT", "SIGNALING"})
+LOG_TAIL = 4096
+"""Bytes of a log's end that are searched for why its job ended."""
+FinalStates = Callable[[list[str]], Mapping[str, str]]
+"""SLURM ids of jobs that have left the queue to how they ended, e.g. `FAILED, exit code 1, on wb1`."""
 
 
 @dataclass(frozen=True)
@@ -27,75 +37,189 @@ class JobState:
     state: State
     record: Record | None = None
     queue_id: str | None = None
-    """The SLURM job that is to do it, while the queue knows one."""
+    """The SLURM job that is to do it, while it is in the queue."""
     queue_reason: str = ""
     """Why SLURM has not started it yet."""
+    node: str = ""
+    """Where it runs."""
     last: dict[str, Any] = field(default_factory=dict)
     """The last line of `metrics.jsonl`, while it runs."""
-
+    seconds: float = 0.0
+    """Since its job started, while it runs."""
     stalled: str = ""
-    """What makes one think that it hangs, though it is called running."""
+    """Why it seems to hang, though it is running."""
+    error: str = ""
+    """Why it failed."""
+    log: str | None = None
+    """Of a job that left no attempt in the run's folder."""
 
     @property
-    def shown(self) -> str:
+    def label(self) -> str:
         return "stalled" if self.stalled else self.state
 
     @property
     def active(self) -> bool:
         return self.state in ("running", "queued")
 
+    @property
+    def attempts(self) -> int:
+        """How many times the run was started."""
+        return 1 + int(self.record.cost.get("restarts") or 0) if self.record else 0
 
-def read_states(graph: Graph, queued: Mapping[str, Queued]) -> dict[str, JobState]:
+
+class Reader:
+    """Reads states of jobs, what several of them need only once."""
+
+    def __init__(self, graph: Graph, queued: Mapping[str, Queued], ledger: Ledger | None, final: FinalStates | None):
+        self.graph, self.queued, self.final = graph, queued, final
+        self.ledger = ledger or Ledger()
+        self.entries = self.ledger.by_key()
+        self.now = filesystem_time(graph.leaderboard.folder)
+        stages = {job.stage for job in graph.work}
+        self.folders = {job.folder.parent: _names(job.folder.parent) for job in _first_of_each(graph, stages)}
+
+    def read(self) -> dict[str, JobState]:
+        states: dict[str, JobState] = {}
+        for job in self.graph.work:
+            state = self._state(job)
+            needs = [states[need].state for need in job.needs]
+            if (
+                state.state in ("new", "failed")
+                and state.record is None
+                and any(n in ("failed", "blocked") for n in needs)
+            ):
+                state = JobState("blocked")
+            states[job.key] = state
+        return self._without_trace(states)
+
+    def _state(self, job: Job) -> JobState:
+        exists = job.folder.name in self.folders[job.folder.parent]
+        record = read_record(job.folder) if exists else None
+        if record is not None and record.status == "done":
+            return JobState("done", record)
+        queued = self.queued.get(job.key)
+        if queued is not None:
+            return self._queued_state(job, queued, record)
+        if job.key in self.entries and (lost := self._lost(job, record, exists)):
+            return lost
+        if record is None:
+            return JobState("new")
+        if record.status == "running" and is_taken(job.folder / ".lock"):
+            last = last_json_line(job.folder / METRICS)
+            elapsed = self._since_attempt(job.folder)
+            stalled = self._stalled(job.folder, last, elapsed)
+            return JobState("running", record, last=last, seconds=elapsed, stalled=stalled)
+        if record.status == "failed":
+            return JobState("failed", record, error=record.error or "it did not say why", log=self._log(job))
+        return JobState("interrupted", record, log=self._log(job))
+
+    def _queued_state(self, job: Job, queued: Queued, record: Record | None) -> JobState:
+        if queued.state not in STARTED:
+            return JobState("queued", record, queued.id, queued.reason)
+        last = last_json_line(job.folder / METRICS)
+        suspended = queued.state in ("SUSPENDED", "STOPPED")
+        stalled = "suspended by SLURM" if suspended else self._stalled(job.folder, last, queued.seconds)
+        return JobState(
+            "running", record, queued.id, queued.reason, queued.node, last, queued.seconds, stalled, log=self._log(job)
+        )
+
+    def _lost(self, job: Job, record: Record | None, exists: bool) -> JobState | None:
+        """A job whose last submission ended before its Python program could leave a trace in the run's folder."""
+        entry = self._last_entry(job.key)
+        if entry is None or (record is not None and record.status == "failed"):
+            return None
+        job_id = entry.job_id(job.key) or ""
+        attempts = read_attempts(job.folder) if exists else []
+        if any(line.get("job") == job_id or line.get("time", 0.0) > entry.time for line in attempts):
+            return None
+        log = entry.log(job.key)
+        text = _tail(log) if log else None
+        if log is None or text is None or _was_cancelled(text):
+            return None
+        why = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "its log is empty")
+        error = f"job {job_id} ended before it could start Python: {why}"
+        return JobState("failed", record, error=error, log=str(log))
+
+    def _last_entry(self, key: str) -> Entry | None:
+        """The last submission that SLURM took, unless it was cancelled by us."""
+        entry = next((entry for entry in reversed(self.entries.get(key, [])) if entry.job), None)
+        return None if entry is None or self.ledger.cancelled.get(key, 0.0) > entry.time else entry
+
+    def _log(self, job: Job) -> str | None:
+        if (job.folder / ATTEMPTS).exists():
+            return None
+        entry = self._last_entry(job.key)
+        return str(entry.log(job.key)) if entry and entry.folder else None
+
+    def _without_trace(self, states: dict[str, JobState]) -> dict[str, JobState]:
+        """Jobs that left the queue without even a log: SLURM is asked how, for as long as it remembers."""
+        suspects = {
+            job.key: entry
+            for job in self.graph.work
+            if states[job.key].state == "new"
+            and all(states[need].state == "done" for need in job.needs)
+            and (entry := self._last_entry(job.key))
+            and not read_attempts(job.folder)
+            and not _cancelled_in_log(entry.log(job.key))
+        }
+        ids = [entry.job_id(key) or "" for key, entry in suspects.items()]
+        ends = self.final(ids) if ids and self.final is not None else {}
+        for (key, entry), job_id in zip(suspects.items(), ids):
+            end = ends.get(job_id, "")
+            times = len([entry for entry in self.entries[key] if entry.job])
+            if end.startswith("CANCELLED") or (not end and times < 2):
+                continue
+            how = f"ended as {end}" if end else f"left the queue, the last of {times} submissions that did so"
+            error = f"job {job_id} {how} without a log: can the nodes write to {entry.folder}?"
+            states[key] = JobState("failed", error=error, log=str(entry.log(key)))
+        return states
+
+    def _stalled(self, folder: Path, last: Mapping[str, Any], elapsed: float) -> str:
+        """Of a job that has run for `elapsed` seconds: whether its process has fallen silent, or its metrics have.
+
+        Ages are told by the file system's clock: those of login node and compute node may differ by minutes.
+        """
+        beat = last_beat(folder / ".lock")
+        quiet = min(elapsed, self.now - beat) if beat else 0.0
+        if quiet > LOST_BEATS * BEAT_S:
+            return f"no heartbeat for {duration(quiet)}"
+        silent = min(elapsed, self.now - last.get("time", 0.0))
+        usual = float(last.get("seconds") or 0.0)
+        return f"no progress for {duration(silent)}" if silent > max(SILENT_S, 4 * usual) else ""
+
+    def _since_attempt(self, folder: Path) -> float:
+        began = last_json_line(folder / ATTEMPTS).get("time")
+        return self.now - float(began) if began else 0.0
+
+
+def read_states(
+    graph: Graph, queued: Mapping[str, Queued], ledger: Ledger | None = None, final: FinalStates | None = None
+) -> dict[str, JobState]:
     """The state of every job but the leaderboard.
 
     Args:
-        queued: of jobs in SLURM's queue, as `slurm.submissions.queued_jobs` finds them.
+        queued: jobs in SLURM's queue, from `slurm.job_queue.queued_jobs`.
+        ledger: what was submitted; with it, jobs that ended before Python started are recognised.
+        final: asks SLURM how jobs ended that left not even a log.
     """
-    states: dict[str, JobState] = {}
-    for job in graph.work:
-        state = _read_state(job, queued.get(job.key))
-        held_up = state.state == "new" and any(states[need].state in ("failed", "blocked") for need in job.needs)
-        states[job.key] = JobState("blocked") if held_up else state
-    return states
+    return Reader(graph, queued, ledger, final).read()
 
 
-def _read_state(job: Job, in_queue: Queued | None) -> JobState:
-    record = read_record(job.folder)
-    if record is not None and record.status == "done":
-        return JobState("done", record)
-    if in_queue is not None:
-        state: State = "running" if in_queue.state in ("RUNNING", "COMPLETING") else "queued"
-        last = last_json_line(job.folder / METRICS)
-        stalled = _stalled(job.folder, last, in_queue.seconds) if state == "running" else ""
-        return JobState(state, record, in_queue.id, in_queue.reason, last, stalled)
-    if record is None:
-        return JobState("new")
-    if record.status == "running" and is_taken(job.folder / ".lock"):
-        last = last_json_line(job.folder / METRICS)
-        return JobState("running", record, last=last, stalled=_stalled(job.folder, last, _since_attempt(job.folder)))
-    return JobState("failed" if record.status == "failed" else "interrupted", record)
-
-
-def _stalled(folder: Path, last: Mapping[str, Any], elapsed: float) -> str:
-    """Of a job that has run for `elapsed` seconds: whether its process has fallen silent, or its metrics have."""
-    beaten = last_beat(folder / ".lock")
-    quiet = min(elapsed, time.time() - beaten) if beaten else 0.0
-    if quiet > LOST_BEATS * BEAT_S:
-        return f"no heartbeat for {duration(quiet)}"
-    silent = min(elapsed, time.time() - last.get("time", 0.0))
-    usual = float(last.get("seconds") or 0.0)
-    return f"no progress for {duration(silent)}" if silent > max(SILENT_S, 4 * usual) else ""
-
-
-def _since_attempt(folder: Path) -> float:
-    began = last_json_line(folder / ATTEMPTS).get("time")
-    return time.time() - float(began) if began else 0.0
+def filesystem_time(folder: Path) -> float:
+    """Now, by the clock of the file system that holds `folder`; by this machine's where it cannot be written."""
+    clock = folder / f".clock.{secrets.token_hex(4)}"
+    try:
+        clock.touch()
+        return clock.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        clock.unlink(missing_ok=True)
 
 
 def log_of(folder: Path) -> str | None:
     """Where the latest job on this run writes its log."""
-    log = last_json_line(folder / ATTEMPTS).get("log")
-    return str(log) if log else None
+    return next((str(line["log"]) for line in reversed(read_attempts(folder)) if line.get("log")), None)
 
 
 def headline(record: Record) -> str:
@@ -121,25 +245,49 @@ def progress(last: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def problems(graph: Graph, states: Mapping[str, JobState]) -> list[str]:
-    """A few lines about every job that failed: what, why, and where its log is."""
-    lines = []
-    for job in graph.work:
-        found = states[job.key]
-        if found.state != "failed" or found.record is None:
-            continue
-        stopped = sum(states[key].state == "blocked" for key in _all_dependants(graph, job.key))
-        waiting = f" ({stopped} wait for it)" if stopped else ""
-        lines.append(f"{job.cell}: {job.column} failed: {found.record.error}{waiting}")
-        lines.append(f"    log: {log_of(job.folder) or job.folder}")
-    return lines
-
-
-def _all_dependants(graph: Graph, key: str) -> set[str]:
-    found: set[str] = set()
+def dependants(graph: Graph, key: str) -> set[str]:
+    """Keys of all jobs that need `key`, directly or not, the leaderboard aside."""
+    keys: set[str] = set()
     waiting = [key]
     while waiting:
-        fresh = [k for k in graph.dependants[waiting.pop()] if k not in found and graph[k].stage != LEADERBOARD]
-        found.update(fresh)
-        waiting += fresh
-    return found
+        new = [k for k in graph.dependants[waiting.pop()] if k not in keys and graph[k].stage != LEADERBOARD]
+        keys.update(new)
+        waiting += new
+    return keys
+
+
+def _first_of_each(graph: Graph, stages: set[str]) -> list[Job]:
+    first: dict[str, Job] = {}
+    for job in graph.work:
+        if job.stage in stages:
+            first.setdefault(job.stage, job)
+    return list(first.values())
+
+
+def _names(folder: Path) -> set[str]:
+    """Names in a folder: one call instead of one per run that has not begun."""
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
+
+
+def _tail(path: Path) -> str | None:
+    """The end of a log; None where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return None
+
+
+def _was_cancelled(text: str) -> bool:
+    """Whether a log's end says that somebody cancelled the job (and not SLURM, for its time or for another job)."""
+    last = next((line for line in reversed(text.splitlines()) if "CANCELLED AT" in line), "")
+    return bool(last) and "DUE TO" not in last
+
+
+def _cancelled_in_log(log: Path | None) -> bool:
+    text = _tail(log) if log else None
+    return text is not None and _was_cancelled(text)

@@ -1,9 +1,9 @@
 """python slurm/launch_sweep.py [SWEEP] [key=value ...]"""
 
 import argparse
+import os
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whitebench.errors import UserError, parse_seeds, run_command
@@ -20,8 +20,8 @@ Launch a sweep: recipes x grid x seeds, each cell pretrained, evaluated and fine
 With no sweep named: the built-in sample. Launching again runs only what is not done."""
 EXAMPLES = """\
 examples:
-  python slurm/launch_sweep.py                               the sample sweep, on SLURM where there is one, else here
-  python slurm/launch_sweep.py --status                      how far it is (--watch: again and again)
+  python slurm/launch_sweep.py                               the sample sweep, on SLURM where it is installed, else here
+  python slurm/launch_sweep.py --status                      how far it is (--watch: repeatedly)
   python slurm/launch_sweep.py --logs "sample/intl seed=0"   the end of that cell's logs (...:detect: of that stage's)
   python slurm/launch_sweep.py whitening-imagenet --dry-run  what would run where; submits nothing
   python slurm/launch_sweep.py my-sweep.yaml --cluster my-preset schedule.epochs=50 sweep.stages.detect.seeds=[0,1]
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--cluster",
         metavar="NAME",
-        help="auto, local, slurm, debug, or a preset of yours; default: as the sweep says (auto)",
+        help="auto, local, slurm, debug, or a preset of yours; default: the sweep's (auto)",
     )
     command.add_argument("--seeds", metavar="0,1,2", help="pretraining seeds, in place of the sweep's")
     command.add_argument("--seed", type=int, metavar="N", help="a single one")
@@ -54,13 +54,15 @@ def parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="check everything, show the jobs and the batch script, run nothing"
     )
     command.add_argument("--status", action="store_true", help="show how far the sweep is")
-    command.add_argument("--watch", action="store_true", help="--status again and again until all is done")
+    command.add_argument("--watch", action="store_true", help="--status repeatedly until all is done")
     command.add_argument("--json", action="store_true", help="--status as JSON")
     command.add_argument("--logs", metavar="CELL", help="show the end of the cell's logs")
-    command.add_argument("--cancel", action="store_true", help="end what is queued or runs; what was reached is kept")
+    command.add_argument(
+        "--cancel", action="store_true", help="end what is queued or running; what was reached is kept"
+    )
     command.add_argument("--cell", metavar="CELL", help="with --cancel: of this cell only")
     command.add_argument("--retry-failed", action="store_true", help="run again what failed")
-    command.add_argument("--rerun", metavar="CELL", help="run the cell anew; its old runs are set aside")
+    command.add_argument("--rerun", metavar="CELL", help="run the cell again; its old runs are set aside")
     command.add_argument(
         "--wait",
         action="store_true",
@@ -72,10 +74,10 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     command = parser()
     arguments = command.parse_intermixed_args()
-    given = [text for text in [arguments.sweep, *arguments.overrides] if text is not None]
-    name = given.pop(0) if given and "=" not in given[0] else None
-    changes = [text.removeprefix("sweep.") for text in given if text.startswith("sweep.")]
-    overrides = [text for text in given if not text.startswith("sweep.")]
+    words = [text for text in [arguments.sweep, *arguments.overrides] if text is not None]
+    name = words.pop(0) if words and "=" not in words[0] else None
+    changes = [text.removeprefix("sweep.") for text in words if text.startswith("sweep.")]
+    overrides = [text for text in words if not text.startswith("sweep.")]
     if arguments.json and not arguments.status:
         command.error("--json goes with --status")
     if arguments.rerun and arguments.dry_run:
@@ -104,10 +106,13 @@ def handle(name: str | None, changes: list[str], arguments: argparse.Namespace) 
 def launch(name: str | None, changes: list[str], overrides: list[str], arguments: argparse.Namespace) -> int:
     from slurm.clusters import enter_environment, load_preset
     from slurm.planning import build_graph
+    from slurm.slurm_command import DISTRIBUTED
     from slurm.sweep import DEFAULT, load_sweep
 
     sweep = load_sweep(name or DEFAULT, changes, overrides)
     cluster = arguments.cluster or sweep.cluster
+    for variable in DISTRIBUTED:  # of a shell inside another job: ours set their own
+        os.environ.pop(variable, None)
     enter_environment(cluster)
     preset = load_preset(cluster, dry_run=arguments.dry_run)
     graph = build_graph(sweep, preset)
@@ -120,51 +125,26 @@ def launch(name: str | None, changes: list[str], overrides: list[str], arguments
     return in_this_process(graph, arguments)
 
 
-def jobs_to_run(graph: "Graph", states: "dict[str, JobState]", retry_failed: bool) -> set[str]:
-    """Keys of the jobs not done, not on their way, and not failed (but to retry) or hanging on one that failed."""
-    todo: set[str] = set()
-    for job in graph.work:
-        state = states[job.key].state
-        wanted = state in ("new", "interrupted", "blocked") or (state == "failed" and retry_failed)
-        if wanted and all(states[need].state == "done" or states[need].active or need in todo for need in job.needs):
-            todo.add(job.key)
-    return todo
-
-
 def dry_run(graph: "Graph", preset: "Preset", retry_failed: bool) -> int:
     from slurm.preview import preview
-    from slurm.status import current_states
+    from slurm.status import read_status
+    from slurm.waves import jobs_to_run
 
-    states = current_states(graph)
+    states = read_status(graph).states
     print(preview(graph, states, jobs_to_run(graph, states, retry_failed), preset))
     return 0
 
 
 def on_slurm(graph: "Graph", preset: "Preset", arguments: argparse.Namespace) -> int:
-    """Submits what is left, whole, and returns; or stays to watch."""
-    from slurm.job_state import problems, read_states
-    from slurm.queue_cleanup import settled_queue
-    from slurm.slurm_info import max_array_size
-    from slurm.snapshot import take_snapshot
-    from slurm.status import summary
-    from slurm.submissions import launch_lock, sweeps_folder
-    from slurm.submit import plan_submissions, submit
+    """Submits what is left and returns, or stays to watch."""
+    from slurm.slurm_submission import submit_sweep
+    from slurm.status_table import problems
 
-    with launch_lock(sweeps_folder() / ".lock", wait=True, what="another launcher is submitting"):
-        states = _without_rerun(graph, arguments, lambda: read_states(graph, settled_queue(graph)))
-        todo = jobs_to_run(graph, states, arguments.retry_failed)
-        graph.save(cluster="slurm", launched=_now())
-        print(f"sweep {graph.name}: {summary(states)}")
-        if todo:
-            planned = plan_submissions(graph, todo, states, max_array_size())
-            code = take_snapshot(sweeps_folder() / "code")
-            ids = submit(graph, planned, preset, _launch_folder(graph), code)
-            print(f"submitted {len(todo)} jobs and the leaderboard by {len(ids)} calls of sbatch: {', '.join(ids)}")
-            print(f"they run this code as it is now: snapshot {code.name}")
+    states, anything = submit_sweep(graph, preset, arguments.retry_failed, _rerun(arguments))
     for line in problems(graph, states):
         print(line)
-    if not todo and not any(found.active for found in states.values()):
-        return _conclude(graph, {key: found.state for key, found in states.items()})
+    if not anything:
+        return _conclude(graph, {key: state.state for key, state in states.items()})
     if arguments.wait:
         from slurm.watch import watch
 
@@ -175,24 +155,25 @@ def on_slurm(graph: "Graph", preset: "Preset", arguments: argparse.Namespace) ->
 
 def on_this_machine(graph: "Graph", preset: "Preset", arguments: argparse.Namespace) -> int:
     from slurm.display import Display
-    from slurm.host import this_machine
-    from slurm.job_state import problems
+    from slurm.host import this_host
+    from slurm.launch_lock import launch_lock
     from slurm.local import LocalScheduler
-    from slurm.status import current_states
-    from slurm.submissions import launch_lock
+    from slurm.status import read_status
+    from slurm.status_table import problems
+    from slurm.waves import jobs_to_run, launch_folder
 
-    machine = this_machine(preset.slots, graph)
+    host = this_host(preset.slots, graph)
     what = f"the sweep '{graph.name}' is being run by another launcher"
     with launch_lock(graph.leaderboard.folder / ".lock", wait=False, what=what):
-        states = _without_rerun(graph, arguments, lambda: current_states(graph))
+        states = _states_after_rerun(graph, arguments, lambda: read_status(graph).states)
         todo = jobs_to_run(graph, states, arguments.retry_failed)
         graph.save(cluster="local", launched=_now())
         for line in problems(graph, states) if not arguments.retry_failed else []:
             print(line)
         display = Display()
-        display.say(f"sweep {graph.name}: {len(todo)} of {len(graph.work)} jobs to do, on {machine.cores} cores")
+        display.say(f"sweep {graph.name}: {len(todo)} of {len(graph.work)} jobs to do, on {host.cores} cores")
         try:
-            outcome = LocalScheduler(graph, states, todo, machine, _launch_folder(graph), display).run()
+            outcome = LocalScheduler(graph, states, todo, host, launch_folder(graph), display).run()
         finally:
             display.close()
     return _conclude(graph, outcome)
@@ -202,9 +183,10 @@ def in_this_process(graph: "Graph", arguments: argparse.Namespace) -> int:
     """One after another; the first error ends it, with its traceback."""
     from slurm.job_state import headline
     from slurm.stages import run_task
-    from slurm.status import current_states
+    from slurm.status import read_status
+    from slurm.waves import jobs_to_run
 
-    states = _without_rerun(graph, arguments, lambda: current_states(graph))
+    states = _states_after_rerun(graph, arguments, lambda: read_status(graph).states)
     todo = jobs_to_run(graph, states, arguments.retry_failed)
     graph.save(cluster="debug", launched=_now())
     for job in graph.work:
@@ -212,36 +194,48 @@ def in_this_process(graph: "Graph", arguments: argparse.Namespace) -> int:
             print(f"{job.column} {job.cell}", flush=True)
             record = run_task(job.task)
             print(f"    {headline(record) if record else ''}", flush=True)
-    return _conclude(graph, {key: "done" if key in todo else found.state for key, found in states.items()})
+    return _conclude(graph, {key: "done" if key in todo else state.state for key, state in states.items()})
 
 
-def _without_rerun(
+def _rerun(arguments: argparse.Namespace) -> "Callable[[Graph, dict[str, JobState]], bool]":
+    """Sets the runs of the cell of --rerun aside; whether it did."""
+
+    def set_cell_aside(graph: "Graph", states: "dict[str, JobState]") -> bool:
+        from slurm.sweep_commands import set_aside
+
+        if arguments.rerun is not None:
+            set_aside(graph, arguments.rerun, states)
+        return arguments.rerun is not None
+
+    return set_cell_aside
+
+
+def _states_after_rerun(
     graph: "Graph", arguments: argparse.Namespace, read: "Callable[[], dict[str, JobState]]"
 ) -> "dict[str, JobState]":
-    """The states, after the runs of the cell that is to be run anew were set aside."""
-    from slurm.sweep_commands import set_aside
-
+    """The states, after the runs of the cell that is to be run again were set aside."""
     states = read()
-    if arguments.rerun is None:
-        return states
-    set_aside(graph, arguments.rerun, states)
-    return read()
+    return read() if _rerun(arguments)(graph, states) else states
 
 
 def _conclude(graph: "Graph", outcome: dict[str, str]) -> int:
-    """The tables of what there is; 1 where something is missing from them."""
+    """Makes the tables of what is done; 1 where something is missing from them."""
     from slurm.stages import run_task
 
     try:
         run_task(graph.leaderboard.task)
     except UserError as error:  # a sweep of nothing but pretraining has no tables
         print(f"no tables: {error}", file=sys.stderr)
+    except OSError as error:
+        raise UserError(
+            f"no tables: {error.filename}: {error.strerror}; set sweep.stages.leaderboard.out=DIR"
+        ) from error
     missing = {state: list(outcome.values()).count(state) for state in set(outcome.values()) - {"done"}}
     if not missing:
         return 0
-    told = ", ".join(f"{count} {state}" for state, count in sorted(missing.items()))
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(missing.items()))
     again = "; --retry-failed runs again what failed" if "failed" in missing else "; launching again goes on"
-    print(f"sweep {graph.name}: not complete: {told}{again}", file=sys.stderr)
+    print(f"sweep {graph.name}: not complete: {counts}{again}", file=sys.stderr)
     return 1
 
 
@@ -249,11 +243,6 @@ def _seeds(arguments: argparse.Namespace) -> list[int]:
     if arguments.seeds is None:
         return [arguments.seed]
     return parse_seeds(arguments.seeds)
-
-
-def _launch_folder(graph: "Graph") -> Path:
-    """Of this launch alone: submitit finds results by job id, and ids come again."""
-    return graph.leaderboard.folder / "launches" / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}"
 
 
 def _now() -> str:

@@ -1,6 +1,6 @@
-"""This machine as a cluster: as many jobs side by side as cores, memory and GPUs allow, each in a process of its own.
+"""This machine as a cluster: as many jobs at the same time as cores, memory and GPUs allow, each in its own process.
 
-submitit's LocalExecutor starts each process; it knows neither slots nor dependencies, so those are here. A stage that
+submitit's LocalExecutor starts each process; it has neither slots nor dependencies, so those are here. A stage that
 fails stops only what depends on it. The first Ctrl-C asks the jobs to save and end, the second kills them.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from slurm.display import Display, Snapshot
 from slurm.graph import Graph, Job
-from slurm.host import Machine
+from slurm.host import Host
 from slurm.job_state import JobState, headline
 from slurm.worker import Worker, job_environment
 from whitebench.errors import Interrupted
@@ -30,8 +30,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
 ASK_AGAIN_S = 3.0
 LINGER_S = 30.0
-"""A job whose record says that it ended may live on so long (ranks that wait for a dead one) before it is killed."""
-ELSEWHERE_S = 5.0
+"""A job whose record says that it ended may live this long (ranks that wait for a dead one) before it is killed."""
+OTHERS_EVERY_S = 5.0
 ROOM_FOR_A_RECORD = 2**16
 """Bytes; with less, a job that fails cannot say so."""
 NO_LIMIT_MIN = 60 * 24 * 365
@@ -39,7 +39,7 @@ NO_LIMIT_MIN = 60 * 24 * 365
 
 @dataclass
 class Child:
-    """A job at work: submitit's controller process, and below it one process a rank."""
+    """A running job: submitit's controller process, and below it one process per rank."""
 
     job: Job
     handle: Any
@@ -52,7 +52,7 @@ class Child:
         return not self.handle.done()
 
     def lingers(self) -> bool:
-        """Whether its record said a while ago that it ended, and yet it lives: ranks that wait for a dead one."""
+        """Whether its record said a while ago that it ended, but its processes live: ranks that wait for a dead one."""
         path = self.job.folder / RECORD
         if not path.exists() or not self.began_at < path.stat().st_mtime < time.time() - LINGER_S:
             return False
@@ -60,7 +60,7 @@ class Child:
         return record is not None and record.status != "running"
 
     def ask_to_stop(self) -> None:
-        """SIGTERM to the ranks, not to the controller, and repeated in case one is not up to hearing it yet."""
+        """SIGTERM to the ranks, not to the controller; repeated, since a rank that is just starting may ignore it."""
         if time.monotonic() - self.asked >= ASK_AGAIN_S:
             self.asked = time.monotonic()
             self._signal(signal.SIGTERM, ranks_only=True)
@@ -81,30 +81,30 @@ class Child:
 
 
 class LocalScheduler:
-    """Runs a graph to its end, or until it is asked to stop."""
+    """Runs all jobs of a graph, or until it is asked to stop."""
 
     def __init__(
         self,
         graph: Graph,
         states: dict[str, JobState],
         todo: set[str],
-        machine: Machine,
+        host: Host,
         folder: Path,
         display: Display,
     ) -> None:
-        self.graph, self.machine, self.folder, self.display = graph, machine, folder, display
+        self.graph, self.host, self.folder, self.display = graph, host, folder, display
         self.state: dict[str, str] = {key: "todo" if key in todo else found.state for key, found in states.items()}
         self.children: dict[str, Child] = {}
         self.stops = 0
-        self._told = False
+        self._announced = False
         self._order = _order(graph)
-        self._next_look = 0.0
+        self._next_check = 0.0
 
     def run(self) -> dict[str, str]:
         """Key to "done", "failed", "blocked", "interrupted" or "new" for every job.
 
         Raises:
-            Interrupted: it was asked to stop; all jobs have saved their place, or were killed at the second request.
+            Interrupted: it was asked to stop; all jobs have saved their state, or were killed at the second request.
         """
         with self._stoppable():
             while self._turn():
@@ -116,13 +116,13 @@ class LocalScheduler:
     def _turn(self) -> bool:
         """One round; False when there is nothing left to wait for."""
         for child in list(self.children.values()):
-            self._look_after(child)
-        self._look_elsewhere()
+            self._check_child(child)
+        self._check_other_launchers()
         if not self.stops:
             self._start_what_fits()
-        elif not self._told:
-            self._told = True
-            self.display.say(f"stopping: {len(self.children)} jobs save their place (again: kills them)")
+        elif not self._announced:
+            self._announced = True
+            self.display.say(f"stopping: {len(self.children)} jobs save their state (again: kills them)")
         self.display.refresh(self._snapshot())
         return bool(self.children) or (not self.stops and "running" in self.state.values())
 
@@ -134,13 +134,13 @@ class LocalScheduler:
             needs = {self.state[need] for need in job.needs}
             if needs & {"failed", "blocked", "interrupted", "new"}:
                 self.state[key] = "blocked"
-            elif needs <= {"done"} and self.machine.fits(job, idle=not self.children):
+            elif needs <= {"done"} and self.host.fits(job, idle=not self.children):
                 self._start(job)
 
     def _start(self, job: Job) -> None:
         import submitit
 
-        gpus = self.machine.take(job)
+        gpus = self.host.take(job)
         executor = submitit.LocalExecutor(self.folder / job.key.replace("/", "-"))
         executor.update_parameters(
             timeout_min=NO_LIMIT_MIN,
@@ -151,12 +151,12 @@ class LocalScheduler:
         environment = job_environment(job.resources.threads)
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        with _variables(environment), _deaf_children():
+        with _variables(environment), _children_without_signals():
             handle = executor.submit(Worker(job.task, environment))
         self.children[job.key] = Child(job, handle, gpus)
         self.state[job.key] = "running"
 
-    def _look_after(self, child: Child) -> None:
+    def _check_child(self, child: Child) -> None:
         if not child.alive():
             self._collect(child)
         elif self.stops > 1 or child.lingers():
@@ -165,10 +165,10 @@ class LocalScheduler:
             child.ask_to_stop()
 
     def _collect(self, child: Child) -> None:
-        """Takes a child's outcome from the record that it left."""
+        """Reads a child's outcome from the record that it left."""
         job = child.job
         del self.children[job.key]
-        self.machine.give_back(job, child.gpus)
+        self.host.release(job, child.gpus)
         record = read_record(job.folder)
         status = record.status if record else "running"
         self.state[job.key] = "interrupted" if status == "running" else status
@@ -180,11 +180,11 @@ class LocalScheduler:
         elif not self.stops:
             self.display.failed(job, f"{_why_silent(job.folder)}; launching again goes on", log)
 
-    def _look_elsewhere(self) -> None:
-        """Jobs that another launcher's process is at work on: waits for them."""
-        if time.monotonic() < self._next_look:
+    def _check_other_launchers(self) -> None:
+        """Updates the state of jobs that a process of another launcher is running."""
+        if time.monotonic() < self._next_check:
             return
-        self._next_look = time.monotonic() + ELSEWHERE_S
+        self._next_check = time.monotonic() + OTHERS_EVERY_S
         for key, state in self.state.items():
             if state != "running" or key in self.children:
                 continue
@@ -219,20 +219,20 @@ class LocalScheduler:
 
 
 def _why_silent(folder: Path) -> str:
-    """Why a process that has ended left no word of it in its record."""
+    """Why a process has ended without an entry in its record."""
     if shutil.disk_usage(folder).free < ROOM_FOR_A_RECORD:
         return f"no space left on the disk of {folder}"
     return "its process died (killed, or out of memory)"
 
 
 def _order(graph: Graph) -> list[str]:
-    """What has begun is finished first, quick results before long ones; new cells start with the longest chain."""
+    """Cells that have begun are finished first, short jobs before long ones; new cells start with the longest chain."""
     ahead = graph.hours_ahead()
-    place = {job.key: i for i, job in enumerate(graph.work)}
+    position = {job.key: i for i, job in enumerate(graph.work)}
 
     def rank(job: Job) -> tuple[bool, float, int]:
         length = (job.resources.hours or 1.0) if job.needs else -ahead[job.key]
-        return not job.needs, length, place[job.key]
+        return not job.needs, length, position[job.key]
 
     return [job.key for job in sorted(graph.work, key=rank)]
 
@@ -250,8 +250,8 @@ def _variables(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _deaf_children() -> Iterator[None]:
-    """A process started meanwhile does not hear the terminal's Ctrl-C or hang-up: the launcher decides."""
+def _children_without_signals() -> Iterator[None]:
+    """Processes started in this context ignore the terminal's Ctrl-C and hang-up: the launcher decides."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield

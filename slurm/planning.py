@@ -1,18 +1,22 @@
-"""From a sweep to the graph of its jobs, each with the id that tells whether it is done already."""
+"""From a sweep to the graph of its jobs, each with the id of the run that it will leave."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 from typing import Any
 
 from pretrain.recipe import Recipe
 from results.aggregate import RESULTS
-from slurm.clusters import Preset
+from slurm.clusters import Preset, expand
 from slurm.graph import Graph, Job, Resources
-from slurm.stages import LEADERBOARD, OWN_STAGE, STAGES, Task, find_stage, load_recipe
+from slurm.resource_requests import option_name, parse_gpus
+from slurm.stages import LEADERBOARD, STAGES, USER_STAGE, Task, find_stage, load_recipe
 from slurm.sweep import Cell, StageSpec, Sweep, cells
 from whitebench.errors import UserError
 from whitebench.hashing import content_hash
+from whitebench.records import runs_root
 
 
 def build_graph(sweep: Sweep, preset: Preset) -> Graph:
@@ -30,7 +34,7 @@ def build_graph(sweep: Sweep, preset: Preset) -> Graph:
             if job.key in jobs:
                 raise UserError(
                     f"sweep {sweep.name}: the cells '{jobs[job.key].cell}' and '{job.cell}' are one and the same run "
-                    f"({job.key}): what the grid changes does not determine the result"
+                    f"({job.key}): the keys of the grid do not change the result"
                 )
             jobs[job.key] = job
     return Graph(sweep.name, [*jobs.values(), planner.leaderboard(tuple(jobs))])
@@ -59,12 +63,12 @@ def stage_order(sweep: Sweep) -> dict[str, tuple[str, ...]]:
 def _needs(name: str, spec: StageSpec | None) -> tuple[str, ...]:
     if spec is not None and spec.needs is not None:
         return spec.needs
-    return STAGES.get(name, OWN_STAGE).needs
+    return STAGES.get(name, USER_STAGE).needs
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell with what its recipe says, worked out once for all its stages."""
+    """A cell with its recipe, resolved once for all its stages."""
 
     name: str
     source: str
@@ -72,7 +76,7 @@ class PlannedCell:
     recipe: Recipe
     overrides: dict[str, Any]
     setting: str
-    """Hash of the recipe but for its seed, where a stage of one's own needs it."""
+    """Hash of the recipe without its seed; empty where no user's stage needs it."""
     described: dict[str, Any]
 
 
@@ -81,6 +85,7 @@ class Planner:
         self.sweep, self.preset = sweep, preset
         self.order = stage_order(sweep)
         self.specs = {name: self._spec(name) for name in self.order}
+        self.has_user_stages = any(spec.function for spec in self.specs.values())
         self._recipes: dict[tuple[str, str], Recipe] = {}
 
     def jobs(self, cell: Cell) -> Iterator[Job]:
@@ -102,7 +107,8 @@ class Planner:
 
     def leaderboard(self, needs: tuple[str, ...]) -> Job:
         spec = self.sweep.stages.get(LEADERBOARD) or StageSpec()
-        options = {"out": str(RESULTS), **spec.options}  # of this checkout, not of the snapshot that a job runs
+        options = {"out": str(_tables_folder()), **spec.options}
+        options["out"] = expand(str(options["out"]), f"sweep {self.sweep.name}: stages.{LEADERBOARD}.out")
         task = Task(LEADERBOARD, recipe="", id=self.sweep.name, options=options)
         resources = self._resources(LEADERBOARD, spec, processes=1, threads=1, where=self.sweep.name)
         return Job(f"{LEADERBOARD}/{self.sweep.name}", LEADERBOARD, "", needs, resources, task)
@@ -118,11 +124,11 @@ class Planner:
         return replace(spec, recipes=tuple(recipe for other in served if other for recipe in other.recipes or ()))
 
     def _cell(self, cell: Cell) -> PlannedCell:
-        """Its device is decided by the GPUs that its job gets: it must not hang on the machine that launches."""
+        """The device follows from the GPUs that the job gets, and not from the machine that launches."""
         overrides = dict(cell.overrides)
         recipe = self._recipe(cell)
         if recipe.device == "auto":
-            overrides["device"] = "cuda" if self._gpus("pretrain", self.specs["pretrain"]) else "cpu"
+            overrides["device"] = "cuda" if self._gpus("pretrain", self.specs["pretrain"])[0] else "cpu"
             recipe = replace(recipe, device=overrides["device"])
         described = {
             "recipe": recipe.name,
@@ -132,8 +138,8 @@ class Planner:
             "sweep": self.sweep.name,
             "overrides": {key: value for key, value in overrides.items() if key != "seed"},
         }
-        own = any(spec.function for spec in self.specs.values())
-        setting = content_hash({key: value for key, value in recipe.identity().items() if key != "seed"}) if own else ""
+        identity = recipe.identity() if self.has_user_stages else {}
+        setting = content_hash({key: value for key, value in identity.items() if key != "seed"}) if identity else ""
         return PlannedCell(str(cell), cell.recipe, recipe, overrides, setting, described)
 
     def _recipe(self, cell: Cell) -> Recipe:
@@ -168,28 +174,40 @@ class Planner:
         return Job(f"{name}/{task.id}", column, cell.name, tuple(job.key for job in parents), resources, task)
 
     def _resources(self, name: str, spec: StageSpec, processes: int, threads: int, where: str) -> Resources:
-        nodes, gpus, share = spec.nodes, self._gpus(name, spec), self.preset.share(name)
+        nodes, (gpus, gpu_type), share = spec.nodes, self._gpus(name, spec), self.preset.share(name)
         if processes % nodes:
             raise UserError(f"{where}: stages.{name}: world_size={processes} does not divide over {nodes} nodes")
         if name == "pretrain" and not spec.function and gpus and gpus * nodes != processes:
             raise UserError(
                 f"{where}: stages.pretrain: {gpus} GPUs on {nodes} node(s), but the recipe has world_size={processes} "
-                f"(one process a GPU); say world_size={gpus * nodes}, or gpus: {max(1, processes // nodes)}"
+                f"(one process per GPU); say world_size={gpus * nodes}, or gpus: {max(1, processes // nodes)}"
             )
-        per_gpu = share.memory_per_gpu_gb if gpus else None
+        own_cpus = self.preset.stages[name].cpus if name in self.preset.stages else None
         return Resources(
             nodes=nodes,
             processes=processes // nodes,
             threads=threads,
-            cpus=spec.cpus or share.cpus or threads,
+            cpus=spec.cpus or (own_cpus if name in LIGHT else share.cpus) or threads,
             gpus=gpus,
-            memory_gb=spec.memory_gb or (gpus * per_gpu if per_gpu else share.memory_gb),
+            gpu_type=gpu_type,
+            memory_gb=spec.memory_gb
+            or (gpus * share.memory_per_gpu_gb if gpus and share.memory_per_gpu_gb else share.memory_gb),
             hours=spec.hours or share.hours,
+            sbatch={option_name(key): value for key, value in spec.sbatch.items()},
         )
 
-    def _gpus(self, name: str, spec: StageSpec) -> int:
-        """Per node: as the sweep says, or else the preset; conversion and tables take one only where it names them."""
+    def _gpus(self, name: str, spec: StageSpec) -> tuple[int, str]:
+        """Per node, and their type: the sweep's, else the preset's; light stages have some only where it names them."""
         if spec.gpus is not None:
-            return spec.gpus
-        share = self.preset.stages.get(name) if name in ("convert", LEADERBOARD) else self.preset.share(name)
-        return (share.gpus if share else None) or 0
+            return parse_gpus(spec.gpus, f"stages.{name}.gpus")
+        share = self.preset.stages.get(name) if name in LIGHT else self.preset.share(name)
+        return parse_gpus(share.gpus if share else None, f"stages.{name}.gpus")
+
+
+LIGHT = ("convert", LEADERBOARD)
+"""Stages that take minutes on one core: a preset's GPUs and cores for all stages are not for them."""
+
+
+def _tables_folder() -> Path:
+    """Of this checkout, not of the snapshot that a job runs; of the runs where this user may not write there."""
+    return RESULTS if os.access(RESULTS, os.W_OK) else runs_root().absolute() / "tables"

@@ -1,17 +1,22 @@
 """`--dry-run`: what a launch would do, and the batch script that SLURM would get."""
 
+import os
 from collections.abc import Mapping
 
-from slurm.clusters import Preset, slurm_answers
-from slurm.graph import Graph, Resources
-from slurm.host import this_machine
+from slurm.batch_script import DEFAULT_HOURS, batch_script, minutes_of
+from slurm.clusters import Preset
+from slurm.graph import Graph, Job, Resources
+from slurm.host import this_host
 from slurm.job_state import JobState
-from slurm.slurm_info import max_array_size, time_limits
-from slurm.snapshot import snapshot_place
-from slurm.submissions import sweeps_folder
-from slurm.submit import DEFAULT_HOURS, Submission, batch_script, plan_submissions, submission_name
+from slurm.slurm_command import is_installed
+from slurm.slurm_info import Limits, read_limits
+from slurm.snapshot import snapshot_path
+from slurm.submissions import MARK, sweeps_folder
+from slurm.submit import Submission, plan_submissions, submission_name
 
-ASSUMED_ARRAY = 1001
+MOST_SUBMISSIONS = 40
+"""Calls of sbatch that are listed one by one."""
+HARMLESS = frozenset({"SBATCH_NO_REQUEUE", "SBATCH_REQUEUE", "SBATCH_DEBUG", "SBATCH_WAIT"})
 
 
 def preview(graph: Graph, states: Mapping[str, JobState], todo: set[str], preset: Preset) -> str:
@@ -21,28 +26,31 @@ def preview(graph: Graph, states: Mapping[str, JobState], todo: set[str], preset
     if preset.kind == "slurm":
         return "\n".join([*lines, *_slurm(graph, states, todo, preset)])
     if preset.kind == "local":
-        machine = this_machine(preset.slots, graph)
-        return "\n".join([*lines, f"on this machine: {machine.cores} cores, {len(machine.gpus)} GPUs"])
+        host = this_host(preset.slots, graph)
+        return "\n".join([*lines, f"on this machine: {host.cores} cores, {len(host.gpus)} GPUs"])
     return "\n".join([*lines, "in this process, one after another"])
 
 
 def _stages(graph: Graph, states: Mapping[str, JobState], todo: set[str]) -> list[str]:
+    columns: dict[str, list[Job]] = {column: [] for column in graph.columns()}
+    for job in graph.work:
+        columns[job.column].append(job)
     lines = []
-    for column in graph.columns():
-        jobs = [job for job in graph.work if job.column == column]
+    for column, jobs in columns.items():
         done = sum(states[job.key].state == "done" for job in jobs)
         left = sum(job.key in todo for job in jobs)
-        each = " or ".join(dict.fromkeys(_describe(job.resources) for job in jobs))
-        lines.append(f"  {column:12} {len(jobs):5} {done:5} {left:6}  {each}")
+        descriptions = dict.fromkeys(_describe(job.resources) for job in jobs)
+        lines.append(f"  {column:12} {len(jobs):5} {done:5} {left:6}  {' or '.join(descriptions)}")
     return lines
 
 
-def _describe(wanted: Resources) -> str:
-    parts = [f"{wanted.nodes} nodes of"] if wanted.nodes > 1 else []
-    parts.append(f"{wanted.cores} core{'s' if wanted.cores > 1 else ''}")
-    parts += [f"{wanted.gpus} GPU{'s' if wanted.gpus > 1 else ''}"] if wanted.gpus else []
-    parts += [f"{wanted.memory_gb:g} GB"] if wanted.memory_gb else []
-    parts += [f"{wanted.hours:g} h at most"] if wanted.hours else []
+def _describe(resources: Resources) -> str:
+    parts = [f"{resources.nodes} nodes of"] if resources.nodes > 1 else []
+    parts.append(f"{resources.cores} core{'s' if resources.cores > 1 else ''}")
+    gpu = f"{resources.gpu_type} GPU".strip()
+    parts += [f"{resources.gpus} {gpu}{'s' if resources.gpus > 1 else ''}"] if resources.gpus else []
+    parts += [f"{resources.memory_gb:g} GB"] if resources.memory_gb else []
+    parts += [f"{resources.hours:g} h at most"] if resources.hours else []
     return ", ".join(parts)
 
 
@@ -56,31 +64,72 @@ def _arrows(graph: Graph) -> list[str]:
 
 
 def _slurm(graph: Graph, states: Mapping[str, JobState], todo: set[str], preset: Preset) -> list[str]:
-    limit = max_array_size() if slurm_answers() else ASSUMED_ARRAY
-    planned = plan_submissions(graph, todo, states, limit)
-    told = f"on SLURM: {len(planned)} calls of sbatch, at most {limit} tasks an array"
-    lines = [f"{told}; {gpu_hours(graph, states, todo)}"]
-    lines += [f"  {i:3} {_what(submission)}" for i, submission in enumerate(planned)]
+    limits = read_limits() if is_installed() else Limits()
+    planned = plan_submissions(graph, todo, states, limits.array)
+    calls = f"on SLURM: {len(planned)} calls of sbatch, at most {limits.array} tasks an array"
+    lines = [f"{calls}; {gpu_hours(graph, states, todo)}"]
+    lines += [f"  {i:3} {_describe_submission(submission)}" for i, submission in enumerate(planned[:MOST_SUBMISSIONS])]
+    lines += [f"  ... and {len(planned) - MOST_SUBMISSIONS} more"] if len(planned) > MOST_SUBMISSIONS else []
+    lines += _room(graph, todo, preset, limits) + [f"note: {text}" for text in warnings(graph, preset, limits)]
     if planned:
-        shown = next((s for s in planned if s.after), planned[0])
-        lines += [
-            "",
-            f"batch script of #{planned.index(shown)}:",
-            "",
-            _script(planned, shown, graph, preset),
-        ]
+        example = next((s for s in planned if s.after), planned[0])
+        number = planned.index(example)
+        lines += ["", f"batch script of #{number}:", "", _script(example, number, graph, preset, limits)]
     return lines
 
 
-def _script(planned: list[Submission], shown: Submission, graph: Graph, preset: Preset) -> str:
-    name = submission_name(planned.index(shown), shown)
-    folder = graph.leaderboard.folder.absolute() / "launches" / "<time of launch>" / name
-    limits = time_limits() if slurm_answers() else {}
-    return batch_script(shown, preset, graph.name, limits, folder, snapshot_place(sweeps_folder() / "code"))
+def _room(graph: Graph, todo: set[str], preset: Preset, limits: Limits) -> list[str]:
+    """What the limit on a user's jobs in the queue means for this launch."""
+    known = [preset.max_jobs, *(limits.jobs(preset.share(job.stage).qos) for job in graph.jobs.values())]
+    most = min((limit for limit in known if limit is not None), default=None)
+    if most is None or len(todo) < most:
+        return []
+    return [f"  you may have {most} jobs in the queue: those that there is no room for are queued by those that end"]
+
+
+def _script(submission: Submission, number: int, graph: Graph, preset: Preset, limits: Limits) -> str:
+    job = submission.jobs[0]
+    return batch_script(
+        job,
+        preset,
+        sweep=graph.name,
+        sweep_folder=graph.leaderboard.folder,
+        folder=graph.leaderboard.folder.absolute() / "launches" / "<time of launch>" / submission_name(number, job),
+        code=snapshot_path(sweeps_folder() / "code"),
+        limits=limits,
+        mark=f"{MARK}<drawn at launch>",
+        indices=submission.indices,
+        dependency=submission.dependency([f"<id of #{i}>" for i in range(max(submission.waited_for, default=-1) + 1)]),
+    )
+
+
+def warnings(graph: Graph, preset: Preset, limits: Limits) -> list[str]:
+    """What will go otherwise than one may think, though SLURM would take the jobs."""
+    lines: dict[str, None] = {}
+    for job in graph.jobs.values():
+        share = preset.share(job.stage)
+        minutes = minutes_of(job.resources, limits.minutes(share.partition, share.qos))
+        wanted = minutes_of(job.resources, None)
+        if 60 * minutes <= preset.signal_delay_s:
+            lines[
+                f"{job.stage}: a limit of {minutes} min is not longer than signal_delay_s ({preset.signal_delay_s} s): "
+                "its jobs are asked to stop as soon as they start; set more hours, or a smaller signal_delay_s"
+            ] = None
+        elif minutes < wanted and job.resources.hours is not None:
+            lines[
+                f"{job.stage}: SLURM allows {minutes / 60:g} h, less than the {job.resources.hours:g} h that are asked "
+                "for; runs that need longer are saved and queued again"
+            ] = None
+    presets = sorted(name for name in os.environ if name.startswith(("SBATCH_", "SALLOC_")) and name not in HARMLESS)
+    if presets:
+        lines[
+            f"{', '.join(presets)} of this shell are not used for jobs; what they are for belongs into the preset"
+        ] = None
+    return list(lines)
 
 
 def gpu_hours(graph: Graph, states: Mapping[str, JobState], todo: set[str]) -> str:
-    """What is to be run costs at most (by its limits), and about, as far as runs of the same recipe and stage are done.
+    """The cost of what is to be run: at most (by its limits), and about (by runs of the same recipe and stage).
 
     Limits bound a job, not a run: one that is saved at its limit and queued again costs more.
     """
@@ -89,18 +138,21 @@ def gpu_hours(graph: Graph, states: Mapping[str, JobState], todo: set[str]) -> s
         record = states[job.key].record
         if states[job.key].state == "done" and record is not None:
             measured.setdefault((job.stage, job.task.recipe), []).append(float(record.cost.get("gpu_s") or 0.0) / 3600)
-    limit = about = 0.0
-    known = 0
+    limit = about = cores = 0.0
+    count = 0
     for job in (graph[key] for key in todo):
         most = job.resources.gpus * job.resources.nodes * (job.resources.hours or DEFAULT_HOURS)
-        found = measured.get((job.stage, job.task.recipe))
-        limit, about = limit + most, about + (sum(found) / len(found) if found else most)
-        known += bool(found)
-    going_by = f", about {about:.3g} going by runs that are done (of {known} of {len(todo)} jobs)" if known else ""
-    return f"at most {limit:g} GPU-hours{going_by}"
+        hours = measured.get((job.stage, job.task.recipe))
+        limit, about = limit + most, about + (sum(hours) / len(hours) if hours else most)
+        cores += job.resources.cores * job.resources.nodes * (job.resources.hours or DEFAULT_HOURS)
+        count += bool(hours)
+    if todo and not limit:
+        return f"no GPUs, at most {cores:g} core-hours"
+    estimate = f", about {about:.3g} going by runs that are done (of {count} of {len(todo)} jobs)" if count else ""
+    return f"at most {limit:g} GPU-hours{estimate}"
 
 
-def _what(submission: Submission) -> str:
+def _describe_submission(submission: Submission) -> str:
     dependency = submission.dependency([f"#{i}" for i in range(max(submission.waited_for, default=-1) + 1)])
     if len(submission.after_end) > 3:
         dependency = "afterany: all of these"

@@ -7,7 +7,8 @@ import subprocess
 import time
 
 from slurm.graph import Graph
-from slurm.submissions import Queued, queued_jobs
+from slurm.job_queue import Queued, queued_jobs
+from slurm.slurm_command import TIMEOUT_S, SlurmUnavailable, clean_environment
 from whitebench.errors import UserError
 from whitebench.records import read_record
 
@@ -16,24 +17,28 @@ POLL_S = 1.0
 
 
 def settled_queue(graph: Graph) -> dict[str, Queued]:
-    """What the queue holds of the graph, by key; jobs that wait for what will never be are cancelled there."""
+    """What the queue holds, by key; jobs of the graph that wait for what will never be done are cancelled there."""
     queued = _without_ending(graph)
     lost = _never_to_run(graph, queued)
     if lost:
-        cancel([queued[key].id for key in lost])
-    return {key: found for key, found in queued.items() if key not in lost}
+        cancel([job for key in lost for job in queued[key].ids])
+    return {key: job for key, job in queued.items() if key not in lost}
 
 
 def cancel(ids: list[str]) -> None:
-    """Takes jobs off the queue, or stops them.
+    """Takes jobs off the queue, or stops them. It is no fault that some have left it meanwhile.
 
     Raises:
-        UserError: SLURM refuses, in its own words; jobs that have left the queue meanwhile are none of its reasons.
+        UserError: SLURM refuses, in its own words. SlurmUnavailable: it does not answer.
     """
     for first in range(0, len(ids), 100):
-        told = subprocess.run(["scancel", "--quiet", *ids[first : first + 100]], capture_output=True, text=True)
-        if told.returncode:
-            raise UserError(f"scancel: {told.stderr.strip()}")
+        command = ["scancel", "--quiet", *ids[first : first + 100]]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=clean_environment())
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise SlurmUnavailable(f"SLURM does not answer: {error}") from error
+        if answer.returncode:
+            raise UserError(f"scancel: {' '.join(answer.stderr.split())}")
 
 
 def _without_ending(graph: Graph) -> dict[str, Queued]:
@@ -51,11 +56,11 @@ def _never_to_run(graph: Graph, queued: dict[str, Queued]) -> set[str]:
     """Pending jobs of which a need has failed or is gone; they would be cancelled by SLURM sooner or later."""
     lost: set[str] = set()
     for job in graph.work:  # needs come before what needs them
-        waiting = queued.get(job.key)
-        if waiting is None or waiting.state != "PENDING":
+        entry = queued.get(job.key)
+        if entry is None or entry.state != "PENDING":
             continue
         met = all((need in queued and need not in lost) or _is_done(graph, need) for need in job.needs)
-        if not (met and waiting.can_run):
+        if not (met and entry.can_run):
             lost.add(job.key)
     return lost
 

@@ -11,7 +11,7 @@ from whitebench.hashing import file_hash
 from whitebench.records import data_root
 
 SCRATCH = "WHITEBENCH_SCRATCH"
-"""The folder, as the cluster's preset names it; the node's own variables may stand in it."""
+"""The folder, as the cluster's preset has it; it may hold variables of the node."""
 MANIFEST = "manifest.json"
 OTHERS = ("convert", "detect")
 """Stages that do not read the dataset of the pretraining."""
@@ -20,22 +20,38 @@ OTHERS = ("convert", "detect")
 def use_scratch(task: Task) -> None:
     """Points $WHITEBENCH_DATA to a folder on the node's disk with a copy of the task's dataset, and links to the rest.
 
-    Does nothing where no scratch is named, the stage reads no dataset, or there is no room: the log says so then.
+    Does nothing where no scratch is set or the stage reads no dataset. Where the folder cannot be used (a variable is
+    not set on the node, no such disk, no room) the data are read where they are, and the log says so.
     """
-    place, dataset = os.path.expandvars(os.environ.get(SCRATCH, "")), task.cell.get("dataset")
-    if not place or not dataset or task.stage in OTHERS or not (data_root() / dataset / MANIFEST).exists():
+    dataset = task.cell.get("dataset")
+    setting = os.environ.get(SCRATCH, "")
+    if not setting or not dataset or task.stage in OTHERS or not (data_root() / dataset / MANIFEST).exists():
         return
     source = data_root().absolute()
-    folder = Path(place) / f"whitebench-{os.getuid()}" / file_hash(source / dataset / MANIFEST)[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a node's own disk knows flock; the others wait for the copy
-        if not (folder / dataset).exists() and not _copy(source / dataset, folder / dataset):
-            return
+    path = os.path.expanduser(os.path.expandvars(setting))
+    try:
+        if "$" in path or not os.path.isabs(path):
+            raise OSError("not a folder on this node: a variable is not set" if "$" in path else "not an absolute path")
+        root = Path(path) / f"whitebench-{os.getuid()}" / file_hash(source / dataset / MANIFEST)[:16]
+        root.mkdir(parents=True, exist_ok=True)
+        usable = _prepare(source, dataset, root)
+    except OSError as error:
+        print(f"scratch {path}: {error.strerror or error}; {dataset} is read from {source}", flush=True)
+        return
+    if usable:
+        os.environ["WHITEBENCH_DATA"] = str(root)
+
+
+def _prepare(source: Path, dataset: str, root: Path) -> bool:
+    """Copies the dataset, links the rest; False where there is no room."""
+    with open(root / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a node's own disk supports flock; the others wait for the copy
+        if not (root / dataset).exists() and not _copy(source / dataset, root / dataset):
+            return False
         for other in source.iterdir():
-            if not (folder / other.name).exists():
-                (folder / other.name).symlink_to(other)
-    os.environ["WHITEBENCH_DATA"] = str(folder)
+            if not (root / other.name).exists():
+                (root / other.name).symlink_to(other)
+    return True
 
 
 def _copy(source: Path, target: Path) -> bool:
@@ -44,9 +60,9 @@ def _copy(source: Path, target: Path) -> bool:
     if shutil.disk_usage(target.parent).free < 1.05 * size:
         print(f"{target.parent}: no room for {source.name} ({size / 1e9:.1f} GB); it is read from {source}", flush=True)
         return False
-    began, fresh = time.monotonic(), target.with_name(f".{target.name}.fresh")
-    shutil.rmtree(fresh, ignore_errors=True)  # of a job that was killed while it copied
-    shutil.copytree(source, fresh)
-    fresh.rename(target)
+    began, temporary = time.monotonic(), target.with_name(f".{target.name}.fresh")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a job that was killed while it copied
+    shutil.copytree(source, temporary)
+    temporary.rename(target)
     print(f"{source.name} ({size / 1e9:.1f} GB) copied to {target} in {time.monotonic() - began:.0f} s", flush=True)
     return True

@@ -1,23 +1,71 @@
-"""What a SLURM cluster says of itself."""
+"""What a SLURM cluster says of itself: its limits on arrays, on time and on the number of jobs."""
 
+import getpass
 import re
-import subprocess
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from slurm.slurm_command import SlurmUnavailable, ask
 from whitebench.errors import UserError
+
+ACCOUNTING_S = 20.0
+"""What accounting may take to say what its limits are; they help, but nothing depends on them."""
+
+
+@dataclass(frozen=True)
+class QosLimits:
+    minutes: int | None = None
+    """That a job may ask for."""
+    jobs: int | None = None
+    """That a user may have in the queue, waiting or running."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the cluster allows. None, or a missing key, is no limit, or one that is not known."""
+
+    array: int = 1001
+    """Tasks of an array."""
+    partitions: Mapping[str | None, int] = field(default_factory=dict)
+    """Partition to the minutes that it allows a job; None stands for the default partition."""
+    qos: Mapping[str, QosLimits] = field(default_factory=dict)
+    account: QosLimits = QosLimits()
+    """Of this user's accounts, as far as all of them have one."""
+
+    def minutes(self, partition: str | None, qos: str | None) -> int | None:
+        """The longest time that a job may ask for."""
+        allowed = [self.partitions.get(partition), self.account.minutes]
+        allowed += [self.qos[qos].minutes] if qos is not None and qos in self.qos else []
+        return min((limit for limit in allowed if limit is not None), default=None)
+
+    def jobs(self, qos: str | None) -> int | None:
+        """How many jobs this user may have in the queue."""
+        allowed = [self.account.jobs, self.qos[qos].jobs if qos is not None and qos in self.qos else None]
+        return min((limit for limit in allowed if limit is not None), default=None)
+
+
+def read_limits() -> Limits:
+    """Asks the controller, and accounting where there is any.
+
+    Raises:
+        UserError: the controller does not answer.
+    """
+    return Limits(max_array_size(), time_limits(), *_accounting_limits())
 
 
 def max_array_size() -> int:
     """Tasks that one array may have; 1 where arrays are switched off."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"), re.MULTILINE)
-    if not found:
-        raise UserError("SLURM does not tell its MaxArraySize (scontrol show config)")
-    return max(1, int(found[1]))
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
+    if not match:
+        raise UserError("SLURM does not report its MaxArraySize (scontrol show config)")
+    return max(1, int(match[1]))
 
 
 def time_limits() -> dict[str | None, int]:
     """Partition to the minutes that it allows a job, where it sets a limit; None stands for the default partition."""
     limits: dict[str | None, int] = {}
-    for line in _ask("sinfo", "-h", "-o", "%P|%l").splitlines():
+    for line in ask("sinfo", "-h", "-o", "%P|%l").splitlines():
         name, _, text = line.strip().partition("|")
         minutes = parse_minutes(text)
         if minutes is not None:
@@ -25,6 +73,39 @@ def time_limits() -> dict[str | None, int]:
             if name.endswith("*"):
                 limits[None] = minutes
     return limits
+
+
+def _accounting_limits() -> tuple[dict[str, QosLimits], QosLimits]:
+    """Limits of each QOS, and of this user's accounts; none where accounting does not answer."""
+    if shutil.which("sacctmgr") is None:
+        return {}, QosLimits()
+    try:
+        fields = "format=name,maxwall,maxsubmitjobsperuser"
+        qos = parse_limits(ask("sacctmgr", "-n", "-P", "show", "qos", fields, timeout=ACCOUNTING_S))
+        user = f"user={getpass.getuser()}"
+        fields = "format=account,maxwall,maxsubmitjobs"
+        accounts = parse_limits(ask("sacctmgr", "-n", "-P", "show", "assoc", user, fields, timeout=ACCOUNTING_S))
+    except (SlurmUnavailable, OSError, KeyError):
+        return {}, QosLimits()
+    return qos, _widest(accounts)
+
+
+def parse_limits(text: str) -> dict[str, QosLimits]:
+    """Lines of `name|time|jobs`, as sacctmgr prints them; empty fields are no limits."""
+    limits: dict[str, QosLimits] = {}
+    for line in text.splitlines():
+        name, *values = line.strip().split("|")
+        if len(values) >= 2:
+            limits[name] = QosLimits(parse_minutes(values[0]), int(values[1]) if values[1].isdigit() else None)
+    return limits
+
+
+def _widest(limits: Mapping[str, QosLimits]) -> QosLimits:
+    """A limit counts only where all accounts have one: we do not know which of them a job will use."""
+    if not limits:
+        return QosLimits()
+    minutes, jobs = ([getattr(entry, name) for entry in limits.values()] for name in ("minutes", "jobs"))
+    return QosLimits(None if None in minutes else max(minutes), None if None in jobs else max(jobs))
 
 
 def parse_minutes(text: str) -> int | None:
@@ -35,18 +116,8 @@ def parse_minutes(text: str) -> int | None:
 
 def parse_seconds(text: str) -> int | None:
     """SLURM's `days-hours:minutes:seconds`, shortened from the left; None for `infinite` and the like."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
-    if not found:
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip(), re.ASCII)
+    if not match:
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-def _ask(*command: str) -> str:
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"SLURM does not answer: {error}") from error
-    if told.returncode:
-        raise UserError(f"SLURM does not answer: {told.stderr.strip()}")
-    return told.stdout

@@ -1,4 +1,4 @@
-"""The code that queued jobs run: a copy taken at launch, named by its hash, whatever becomes of the checkout."""
+"""The code that queued jobs run: a copy taken at launch and named by its hash, independent of later edits."""
 
 import hashlib
 import os
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from whitebench.environment import SNAPSHOT, environment
+from whitebench.errors import UserError
 from whitebench.files import write_json
 from whitebench.hashing import file_hash
 
@@ -20,31 +21,40 @@ DATA = ("results/inputs/published.csv",)
 def take_snapshot(into: Path, root: Path = ROOT) -> Path:
     """A folder below `into` with the code of the checkout `root`, for PYTHONPATH; equal code is copied once.
 
-    It also says of which commit the code is and whether it differs from it, for the records.
+    It also records which commit the code is and whether it differs from it, for the runs' records.
+
+    Raises:
+        UserError: there is no room for it; nothing of it is left then.
     """
-    place = snapshot_place(into, root)
-    if not place.exists():
-        fresh = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-        for path in _files(root):
-            (fresh / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / path, fresh / path)
-        found = environment()
-        write_json(fresh / SNAPSHOT, {"code": place.name, "git": found["git"], "dirty": found["dirty"]})
+    path = snapshot_path(into, root)
+    if not path.exists():
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            os.rename(fresh, place)
-        except OSError:  # another launcher was faster
-            shutil.rmtree(fresh)
-    return place
+            _copy(root, temporary, path.name)
+            os.rename(temporary, path)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not path.exists():  # else another launcher was faster
+                raise UserError(f"{into}: the code for the jobs cannot be copied there: {error.strerror}") from error
+    return path
 
 
-def snapshot_place(into: Path, root: Path = ROOT) -> Path:
-    """Where `take_snapshot` puts the code as it is now, whether it has been taken or not."""
+def _copy(root: Path, target: Path, name: str) -> None:
+    for path in _files(root):
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / path, target / path)
+    state = environment()
+    write_json(target / SNAPSHOT, {"code": name, "git": state["git"], "dirty": state["dirty"]})
+
+
+def snapshot_path(into: Path, root: Path = ROOT) -> Path:
+    """The folder in which `take_snapshot` puts the code as it is now, whether it has been taken or not."""
     listing = "".join(f"{path} {file_hash(root / path)}\n" for path in sorted(_files(root)))
     return into.absolute() / hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 
 def job_path(code: Path, own: str | None) -> dict[str, str]:
-    """Variables by which a job finds the snapshot before the checkout, though it starts in the launch's folder."""
+    """Variables that put the snapshot before the checkout on a job's module path, wherever the job starts."""
     return {"PYTHONPATH": os.pathsep.join([str(code), *([own] if own else [])]), "PYTHONSAFEPATH": "1"}
 
 

@@ -74,12 +74,12 @@ class Stage:
     """Whether it runs only for the stages that need it."""
 
 
-def known_options(stage: str) -> set[str]:
+def stage_options(stage: str) -> set[str]:
     return STAGES[stage].options()
 
 
 def find_stage(task: Task) -> Stage:
-    return OWN_STAGE if task.function else STAGES[task.stage]
+    return USER_STAGE if task.function else STAGES[task.stage]
 
 
 def run_task(task: Task) -> Record | None:
@@ -110,16 +110,17 @@ def resolve(function: str) -> Callable[..., Any]:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"function: '{function}' cannot be imported ({error}); it must read module:name") from error
-    if not callable(found):
-        raise UserError(f"function: '{function}' is no function")
-    return found
+        imported = getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # anything may happen while a user's module is imported
+        why = f"{type(error).__name__}: {error}" if not isinstance(error, ImportError | AttributeError) else error
+        raise UserError(f"function: '{function}' cannot be imported ({why}); it must read module:name") from error
+    if not callable(imported):
+        raise UserError(f"function: '{function}' is not a function")
+    return imported
 
 
 def _launch(task: Task) -> dict[str, Any]:
-    """What the built-in stages cannot know of the cell by themselves."""
+    """What a record says of the launch: the sweep and the overrides, which the built-in stages do not get otherwise."""
     return {key: task.cell[key] for key in ("sweep", "overrides")}
 
 
@@ -148,7 +149,7 @@ def _run_evaluation(task: Task) -> Record:
 
 
 def _evaluation(task: Task, recipe: "Recipe") -> "tuple[Target, EvaluationOptions]":
-    """What is evaluated, and how: as the recipe says, where the sweep says nothing else."""
+    """What is evaluated, and the options: the sweep's, else the recipe's."""
     from pretrain.evaluate.target import Options, Target
     from whitebench.config import validated
 
@@ -207,8 +208,8 @@ def _detection(task: Task) -> "DetectionOptions":
     from whitebench.config import validated
 
     options = {"seed": task.seed or 0, "device": task.device, **task.options}
-    found: DetectionOptions = validated(Options, options, where="stages.detect")
-    return found
+    checked: DetectionOptions = validated(Options, options, where="stages.detect")
+    return checked
 
 
 def _detection_options() -> set[str]:
@@ -223,25 +224,25 @@ def _run_leaderboard(task: Task) -> None:
     main(["--out", str(task.options["out"])] if "out" in task.options else [])
 
 
-def _plan_own(task: Task, recipe: "Recipe") -> str:
+def _plan_user_stage(task: Task, recipe: "Recipe") -> str:
     resolve(task.function or "")
-    return run_id(recipe.label, _own_config(task))
+    return run_id(recipe.label, _user_stage_config(task))
 
 
-def _run_own(task: Task) -> Record:
-    """Runs `function(run, parents, options)` in a record of its own.
+def _run_user_stage(task: Task) -> Record:
+    """Runs the user's `function(run, parents, options)` in a record of its own.
 
     `run` is the `whitebench.records.Run`, `parents` the folders of the stages before it.
     """
     parents = {stage: stage_folder(stage.partition(":")[0], parent) for stage, parent in task.parents.items()}
     label = task.id.rpartition("-")[0]
-    with Run(task.stage, label, _own_config(task), cell=task.cell, parents=list(task.parents.values())) as run:
+    with Run(task.stage, label, _user_stage_config(task), cell=task.cell, parents=list(task.parents.values())) as run:
         if not run.already_done:
             resolve(task.function or "")(run, parents, task.options)
     return run.record
 
 
-def _own_config(task: Task) -> dict[str, Any]:
+def _user_stage_config(task: Task) -> dict[str, Any]:
     return {
         "function": task.function,
         "setting": task.setting,
@@ -261,4 +262,4 @@ STAGES: dict[str, Stage] = {
     "detect": Stage(("convert",), _plan_detect, _run_detect, _detection_options, seeded=True),
     LEADERBOARD: Stage((), None, _run_leaderboard, lambda: {"out"}),
 }
-OWN_STAGE = Stage(("pretrain",), _plan_own, _run_own)
+USER_STAGE = Stage(("pretrain",), _plan_user_stage, _run_user_stage)

@@ -1,104 +1,135 @@
-"""`--status`: how far a sweep is, as a table of cells by stages, or as JSON."""
+"""`--status`: the state of a sweep as text or as JSON."""
 
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
-from io import StringIO
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from slurm.attempts import LEADERBOARD_STATE
+from slurm.graph import Graph
+from slurm.job_queue import Queued, final_states, queued_jobs
+from slurm.job_state import JobState, log_of, read_states
+from slurm.slurm_command import is_installed
+from slurm.stages import LEADERBOARD
+from slurm.status_table import cell_table, leaderboard_line, notes, problems, running_lines, stage_table, summary
+from slurm.submissions import Ledger, read_ledger
+from slurm.waiting import read_waiting
 
-from slurm.clusters import slurm_answers
-from slurm.graph import PLAN, Graph, graph_from_plan
-from slurm.job_state import JobState, headline, log_of, problems, progress, read_states
-from slurm.submissions import LEDGER, queued_jobs, sweeps_folder
-from whitebench.errors import UserError
-
-SHORT = {"interrupted": "stopped", "new": "-"}
+MOST_CELLS = 200
+"""With more cells, the table has a line per stage instead of a line per cell."""
+WIDTH = 160
 
 
-def load_graph(name: str) -> Graph:
-    """The graph of the last launch of a sweep.
+@dataclass(frozen=True)
+class Status:
+    """What is known of a sweep at one moment."""
+
+    graph: Graph
+    states: dict[str, JobState]
+    queued: Mapping[str, Queued] = field(default_factory=dict)
+    """By key, all jobs of these runs that are in SLURM's queue."""
+    orphans: Mapping[str, Queued] = field(default_factory=dict)
+    """Jobs of earlier launches of this sweep with other settings that are in the queue."""
+    queue_unknown: bool = False
+    """Jobs were submitted to SLURM, whose commands this machine does not have."""
+
+    @property
+    def leaderboard(self) -> dict[str, Any]:
+        """`state`, and `job`, `error` or `out` where they apply."""
+        queued = self.queued.get(self.graph.leaderboard.key)
+        if queued is not None:
+            state = "running" if queued.state == "RUNNING" else "queued"
+            return {"state": state, "job": queued.id}
+        left = _read_json(self.graph.leaderboard.folder / LEADERBOARD_STATE)
+        return {
+            "state": left.get("status", "new"),
+            **{key: left[key] for key in ("error", "out", "time") if left.get(key)},
+        }
+
+
+def read_status(graph: Graph) -> Status:
+    """Asks SLURM's queue only where something was ever submitted to it.
 
     Raises:
-        UserError: it was not launched yet.
+        SlurmUnavailable: it does not answer.
     """
-    path = sweeps_folder() / name / PLAN
-    try:
-        return graph_from_plan(json.loads(path.read_bytes()))
-    except FileNotFoundError as error:
-        raise UserError(f"the sweep '{name}' was not launched yet (in {sweeps_folder().parent})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a readable plan ({error}); launching again writes it anew") from error
+    ledger = read_ledger()
+    if not ledger.arrays or not is_installed():
+        return Status(graph, read_states(graph, {}), queue_unknown=bool(ledger.arrays))
+    queued = queued_jobs(ledger)
+    states = read_states(graph, queued, ledger, final_states)
+    return Status(graph, states, queued, orphans_of(graph, queued, ledger))
 
 
-def current_states(graph: Graph) -> dict[str, JobState]:
-    """Asks SLURM's queue only where something was ever submitted to it."""
-    submitted = (sweeps_folder() / LEDGER).exists()
-    return read_states(graph, queued_jobs() if submitted and slurm_answers() else {})
+def orphans_of(graph: Graph, queued: Mapping[str, Queued], ledger: Ledger) -> dict[str, Queued]:
+    """Jobs in the queue that launches of this sweep's name have submitted, but the present one does not contain."""
+    sweeps = {key: entry.sweep for entry in ledger.arrays.values() for key in entry.keys}
+    return {key: job for key, job in queued.items() if key not in graph.jobs and sweeps.get(key) == graph.name}
 
 
-def status_json(graph: Graph, states: Mapping[str, JobState]) -> str:
+def status_json(status: Status) -> str:
     rows: list[dict[str, Any]] = []
-    for job in graph.work:
-        found = states[job.key]
-        record = found.record
+    for job in status.graph.work:
+        state = status.states[job.key]
+        record = state.record
         row = {
             "cell": job.cell,
             "stage": job.stage,
             "seed": job.task.seed,
             "id": job.task.id,
-            "state": found.shown,
-            "why": found.stalled or found.queue_reason,
-            "slurm_job": found.queue_id,
-            "progress": found.last,
+            "state": state.label,
+            "why": state.stalled or state.queue_reason,
+            "slurm_job": state.queue_id,
+            "node": state.node or None,
+            "attempts": state.attempts,
+            "progress": state.last,
             "metrics": record.metrics if record else {},
-            "error": record.error if record and found.state == "failed" else None,
+            "error": state.error or None,
             "folder": str(job.folder),
-            "log": log_of(job.folder),
+            "log": log_of(job.folder) or state.log,
             "resources": asdict(job.resources),
         }
         rows.append(row)
-    return json.dumps({"sweep": graph.name, "jobs": rows}, indent=1)
+    orphans = [{"key": key, "slurm_jobs": job.ids, "state": job.state} for key, job in status.orphans.items()]
+    waiting = read_waiting(status.graph.leaderboard.folder)
+    content = {
+        "sweep": status.graph.name,
+        "jobs": rows,
+        LEADERBOARD: status.leaderboard,
+        "orphans": orphans,
+        "waiting_for_room": len(waiting.get("keys") or []),
+    }
+    return json.dumps(content, indent=1)
 
 
-def status_text(graph: Graph, states: Mapping[str, JobState], width: int | None = None) -> str:
-    """A row a cell, a column a stage; below it what failed, why, and where its log is.
+def status_text(status: Status, width: int | None = None) -> str:
+    """A line per cell (per stage, where there are many); below it what runs where, what waits and why, what failed.
 
     Args:
-        width: characters a line; None: the terminal's, or 160. Where columns need more, their text is wrapped.
+        width: characters per line; None: the terminal's, or 160.
     """
-    columns = graph.columns()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for name in ("", *columns):
-        table.add_column(name, overflow="fold")
-    for cell, jobs in graph.cells().items():
-        shown = {job.column: _cell_text(states[job.key]) for job in jobs}
-        table.add_row(*(Text(text) for text in (cell, *(shown.get(column, "") for column in columns))))
-    console = Console(file=StringIO(), width=width or shutil.get_terminal_size((160, 24)).columns, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines()]
-    return "\n".join([*lines, "", summary(states), *problems(graph, states)])
+    width = width or shutil.get_terminal_size((WIDTH, 24)).columns
+    graph, states = status.graph, status.states
+    many = len(graph.cells()) > MOST_CELLS
+    table = stage_table(graph, states) if many else cell_table(graph, states, width)
+    waiting = read_waiting(graph.leaderboard.folder)
+    parts = [
+        *table,
+        "",
+        summary(states),
+        *leaderboard_line(status.leaderboard),
+        *running_lines(graph, states),
+        *notes(graph, states, status.orphans, waiting, status.queued, status.queue_unknown),
+        *problems(graph, states),
+    ]
+    return "\n".join(parts)
 
 
-def summary(states: Mapping[str, JobState]) -> str:
-    """`sweep: 12 done, 2 running, 3 new`."""
-    counted = [found.shown for found in states.values()]
-    names = ("done", "running", "stalled", "queued", "failed", "blocked", "interrupted", "new")
-    counts = [f"{counted.count(state)} {state}" for state in names if state in counted]
-    return f"{len(counted)} jobs: {', '.join(counts)}"
-
-
-def _cell_text(found: JobState) -> str:
-    if found.state == "done" and found.record is not None:
-        return headline(found.record) or "done"
-    if found.state == "running":
-        return f"stalled: {found.stalled}" if found.stalled else progress(found.last) or "running"
-    if found.state == "queued":
-        usual = found.queue_reason in ("", "None", "Dependency", "Priority", "Resources", "BeginTime")
-        return f"queued {found.queue_id}" + ("" if usual else f" ({found.queue_reason})")
-    return SHORT.get(found.state, found.state)
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

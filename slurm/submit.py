@@ -1,32 +1,31 @@
-"""A graph to SLURM: whole, as submitit arrays, one a stage, with dependencies from task to task.
+"""A graph to SLURM as arrays, one per stage, with dependencies from task to task.
 
 Task i of an array waits for task i of the array before it (`aftercorr`), so that no cell waits for another's. For that,
 arrays are cut alike: cells that have the same jobs left go together, in chunks that the cluster's MaxArraySize allows.
-Nothing of ours stays alive on the login node.
+Jobs that there is no room for in the queue are queued by those that end (`slurm.waves`). Nothing of ours stays alive on
+the login node.
 """
 
-import os
-import shlex
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from slurm.batch_script import batch_script, minutes_of
 from slurm.clusters import Preset
 from slurm.graph import Graph, Job
+from slurm.job_queue import array_index, array_of, count_jobs
 from slurm.job_state import JobState
-from slurm.scratch import SCRATCH
-from slurm.slurm_info import time_limits
-from slurm.snapshot import job_path
-from slurm.submissions import MARK, announce
-from slurm.worker import Worker, job_environment
+from slurm.sbatch import LimitReached, call_sbatch
+from slurm.slurm_command import SlurmUnavailable, clean_environment
+from slurm.slurm_info import Limits
+from slurm.submissions import announce, note_job
+from slurm.worker import Worker
 from whitebench.errors import UserError
 
 MAX_REQUEUES = 10_000
-"""Of a run by time limits. submitit counts some preemptions as such, too."""
-DEFAULT_HOURS = 24.0
-NO_LIMIT = 10**9
+"""Of a run by time limits, in submitit's count. Requeues without progress are limited in `slurm.requeue`."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,14 @@ class Submission:
     """One call of sbatch: an array of jobs that ask for the same, or a single job."""
 
     jobs: tuple[Job, ...]
+    indices: tuple[int, ...] | None = None
+    """Of the array's tasks; None: a single job."""
     after: tuple[int, ...] = ()
-    """Earlier submissions: task i waits for success of its task i."""
+    """Earlier submissions: the task of index i waits for success of their task of index i."""
+    after_arrays: tuple[str, ...] = ()
+    """Arrays that an earlier launch has queued: likewise."""
     after_queued: tuple[str, ...] = ()
-    """SLURM ids of jobs that an earlier launch has queued: waits for their success."""
+    """Jobs that an earlier launch has queued: waits for their success."""
     after_end: tuple[int, ...] = ()
     """Earlier submissions: waits for the end of all their tasks, however they end."""
     after_end_queued: tuple[str, ...] = ()
@@ -47,180 +50,236 @@ class Submission:
         return self.after + self.after_end
 
     def dependency(self, ids: list[str]) -> str | None:
-        """In sbatch's words; `ids` are those of earlier submissions."""
-        own = "aftercorr" if len(self.jobs) > 1 else "afterok"
-        parts = [f"{own}:{ids[i]}" for i in self.after] + [f"afterok:{job}" for job in self.after_queued]
-        parts += [f"afterany:{job}" for job in [*(ids[i] for i in self.after_end), *self.after_end_queued]]
-        return ",".join(parts) or None
+        """As sbatch reads it; `ids` are those of earlier submissions."""
+        kind = "afterok" if self.indices is None else "aftercorr"
+        parts = [f"{kind}:{ids[i]}" for i in self.after] + [f"aftercorr:{array}" for array in self.after_arrays]
+        parts += [f"afterok:{job}" for job in self.after_queued]
+        ends = ":".join([*(ids[i] for i in self.after_end), *self.after_end_queued])
+        return ",".join([*parts, *([f"afterany:{ends}"] if ends else [])]) or None
 
 
 def plan_submissions(graph: Graph, todo: set[str], states: Mapping[str, JobState], max_array: int) -> list[Submission]:
-    """The calls of sbatch that bring `todo` into the queue, each after those it depends on."""
+    """The calls of sbatch that bring `todo` into the queue, each after those it depends on; last the leaderboard's."""
     planned: list[Submission] = []
-    for chunk in _alike(graph, todo, states, max_array):
-        place: dict[str, int] = {}
-        for jobs in zip(*chunk):
+    for waits, chunk in _chunks(graph, todo, states, max_array):
+        number: dict[str, int] = {}
+        for jobs in zip(*(cell.jobs for cell in chunk)):
             first = jobs[0]
-            place[first.key] = len(planned)
-            after = tuple(place[need] for need in first.needs if need in place)
-            planned.append(Submission(jobs, after, _queued(first, states, todo)))
+            number[first.key] = len(planned)
+            after = tuple(number[need] for need in first.needs if need in number)
+            queued = tuple(waits[need] for need in first.needs if need in waits)
+            if chunk[0].index is None:
+                indices = tuple(range(len(jobs))) if len(jobs) > 1 else None
+                planned.append(Submission(jobs, indices, after, after_queued=queued))
+            else:
+                indices = tuple(cell.index or 0 for cell in chunk)
+                planned.append(Submission(jobs, indices, after, after_arrays=queued))
     if planned:
-        active = tuple(sorted(states[job.key].queue_id or "" for job in graph.work if states[job.key].queue_id))
+        ids = (states[job.key].queue_id for job in graph.work)
+        queued = tuple(sorted({array_of(queue_id) for queue_id in ids if queue_id}))
         ends = tuple(range(len(planned)))
-        planned.append(Submission((graph.leaderboard,), after_end=ends, after_end_queued=active))
+        planned.append(Submission((graph.leaderboard,), after_end=ends, after_end_queued=queued))
     return planned
 
 
-def _alike(graph: Graph, todo: set[str], states: Mapping[str, JobState], max_array: int) -> list[list[list[Job]]]:
-    """Chunks of cells (each the list of its jobs left) whose jobs agree in stage, resources and what they wait for."""
-    groups: dict[Any, list[list[Job]]] = {}
+@dataclass(frozen=True)
+class _Cell:
+    """What is left to submit of a cell."""
+
+    jobs: list[Job]
+    waits: dict[str, str]
+    """Need that is in the queue to the array (if `index` is set) or the job that is to be waited for."""
+    index: int | None
+    """Of the tasks in the queue that the cell waits for, where all of them agree."""
+
+
+def _chunks(
+    graph: Graph, todo: set[str], states: Mapping[str, JobState], max_array: int
+) -> list[tuple[dict[str, str], list[_Cell]]]:
+    """Chunks of cells whose jobs agree in stage, resources and what they wait for; with the waits of the first."""
+    groups: dict[Any, list[_Cell]] = {}
     for jobs in graph.cells().values():
         left = [job for job in jobs if job.key in todo]
         if left:
-            groups.setdefault(_signature(graph, left, states, todo), []).append(left)
-    return [group[i : i + max_array] for group in groups.values() for i in range(0, len(group), max_array)]
+            cell = _cell(left, todo, states)
+            groups.setdefault(_signature(graph, cell, todo), []).append(cell)
+    chunks = [group[i : i + max_array] for group in groups.values() for i in range(0, len(group), max_array)]
+    return [(chunk[0].waits, chunk) for chunk in chunks]
 
 
-def _signature(graph: Graph, jobs: list[Job], states: Mapping[str, JobState], todo: set[str]) -> tuple[Any, ...]:
-    def waits(job: Job) -> tuple[str, ...]:
-        return tuple(graph[need].column for need in job.needs if need in todo) + _queued(job, states, todo)
-
-    return tuple((job.column, job.resources, waits(job)) for job in jobs)
-
-
-def _queued(job: Job, states: Mapping[str, JobState], todo: set[str]) -> tuple[str, ...]:
-    found = [states[need].queue_id for need in job.needs if need not in todo and states[need].active]
-    return tuple(queue_id for queue_id in found if queue_id)
-
-
-def submit(graph: Graph, planned: list[Submission], preset: Preset, folder: Path, code: Path) -> list[str]:
-    """Calls sbatch for each; SLURM's ids.
-
-    Args:
-        folder: of this launch alone, for submitit's files and the logs.
-        code: the snapshot that the jobs run.
-    Raises:
-        UserError: sbatch refused, in its own words. What was submitted before stays, and launching again adds the rest.
-    """
-    from submitit import SlurmExecutor
-    from submitit.core.utils import FailedJobError
-
-    ids: list[str] = []
-    limits = time_limits()
-    for i, submission in enumerate(planned):
-        column = submission.jobs[0].column
-        executor = SlurmExecutor(folder / submission_name(i, submission), max_num_timeout=MAX_REQUEUES)
-        comment = announce(graph.name, [job.key for job in submission.jobs])
-        told = parameters(
-            submission, preset, graph.name, submission.dependency(ids), comment, limits, executor.folder, code
-        )
-        executor.update_parameters(**told)
-        environment = worker_environment(submission.jobs[0], preset, code)
-        try:
-            handles = executor.submit_array([Worker(job.task, environment) for job in submission.jobs])
-        except FailedJobError as error:
-            raise UserError(f"sbatch refused {column}: {_last_words(str(error))}") from error
-        ids.append(handles[0].job_id.partition("_")[0])
-    return ids
-
-
-def parameters(
-    submission: Submission,
-    preset: Preset,
-    sweep: str,
-    dependency: str | None,
-    comment: str,
-    limits: Mapping[str | None, int],
-    folder: Path,
-    code: Path,
-) -> dict[str, Any]:
-    """What submitit's SlurmExecutor is told.
-
-    A job never asks for more time than its partition allows (`limits`, in minutes), for it would wait for ever: it is
-    saved and queued again instead.
-    """
-    job = submission.jobs[0]
-    wanted, share = job.resources, preset.share(job.stage)
-    environment = worker_environment(job, preset, code)
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    chosen = {
-        "job_name": f"{sweep}:{job.column}",
-        "time": min(max(1, round(60 * (wanted.hours or DEFAULT_HOURS))), limits.get(share.partition, NO_LIMIT)),
-        "nodes": wanted.nodes,
-        "ntasks_per_node": wanted.processes,
-        "cpus_per_task": wanted.cpus,
-        "gpus_per_node": wanted.gpus or None,
-        "mem": f"{round(1024 * wanted.memory_gb)}M" if wanted.memory_gb else None,
-        "partition": share.partition,
-        "account": share.account,
-        "qos": share.qos,
-        "constraint": share.constraint,
-        "dependency": dependency,
-        "comment": comment,
-        "array_parallelism": preset.throttle,
-        "signal_delay_s": preset.signal_delay_s,
-        "stderr_to_stdout": True,
-        "setup": [*preset.setup, *exports, *_before(folder)],
-        "teardown": [*AFTER],
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={wanted.cpus}"],
-        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **preset.sbatch},
+def _cell(jobs: list[Job], todo: set[str], states: Mapping[str, JobState]) -> _Cell:
+    queued = {
+        need: queue_id
+        for job in jobs
+        for need in job.needs
+        if need not in todo and states[need].active and (queue_id := states[need].queue_id)
     }
-    return {key: value for key, value in chosen.items() if value is not None}
+    indices = {array_index(queue_id) for queue_id in queued.values()}
+    index = indices.pop() if len(indices) == 1 else None
+    if index is None:
+        return _Cell(jobs, queued, None)
+    return _Cell(jobs, {need: array_of(queue_id) for need, queue_id in queued.items()}, index)
 
 
-def _before(folder: Path) -> list[str]:
-    """Lines of the batch script before its processes start.
+def _signature(graph: Graph, cell: _Cell, todo: set[str]) -> tuple[Any, ...]:
+    def waits(job: Job) -> tuple[str, ...]:
+        new = tuple(graph[need].column for need in job.needs if need in todo)
+        return new + tuple(cell.waits[need] for need in job.needs if need in cell.waits)
 
-    SLURM's SIGTERM, when the time limit has come, is for a watcher beside them: processes that do not hear it end
-    too late for the script to do anything after them.
-    """
-    aftermath = f"{shlex.quote(sys.executable)} -m slurm.requeue {shlex.quote(str(folder.absolute()))}"
-    return [
-        f'aftermath() {{ {aftermath} "$@"; }}',
-        "(trap 'aftermath; exit' TERM; trap exit HUP; while :; do sleep 60 & wait $!; done) & watcher=$!",
-        "trap told=1 TERM",
-    ]
+    return cell.index is None, tuple((job.column, _hashable(job), waits(job)) for job in cell.jobs)
 
 
-AFTER = (
-    "code=$?",
-    '[ -z "${told:-}" ] || { wait "$watcher"; exit; }',
-    'kill -HUP "$watcher"',
-    '[ "$code" -eq 0 ] || { aftermath "$code"; exit; }',
-)
-"""Lines after they have ended."""
+def _hashable(job: Job) -> tuple[Any, ...]:
+    return replace(job.resources, sbatch={}), repr(sorted(job.resources.sbatch.items()))
 
 
-def worker_environment(job: Job, preset: Preset, code: Path) -> dict[str, str]:
-    own = preset.environment.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
-    scratch = {SCRATCH: preset.scratch} if preset.scratch else {}
-    return {**preset.environment, **job_environment(job.resources.threads), **job_path(code, own), **scratch}
+@dataclass
+class Launch:
+    """Brings jobs of a graph into SLURM's queue, as many as there is room for."""
+
+    graph: Graph
+    states: dict[str, JobState]
+    """Kept up to date: what was submitted is queued."""
+    preset: Preset
+    folder: Path
+    """Of this launch alone: submitit finds its files by job id, and ids come again."""
+    code: Path
+    """The snapshot that the jobs run."""
+    limits: Limits
+    leaderboard_id: str | None = None
+    """Of the leaderboard that waits in the queue, whose dependency is extended."""
+    say: Callable[[str], None] | None = None
+    ids: list[str] = field(default_factory=list)
+    """SLURM's, of each call of sbatch."""
+    submitted: list[str] = field(default_factory=list)
+    """Keys of jobs that are in the queue now."""
+    calls: int = 0
+    """Of sbatch, the refused ones among them."""
+    refusal: str = ""
+    """SLURM's words where there was no room for more."""
+
+    def submit(self, todo: set[str]) -> set[str]:
+        """Submits `todo`, then the leaderboard; the keys for which there was no room.
+
+        Raises:
+            UserError: sbatch refused, in its own words, or does not answer. What was submitted before stays.
+        """
+        waiting = [job.key for job in self.graph.work if job.key in todo]
+        room = self._room()
+        while waiting and room > 0:
+            chosen = set(waiting[:room])
+            before = len(self.submitted)
+            limit = self._submit_planned(plan_submissions(self.graph, chosen, self.states, self.limits.array)[:-1])
+            submitted = set(self.submitted)
+            waiting = [key for key in waiting if key not in submitted]
+            room = room - (len(self.submitted) - before) if limit is None else limit
+        if self.submitted:
+            self._submit_leaderboard()
+        return set(waiting)
+
+    def _room(self) -> int:
+        """Jobs that may still be submitted, as far as it is known, the leaderboard's place kept free."""
+        qos = {self.preset.share(job.stage).qos for job in self.graph.jobs.values()}
+        limits = [self.preset.max_jobs, *(self.limits.jobs(name) for name in qos)]
+        limit = min((limit for limit in limits if limit is not None), default=None)
+        if limit is None:
+            return len(self.graph)
+        self.refusal = f"limit of {limit} jobs in the queue"
+        return limit - count_jobs() - (self.leaderboard_id is None)
+
+    def _submit_planned(self, planned: list[Submission]) -> int | None:
+        """Submits in order; where SLURM's limit was reached, how many jobs to try next."""
+        ids: list[str] = []
+        for submission in planned:
+            try:
+                ids.append(self._submit_one(submission, submission.dependency(ids)))
+            except LimitReached as error:
+                self.refusal = str(error)
+                return len(submission.jobs) // 2
+            for position, job in enumerate(submission.jobs):
+                index = "" if submission.indices is None else f"_{submission.indices[position]}"
+                self.states[job.key] = JobState("queued", queue_id=ids[-1] + index)
+                self.submitted.append(job.key)
+        return None
+
+    def _submit_one(self, submission: Submission, dependency: str | None) -> str:
+        job = submission.jobs[0]
+        folder = self.folder / submission_name(self.calls, job)
+        self.calls += 1
+        mark = announce(self.graph.name, [job.key for job in submission.jobs], folder.absolute(), submission.indices)
+        script = self._write_files(submission, folder, mark, dependency)
+        try:
+            job_id = call_sbatch(script, mark, self.say)
+        except LimitReached:
+            raise
+        except (UserError, KeyboardInterrupt) as error:
+            if isinstance(error, UserError):
+                raise type(error)(self._explained(job, error)) from error
+            raise
+        note_job(mark, job_id)
+        self.ids.append(job_id)
+        return job_id
+
+    def _write_files(self, submission: Submission, folder: Path, mark: str, dependency: str | None) -> Path:
+        """What the jobs load, and the batch script. All of it is there before sbatch is called: its answer may fail."""
+        from submitit.core.utils import DelayedSubmission
+
+        job = submission.jobs[0]
+        share = self.preset.share(job.stage)
+        minutes = minutes_of(job.resources, self.limits.minutes(share.partition, share.qos))
+        folder.mkdir(parents=True)
+        numbers = submission.indices or (0,)
+        for index, member in zip(numbers, submission.jobs):
+            worker = Worker(member.task, limit_s=60.0 * minutes, warning_s=float(self.preset.signal_delay_s))
+            delayed = DelayedSubmission(worker)
+            delayed.set_timeout(minutes, MAX_REQUEUES)
+            delayed.dump(folder / f"{index}.pkl")
+        script = folder / "batch.sh"
+        script.write_text(
+            batch_script(
+                job,
+                self.preset,
+                sweep=self.graph.name,
+                sweep_folder=self.graph.leaderboard.folder,
+                folder=folder,
+                code=self.code,
+                limits=self.limits,
+                mark=mark,
+                indices=submission.indices,
+                dependency=dependency,
+            )
+        )
+        return script
+
+    def _explained(self, job: Job, error: UserError) -> str:
+        """What went wrong, and what is in the queue nevertheless."""
+        what = str(error) if isinstance(error, SlurmUnavailable) else f"sbatch refused {job.column}: {error}"
+        if not self.submitted:
+            return what
+        return f"{what}; {len(self.submitted)} jobs ARE queued by this launch; launching again adds the rest"
+
+    def _submit_leaderboard(self) -> None:
+        """After all jobs in the queue; one that waits there already waits for the new ones, too."""
+        ids = (self.states[job.key].queue_id for job in self.graph.work)
+        arrays = tuple(sorted({array_of(queue_id) for queue_id in ids if queue_id}))
+        if self.leaderboard_id is not None and _wait_for(self.leaderboard_id, arrays):
+            return
+        last = Submission((self.graph.leaderboard,), after_end_queued=arrays)
+        try:
+            self._submit_one(last, last.dependency([]))
+        except LimitReached as error:
+            self.refusal = str(error)
 
 
-def batch_script(
-    submission: Submission, preset: Preset, sweep: str, limits: Mapping[str | None, int], folder: Path, code: Path
-) -> str:
-    """The script that sbatch would get, with <...> for what is known only when it is submitted.
-
-    Args:
-        folder: of this submission's files and logs. code: the snapshot that its jobs run.
-    """
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    dependency = submission.dependency([f"<id of #{i}>" for i in range(max(submission.waited_for, default=-1) + 1)])
-    told = parameters(submission, preset, sweep, dependency, f"{MARK}<drawn at launch>", limits, folder, code)
-    if len(submission.jobs) > 1:
-        told["map_count"] = len(submission.jobs)
-    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    return _make_sbatch_string(command=command, folder=folder, **told)
+def _wait_for(job: str, arrays: tuple[str, ...]) -> bool:
+    """Lets a pending job wait for the end of these; False where SLURM does not do so (it has just begun, say)."""
+    command = ["scontrol", "update", f"jobid={job}", f"dependency=afterany:{':'.join(arrays)}"]
+    try:
+        return subprocess.run(command, capture_output=True, timeout=60, env=clean_environment()).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
-def submission_name(number: int, submission: Submission) -> str:
-    """Of the folder for submitit's files and logs."""
-    return f"{number:03d}-{submission.jobs[0].column.replace(':', '-')}"
-
-
-def _last_words(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("sbatch: error")]
-    return (told or lines or ["it did not say why"])[-1]
+def submission_name(number: int, job: Job) -> str:
+    """Of the folder for a submission's files and logs."""
+    return f"{number:03d}-{job.column.replace(':', '-')}"

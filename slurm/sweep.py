@@ -1,21 +1,28 @@
 """What a sweep is: recipes x grid x seeds, and the stages that every cell goes through; read strictly from YAML."""
 
 import itertools
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from slurm.stages import STAGES, known_options
+from slurm.resource_requests import check_request, refuse_booleans
+from slurm.stages import STAGES, stage_options
 from whitebench.errors import UserError, nearest
 from whitebench.yaml import read_yaml
 
 SWEEPS = Path(__file__).parent / "sweeps"
 DEFAULT = "sample"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", re.ASCII)
+"""Of a sweep or a stage: it becomes the name of a folder."""
+RESERVED_NAMES = frozenset({"code", "jobs.jsonl"})
+"""What the folder of sweeps holds beside them."""
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """What a sweep says of a stage. In YAML a stage's own options stand beside these keys."""
+    """What a sweep says of a stage. In YAML a stage's own options are written next to these keys."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -24,19 +31,21 @@ class StageSpec:
     seeds: tuple[int, ...] | None = None
     """The stage is repeated with each of them (fine-tuning seeds of `detect`)."""
     needs: tuple[str, ...] | None = None
-    """Stages that must be done before; None: as built in, or `pretrain` for a stage of one's own."""
+    """Stages that must be done before; None: as built in, or `pretrain` for a user's stage."""
     function: str | None = None
-    """`module:name` of a stage of one's own (or one that stands in for a built-in): see `slurm.stages.OwnStage`."""
+    """`module:name` of a user's stage (or one that replaces a built-in stage): see `slurm.stages.USER_STAGE`."""
     options: dict[str, Any] = field(default_factory=dict)
     nodes: int = 1
-    gpus: int | None = None
-    """Per node; None: as the cluster's preset says."""
+    gpus: int | str | None = None
+    """Per node: a number, or with their type as in `a100:4`; None: as the cluster's preset says."""
     cpus: int | None = None
     """Per process; None: as many as it has threads."""
     memory_gb: float | None = None
     """Per node."""
     hours: float | None = None
     """Time limit on a cluster; a run that needs longer is saved and queued again. Also orders local jobs."""
+    sbatch: dict[str, Any] = field(default_factory=dict)
+    """Further options of sbatch for this stage; they replace the preset's, and null takes one out."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ def sweep_path(name: str) -> Path:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else SWEEPS / f"{name}.yaml"
     if not path.is_file():
-        names = [known.stem for known in SWEEPS.glob("*.yaml")]
+        names = [file.stem for file in SWEEPS.glob("*.yaml")]
         raise UserError(f"unknown sweep '{name}'{nearest(path.stem, names)}")
     return path
 
@@ -93,20 +102,26 @@ def load_sweep(name: str, changes: list[str], overrides: list[str]) -> Sweep:
     path = sweep_path(name)
     raw = read_sweep(path)
     raw.setdefault("overrides", {})
-    written = raw.get("recipes")
+    recipes_of_file = raw.get("recipes")
     for key, value in map(parse_override, changes):
         set_dotted(raw, key, value)
     raw["overrides"] = {**_mapping(raw["overrides"], path, "overrides"), **dict(map(parse_override, overrides))}
     stages = {"pretrain": {}, **_mapping(raw.get("stages"), path, "stages")}
     raw["stages"] = {stage: _stage(stage, spec, path) for stage, spec in stages.items()}
-    _narrow(raw, written)
+    for key, seeds in [
+        ("seeds", raw.get("seeds")),
+        *((f"stages.{s}.seeds", v.get("seeds")) for s, v in raw["stages"].items()),
+    ]:
+        if isinstance(seeds, list) and any(isinstance(seed, bool | float | str) for seed in seeds):
+            raise UserError(f"{path}: {key}: seeds are whole numbers, not {seeds}")
+    _narrow(raw, recipes_of_file)
     sweep: Sweep = validated(Sweep, raw, where=str(path))
     _check(sweep, path)
     return sweep
 
 
 def cells(sweep: Sweep) -> list[Cell]:
-    """One seed of everything comes before the next seed, so that a whole leaderboard stands early."""
+    """All cells of one seed come before those of the next, so that a whole leaderboard is complete early."""
     keys = list(sweep.grid)
     points = [dict(zip(keys, values)) for values in itertools.product(*sweep.grid.values())]
     return [
@@ -118,7 +133,7 @@ def cells(sweep: Sweep) -> list[Cell]:
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
-    """The file's content, not yet checked but for its being a mapping; the name is the file's where it says none."""
+    """The file's content, checked only to be a mapping; without a `name` in it the file's name is taken."""
     return {"name": path.stem, **_mapping(read_yaml(path), path, "a sweep")}
 
 
@@ -131,34 +146,37 @@ def _mapping(value: Any, path: Path, what: str) -> dict[str, Any]:
 
 
 def _stage(name: str, raw: Any, path: Path) -> dict[str, Any]:
-    """Splits what stands beside each other in YAML into `StageSpec` keys and the stage's own `options`."""
+    """Separates the keys of `StageSpec` from the stage's own `options`, which YAML has at one level."""
     spec = _mapping(raw, path, f"stages.{name}")
     if name not in STAGES and "function" not in spec:
         raise UserError(f"{path}: stages.{name}: unknown stage{nearest(name, STAGES)}")
     general = {f.name for f in fields(StageSpec)}
-    own = set() if spec.get("function") else known_options(name)
+    specific = set() if spec.get("function") else stage_options(name)
     for key in spec:
-        if key not in general | own:
-            raise UserError(f"{path}: stages.{name}.{key}: unknown key{nearest(key, general | own)}")
+        if key not in general | specific:
+            raise UserError(f"{path}: stages.{name}.{key}: unknown key{nearest(key, general | specific)}")
+    refuse_booleans(spec, f"{path}: stages.{name}.")
     options = _mapping(spec.pop("options", None), path, f"stages.{name}.options")
     flat = {key: spec.pop(key) for key in list(spec) if key not in general}
     return {**spec, "options": {**options, **flat}}
 
 
-def _narrow(raw: dict[str, Any], written: Any) -> None:
-    """Recipes of the file that a change has taken out of the sweep leave its stages, too."""
-    if not isinstance(written, list) or not isinstance(raw.get("recipes"), list):
+def _narrow(raw: dict[str, Any], recipes_of_file: Any) -> None:
+    """Takes recipes that a change has removed from the sweep out of its stages, too."""
+    if not isinstance(recipes_of_file, list) or not isinstance(raw.get("recipes"), list):
         return
-    dropped = [recipe for recipe in written if recipe not in raw["recipes"]]
+    dropped = [recipe for recipe in recipes_of_file if recipe not in raw["recipes"]]
     for spec in raw["stages"].values():
         if isinstance(spec.get("recipes"), list):
             spec["recipes"] = [recipe for recipe in spec["recipes"] if recipe not in dropped]
 
 
 def _check(sweep: Sweep, path: Path) -> None:
-    """What types cannot say."""
+    """Checks what types cannot express."""
     from pretrain.recipe import recipe_names
 
+    if not NAME.fullmatch(sweep.name) or sweep.name in RESERVED_NAMES:
+        raise UserError(f"{path}: name: '{sweep.name}' cannot be a folder's name; letters, digits and _ . + - can")
     if not sweep.recipes:
         raise UserError(f"{path}: recipes: at least one is needed")
     for recipe in sweep.recipes:
@@ -172,27 +190,26 @@ def _check(sweep: Sweep, path: Path) -> None:
         _distinct(values, f"{path}: grid.{key}")
     for key in ("seed", "name"):
         if key in sweep.grid or key in sweep.overrides:
-            raise UserError(f"{path}: '{key}' is no override of a sweep; for seeds say seeds: [0, 1] or --seeds 0,1")
+            raise UserError(f"{path}: a sweep cannot override '{key}'; for seeds say seeds: [0, 1] or --seeds 0,1")
     for name, spec in sweep.stages.items():
         _check_stage(sweep, name, spec, f"{path}: stages.{name}")
 
 
 def _check_stage(sweep: Sweep, name: str, spec: StageSpec, where: str) -> None:
+    if not NAME.fullmatch(name) or name == "sweeps":
+        raise UserError(f"{where}: '{name}' cannot be a folder's name; letters, digits and _ . + - can")
     for recipe in spec.recipes or ():
         if recipe not in sweep.recipes:
             raise UserError(f"{where}.recipes: '{recipe}' is not in the sweep{nearest(recipe, sweep.recipes)}")
     if spec.seeds is not None:
         _seeds(spec.seeds, f"{where}.seeds")
         if not spec.function and not STAGES[name].seeded:
-            seeded = [stage for stage, known in STAGES.items() if known.seeded]
+            seeded = [stage for stage, definition in STAGES.items() if definition.seeded]
             raise UserError(f"{where}.seeds: only {', '.join(seeded)} can be repeated with seeds of their own")
     for need in spec.needs or ():
         if need not in sweep.stages and need not in STAGES:
             raise UserError(f"{where}.needs: unknown stage '{need}'{nearest(need, {*sweep.stages, *STAGES})}")
-    for key in ("nodes", "cpus", "gpus", "memory_gb", "hours"):
-        value = getattr(spec, key)
-        if value is not None and (value < 0 or (value == 0 and key != "gpus")):
-            raise UserError(f"{where}.{key}: must be more than 0, not {value}")
+    check_request(spec, f"{where}.")
 
 
 def _seeds(seeds: tuple[int, ...], where: str) -> None:
@@ -200,10 +217,12 @@ def _seeds(seeds: tuple[int, ...], where: str) -> None:
         raise UserError(f"{where}: at least one is needed")
     if min(seeds) < 0:
         raise UserError(f"{where}: seeds are not negative")
+    if max(seeds) > LARGEST_SEED:
+        raise UserError(f"{where}: {max(seeds)} is too large for a seed; the largest is {LARGEST_SEED}")
     _distinct(seeds, where)
 
 
 def _distinct(values: tuple[Any, ...] | list[Any], where: str) -> None:
-    twice = [value for i, value in enumerate(values) if value in list(values)[:i]]
-    if twice:
-        raise UserError(f"{where}: {twice[0]!r} stands there twice")
+    repeated = [value for i, value in enumerate(values) if value in list(values)[:i]]
+    if repeated:
+        raise UserError(f"{where}: {repeated[0]!r} is listed twice")

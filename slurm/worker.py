@@ -1,15 +1,13 @@
 """What runs in a job's process: one task, from wherever it stopped, until it is done or asked to stop.
 
-On the signal that announces a time limit or preemption (SIGUSR2, from SLURM by way of submitit) the stage saves its
-state and raises `Interrupted`; only then is the job put back into the queue. Locally the launcher sends SIGTERM, and
-the process ends. The pickle that submitit keeps holds a `Task` and nothing of the progress.
+On the signal that announces a time limit or preemption (SIGUSR2, from SLURM) the stage saves its state and raises
+`Interrupted`; only then is the job put back into the queue. Locally the launcher sends SIGTERM, and the process ends.
+The pickle that submitit loads holds a `Task` and nothing of the progress.
 """
 
-import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,18 +17,28 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from slurm.attempts import LEADERBOARD_STATE, note_attempt, note_end
 from slurm.scratch import use_scratch
-from slurm.stages import Task, run_task
+from slurm.slurm_command import DISTRIBUTED, SlurmUnavailable, ask
+from slurm.stages import LEADERBOARD, Task, run_task
 from whitebench.errors import INTERRUPTED, Interrupted
 from whitebench.files import write_json
 from whitebench.locks import LEASE_S, Held, Lock, is_taken
-from whitebench.records import Record, read_record
+from whitebench.records import Record, read_record, stage_folder
 from whitebench.signals import handling
 
-ATTEMPTS = "attempts.jsonl"
 PREDECESSOR_S = LEASE_S + 30.0
 """More than SLURM's usual KillWait (30 s), and than a dead holder on another machine keeps its lock."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+MAX_STOPS_WITHOUT_PROGRESS = 3
+"""By a time limit: a run that keeps nothing within its limit would be queued again for ever."""
+MAX_PREEMPTIONS_WITHOUT_PROGRESS = 20
+EARLY_S = 90.0
+"""SLURM may send its warning up to a minute early."""
+PARENTS_S = 60.0
+"""How long a network file system may take to show what another node has written."""
+PARENT_MISSING = 76
+"""Exit code of a job whose needs are not done: not a failure of its own."""
 
 
 @dataclass
@@ -39,19 +47,26 @@ class Worker:
 
     task: Task
     environment: dict[str, str] = field(default_factory=dict)
+    limit_s: float | None = None
+    """Time limit of the job; None: it has none."""
+    warning_s: float = 0.0
+    """How long before its limit the job is asked to stop."""
 
     def __call__(self) -> None:
+        began = time.monotonic()
         os.environ.update(self.environment)
-        _note_attempt(self.task.folder)
+        _note_start(self.task.folder)
         _join_ranks()
+        _require_parents(self.task)
         _let_predecessor_end(self.task.folder)
         try:
             with interruptible():
                 use_scratch(self.task)
                 run_task(self.task)
+            leave_leaderboard_state(self.task, "done")
         except Interrupted as stop:
             print(f"interrupted: {stop}", flush=True)
-            _give_way()
+            self._give_way(time.monotonic() - began)
         except Exception as error:
             leave_failure(self.task, f"{type(error).__name__}: {error}")
             raise
@@ -60,19 +75,49 @@ class Worker:
         """What runs when the job is queued again: the same, since all state is on disk."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(Worker(self.task, self.environment))
+        return DelayedSubmission(Worker(self.task, self.environment, self.limit_s, self.warning_s))
+
+    def _give_way(self, elapsed: float) -> None:
+        """Ends this process after its state is saved; on SLURM the job is queued again, unless it was cancelled."""
+        from submitit import JobEnvironment
+
+        if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+            sys.exit(INTERRUPTED)
+        job = JobEnvironment()
+        if job.global_rank == 0 and runs_on(job.job_id):
+            limited = self.limit_s is not None and elapsed + self.warning_s + EARLY_S >= self.limit_s
+            note = {
+                "stopped": "time limit" if limited else "preempted",
+                "job": job.job_id,
+                "log": str(job.paths.stdout),
+            }
+            stops = note_end(self.task.folder, "stopped", **note)
+            if stops > (MAX_STOPS_WITHOUT_PROGRESS if limited else MAX_PREEMPTIONS_WITHOUT_PROGRESS):
+                leave_failure(self.task, self._no_progress(stops, elapsed, limited))
+            elif requeue(job.job_id):
+                print(f"job {job.job_id} is queued again", flush=True)
+        sys.exit(INTERRUPTED)
+
+    def _no_progress(self, stops: int, elapsed: float, limited: bool) -> str:
+        if not limited:
+            return f"preempted {stops} times in a row without any progress"
+        return (
+            f"stopped {stops} times in a row by its time limit without any progress: it needs more than "
+            f"{elapsed / 60:.3g} min (limit {(self.limit_s or 0) / 60:g} min, warned {self.warning_s:g} s before); "
+            "set more hours for the stage, or a smaller signal_delay_s"
+        )
 
 
 def job_environment(threads: int) -> dict[str, str]:
-    """Variables of a job's process: its threads, and absolute places of runs and data."""
-    places = {name: os.environ.get(name, default) for name, default in PLACES.items()}
+    """Variables of a job's process: its threads, and absolute paths of runs and data."""
+    folders = {name: os.environ.get(name, default) for name, default in FOLDERS.items()}
     return {
-        **{name: str(Path(place).absolute()) for name, place in places.items()},
+        **{name: str(Path(folder).absolute()) for name, folder in folders.items()},
         **dict.fromkeys(THREAD_VARIABLES, str(threads)),
     }
 
 
-PLACES = {"WHITEBENCH_RUNS": "runs", "WHITEBENCH_DATA": "data"}
+FOLDERS = {"WHITEBENCH_RUNS": "runs", "WHITEBENCH_DATA": "data"}
 
 
 @contextmanager
@@ -94,33 +139,61 @@ def interruptible() -> Iterator[None]:
         yield
 
 
-def _give_way() -> None:
-    """Ends this process after its state is saved; on SLURM the job is queued again, unless it was cancelled."""
-    from submitit import JobEnvironment
+def requeue(job: str) -> bool:
+    """Puts a running job back into the queue; False where SLURM does not answer, after several tries.
 
-    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and runs_on(JobEnvironment().job_id):
-        signal.raise_signal(signal.SIGUSR2)  # submitit's handler: queues the job again and exits
-    sys.exit(INTERRUPTED)
+    Args:
+        job: of an array's task `<array>_<index>`: SLURM_JOB_ID of the last task stands for the whole array.
+    """
+    for pause in (2.0, 5.0, 0.0):
+        try:
+            ask("scontrol", "requeue", job, timeout=30.0)
+            return True
+        except SlurmUnavailable as error:
+            print(f"job {job} cannot be queued again: {error}", flush=True)
+            time.sleep(pause)
+    return False
 
 
 def runs_on(job: str) -> bool:
-    """False where SLURM has ended the job already (scancel): it must not come back."""
-    return _queue_says(job, "%T") in (None, "RUNNING")
+    """False where SLURM has ended the job already (scancel): it must not come back. Without an answer, it runs on."""
+    return _queue_field(job, "%T") in (None, "RUNNING")
 
 
 def ran_out_of_time(job: str) -> bool:
     """Whether SLURM is ending the job because its time limit has come."""
-    return _queue_says(job, "%r") == "TimeLimit"
+    return _queue_field(job, "%r") == "TimeLimit"
 
 
-def _queue_says(job: str, what: str) -> str | None:
+def _queue_field(job: str, field_format: str) -> str | None:
     """None where SLURM does not answer.
 
     Args:
-        job: of an array's task `<array>_<task>`. SLURM_JOB_ID of the last task stands for the whole array.
+        job: of an array's task `<array>_<index>`. SLURM_JOB_ID of the last task stands for the whole array.
     """
-    asked = subprocess.run(["squeue", "-h", "-j", job, "-o", what], capture_output=True, text=True, timeout=60)
-    return None if asked.returncode else asked.stdout.strip()
+    try:
+        return ask("squeue", "-h", "-j", job, "-o", field_format, timeout=30.0).strip()
+    except SlurmUnavailable:
+        return None
+
+
+def parents_done(task: Task) -> bool:
+    """Whether the runs that the task builds on are done."""
+    folders = [stage_folder(stage.partition(":")[0], run_id) for stage, run_id in task.parents.items()]
+    records = [read_record(folder) for folder in folders]
+    return all(record is not None and record.status == "done" for record in records)
+
+
+def _require_parents(task: Task) -> None:
+    """SLURM forgets jobs, and then drops the dependency on one that failed: its dependants start nevertheless."""
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return
+    end = time.monotonic() + PARENTS_S
+    while not parents_done(task):
+        if time.monotonic() > end:
+            print("a run that this one builds on is not done; nothing was run", flush=True)
+            sys.exit(PARENT_MISSING)
+        time.sleep(1.0)
 
 
 def _let_predecessor_end(folder: Path) -> None:
@@ -135,43 +208,38 @@ def _rank() -> int:
 
 
 def _join_ranks() -> None:
-    """Tells torch.distributed who is who, where a job has several processes."""
+    """Tells torch.distributed which rank this is, where a job has several processes; else that there is one."""
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return
     from submitit import JobEnvironment
     from submitit.helpers import TorchDistributedEnvironment
 
     job = JobEnvironment()
+    for name in DISTRIBUTED:  # of the shell that launched
+        os.environ.pop(name, None)
     if job.num_tasks > 1:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         if job.num_nodes == 1:
             os.environ["MASTER_ADDR"] = "127.0.0.1"  # a node need not be able to resolve its own name
 
 
-def _note_attempt(folder: Path) -> None:
+def _note_start(folder: Path) -> None:
     """Appends to the run's folder which job works on it, and where its log is."""
     if os.environ.get("SUBMITIT_EXECUTOR") not in ("slurm", "local"):
         return
     from submitit import JobEnvironment
 
     job = JobEnvironment()
-    if job.global_rank:
-        return
-    attempt = {
-        "time": round(time.time(), 3),
-        "cluster": job.cluster,
-        "job": job.job_id,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "log": str(job.paths.stdout),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ATTEMPTS, "a") as file:
-        file.write(json.dumps(attempt) + "\n")
+    if not job.global_rank:
+        where = {"host": socket.gethostname(), "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname()}
+        note_attempt(folder, cluster=job.cluster, job=job.job_id, **where, pid=os.getpid(), log=str(job.paths.stdout))
 
 
 def leave_failure(task: Task, error: str) -> None:
     """A stage that failed before it opened its record (a missing package, say) still leaves one that says so."""
+    if task.stage == LEADERBOARD:
+        leave_leaderboard_state(task, "failed", error)
+        return
     folder = task.folder
     folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder / ".lock")
@@ -188,3 +256,10 @@ def leave_failure(task: Task, error: str) -> None:
         write_json(folder / "run.json", asdict(record))
     finally:
         lock.release()
+
+
+def leave_leaderboard_state(task: Task, status: str, error: str | None = None) -> None:
+    """The tables are no run and have no record; that they failed would otherwise be seen by nobody."""
+    if task.stage == LEADERBOARD:
+        state = {"status": status, "time": round(time.time(), 3), "error": error, "out": task.options.get("out")}
+        write_json(task.folder / LEADERBOARD_STATE, state)

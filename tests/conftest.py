@@ -8,9 +8,29 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.leftovers import end_leftovers, mark_this_run
+
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
 Disk = Callable[[int], Path]
+RUN = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """All processes that the run starts inherit a mark; workers of pytest-xdist are such processes themselves."""
+    if not hasattr(config, "workerinput"):
+        config.stash[RUN] = mark_this_run()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run that leaves processes behind is not green: they are listed, and killed."""
+    run = session.config.stash.get(RUN, None)
+    leftovers = end_leftovers(run) if run else {}
+    if leftovers:
+        listed = "\n".join(f"  {process}  {command}" for process, command in leftovers.items())
+        print(f"\nprocesses that this run left behind (killed now):\n{listed}", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from submitit.core.utils import DelayedSubmission, JobPaths, cloudpickle_dump
 
-from slurm import requeue as aftermath
-from slurm.requeue import FORGIVEN, main, must_return
+from slurm import requeue
+from slurm.attempts import ATTEMPTS
+from slurm.requeue import MAX_KILLS_WITHOUT_PROGRESS, main, should_requeue
 from slurm.stages import Task
-from slurm.worker import ATTEMPTS, Worker
+from slurm.worker import Worker
 from whitebench.files import write_json
 from whitebench.records import Record, read_record
 
@@ -21,8 +22,8 @@ TASK = Task("linear", "sample/intl", id="intl-s0-0123456789ab", cell={"recipe": 
 @pytest.fixture(autouse=True)
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WHITEBENCH_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(aftermath, "runs_on", lambda job: True)
-    monkeypatch.setattr(aftermath, "ran_out_of_time", lambda job: False)
+    monkeypatch.setattr(requeue, "runs_on", lambda job: True)
+    monkeypatch.setattr(requeue, "ran_out_of_time", lambda job: False)
     return tmp_path / "runs"
 
 
@@ -31,14 +32,14 @@ def leave(status: str, **more: Any) -> None:
 
 
 def killed() -> bool:
-    return must_return(TASK, 137, None, "12", "the-log")
+    return should_requeue(TASK, 137, None, "12", "the-log")
 
 
 def test_a_killed_job_returns_until_it_gets_no_further() -> None:
     leave("running")
-    assert [killed() for _ in range(FORGIVEN)] == [True] * FORGIVEN
+    assert [killed() for _ in range(MAX_KILLS_WITHOUT_PROGRESS)] == [True] * MAX_KILLS_WITHOUT_PROGRESS
     (TASK.folder / "metrics.jsonl").write_text('{"step": 7}\n')
-    assert [killed() for _ in range(FORGIVEN + 1)] == [True] * FORGIVEN + [False]
+    assert [killed() for _ in range(MAX_KILLS_WITHOUT_PROGRESS + 1)] == [True] * MAX_KILLS_WITHOUT_PROGRESS + [False]
     record = read_record(TASK.folder)
     assert record is not None
     assert record.status == "failed"
@@ -48,7 +49,7 @@ def test_a_killed_job_returns_until_it_gets_no_further() -> None:
 
 def test_a_cancelled_job_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
     leave("running")
-    monkeypatch.setattr(aftermath, "runs_on", lambda job: False)
+    monkeypatch.setattr(requeue, "runs_on", lambda job: False)
     assert not killed()
     record = read_record(TASK.folder)
     assert record is not None
@@ -60,10 +61,10 @@ def test_a_job_whose_time_limit_came_too_early_returns_until_it_gets_no_further(
     monkeypatch: pytest.MonkeyPatch, code: int | None
 ) -> None:
     leave("interrupted")
-    monkeypatch.setattr(aftermath, "runs_on", lambda job: False)
-    monkeypatch.setattr(aftermath, "ran_out_of_time", lambda job: True)
-    told = [must_return(TASK, code, None, "12", "the-log") for _ in range(FORGIVEN + 1)]
-    assert told == [True] * FORGIVEN + [False]
+    monkeypatch.setattr(requeue, "runs_on", lambda job: False)
+    monkeypatch.setattr(requeue, "ran_out_of_time", lambda job: True)
+    told = [should_requeue(TASK, code, None, "12", "the-log") for _ in range(MAX_KILLS_WITHOUT_PROGRESS + 1)]
+    assert told == [True] * MAX_KILLS_WITHOUT_PROGRESS + [False]
     record = read_record(TASK.folder)
     assert record is not None
     assert "time limit ends before it saves: more hours, or signal_delay_s" in (record.error or "")
@@ -71,7 +72,7 @@ def test_a_job_whose_time_limit_came_too_early_returns_until_it_gets_no_further(
 
 def test_a_job_that_is_ended_for_another_reason_than_its_time_limit_is_left_alone() -> None:
     leave("running")
-    assert not must_return(TASK, None, None, "12", "the-log")
+    assert not should_requeue(TASK, None, None, "12", "the-log")
     record = read_record(TASK.folder)
     assert record is not None
     assert record.status == "running"
@@ -80,7 +81,7 @@ def test_a_job_that_is_ended_for_another_reason_than_its_time_limit_is_left_alon
 
 def test_the_error_of_whatever_rank_failed_is_kept_though_the_others_were_killed() -> None:
     leave("running")
-    assert not must_return(TASK, 137, "rank 3: ValueError: deliberate", "12", "the-log")
+    assert not should_requeue(TASK, 137, "rank 3: ValueError: deliberate", "12", "the-log")
     record = read_record(TASK.folder)
     assert record is not None
     assert (record.status, record.error) == ("failed", "rank 3: ValueError: deliberate")
@@ -92,17 +93,17 @@ LOST = "RuntimeError: [pair.cc:545] Read error [127.0.0.1]:4534: Connection rese
 @pytest.mark.parametrize("status", ["running", "failed"])
 def test_ranks_that_failed_because_another_was_killed_do_not_hide_it(status: str) -> None:
     leave(status, error=LOST if status == "failed" else None)
-    assert must_return(TASK, 137, f"rank 1: {LOST}", "12", "the-log")
+    assert should_requeue(TASK, 137, f"rank 1: {LOST}", "12", "the-log")
 
 
 def test_the_cause_goes_before_its_consequences_in_other_ranks(tmp_path: Path) -> None:
     for rank, told in enumerate([LOST, "Traceback\nValueError: deliberate", LOST]):
         cloudpickle_dump(("error", told), JobPaths(tmp_path, "12", rank).result_pickle)
-    assert aftermath._error(tmp_path, "12", 4) == "rank 1: ValueError: deliberate"
+    assert requeue._error(tmp_path, "12", 4) == "rank 1: ValueError: deliberate"
 
 
 def test_processes_that_end_before_they_can_say_why_leave_a_failure_that_names_the_log() -> None:
-    assert not must_return(TASK, 1, None, "12", "the-log")
+    assert not should_requeue(TASK, 1, None, "12", "the-log")
     record = read_record(TASK.folder)
     assert record is not None
     assert record.status == "failed"

@@ -47,7 +47,8 @@ def queue(*options: str) -> list[str]:
 
 
 def submissions(place: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (place / "runs" / "sweeps" / "jobs.jsonl").read_text().splitlines()]
+    lines = (place / "runs" / "sweeps" / "jobs.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if "keys" in line]
 
 
 def wait_for_empty_queue() -> None:
@@ -207,19 +208,19 @@ def test_one_cell_is_cancelled_by_the_launcher_s_command_and_the_others_go_on(pl
 def test_a_launcher_that_dies_while_it_submits_leaves_nothing_to_be_run_twice(
     place: Path, launch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import submitit
+    from slurm import submit
 
     sweep = write_sweep(place, {"pretrain": {"function": "count"}, "linear": {"function": "count"}}, seeds=2)
-    real = submitit.SlurmExecutor.submit_array
+    real = submit.call_sbatch
 
     def dies_after_sbatch(*arguments: Any) -> None:
         real(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(submitit.SlurmExecutor, "submit_array", dies_after_sbatch)
+    monkeypatch.setattr(submit, "call_sbatch", dies_after_sbatch)
     with pytest.raises(KeyboardInterrupt):
         launch(sweep, "--cluster", "lab")
-    monkeypatch.setattr(submitit.SlurmExecutor, "submit_array", real)
+    monkeypatch.setattr(submit, "call_sbatch", real)
     launch(sweep, "--cluster", "lab", "--wait")
     assert starts(place, "pretrain") == [0, 0]
     assert starts(place, "linear") == [0, 0]

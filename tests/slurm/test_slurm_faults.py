@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from slurm.submissions import NEVER
+from slurm.job_queue import NEVER
 from tests.conftest import Disk
 from tests.support.launching import log, prepare, wait_until, write_sweep
 from tests.support.own_cluster import NoCluster, own_cluster

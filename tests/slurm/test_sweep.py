@@ -10,18 +10,19 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slurm.batch_script import batch_script
 from slurm.clusters import Preset, Share, load_preset
 from slurm.graph import PLAN, Graph, Job, Resources, graph_from_plan
 from slurm.job_state import JobState
-from slurm.launch_sweep import jobs_to_run
 from slurm.local import _order
 from slurm.planning import build_graph
 from slurm.preview import gpu_hours, preview
-from slurm.slurm_info import parse_minutes
-from slurm.snapshot import snapshot_place, take_snapshot
+from slurm.slurm_info import Limits, parse_minutes
+from slurm.snapshot import snapshot_path, take_snapshot
 from slurm.stages import LEADERBOARD, STAGES, Task
-from slurm.submit import Submission, batch_script, plan_submissions
+from slurm.submit import plan_submissions
 from slurm.sweep import StageSpec, Sweep, cells, load_sweep
+from slurm.waves import jobs_to_run
 from whitebench.errors import UserError
 from whitebench.hashing import content_hash
 from whitebench.records import Record
@@ -143,14 +144,14 @@ FAULTS = {
     "unknown recipe": ({"recipes": ["sample/itnl"]}, "unknown recipe 'sample/itnl'; did you mean 'sample/intl'"),
     "no recipes": ({"recipes": []}, "recipes: at least one"),
     "recipes left out": ({"seeds": [0]}, "recipes: is needed"),
-    "a recipe twice": ({"recipes": ["sample/intl", "sample/intl"]}, "stands there twice"),
+    "a recipe twice": ({"recipes": ["sample/intl", "sample/intl"]}, "is listed twice"),
     "no seeds": ({**SAMPLE, "seeds": []}, "seeds: at least one"),
-    "a seed twice": ({**SAMPLE, "seeds": [1, 1]}, "seeds: 1 stands there twice"),
+    "a seed twice": ({**SAMPLE, "seeds": [1, 1]}, "seeds: 1 is listed twice"),
     "a negative seed": ({**SAMPLE, "seeds": [-1]}, "not negative"),
     "no list of seeds": ({**SAMPLE, "seeds": "all"}, "seeds"),
     "empty grid": ({**SAMPLE, "grid": {"batch": []}}, "grid.batch: the list is empty"),
     "grid of a value": ({**SAMPLE, "grid": {"batch": 64}}, "grid.batch"),
-    "the same value twice": ({**SAMPLE, "grid": {"batch": [64, 64]}}, "grid.batch: 64 stands there twice"),
+    "the same value twice": ({**SAMPLE, "grid": {"batch": [64, 64]}}, "grid.batch: 64 is listed twice"),
     "seed as an override": ({**SAMPLE, "overrides": {"seed": 3}}, "for seeds say seeds"),
     "unknown recipe key": ({**SAMPLE, "grid": {"optimizer.learning": [1]}}, "optimizer.learning: unknown key"),
     "wrong type in the grid": ({**SAMPLE, "grid": {"batch": ["big"]}}, "batch: .*not 'big'"),
@@ -328,7 +329,18 @@ def test_the_batch_script_asks_for_what_the_stage_and_the_preset_say() -> None:
         environment={"PLACE": "a b"},
     )
     folder, code = Path("/runs/sweeps/mine/launches/1/000-pretrain"), Path("/runs/sweeps/code/0123")
-    script = batch_script(Submission((job, job)), preset, "mine", {"big": 90}, folder, code)
+    script = batch_script(
+        job,
+        preset,
+        sweep="mine",
+        sweep_folder=folder.parents[2],
+        folder=folder,
+        code=code,
+        limits=Limits(partitions={"big": 90}),
+        mark="whitebench:0",
+        indices=(0, 1),
+        dependency=None,
+    )
     for line in (
         "#SBATCH --partition=big",
         "#SBATCH --time=90",
@@ -343,8 +355,8 @@ def test_the_batch_script_asks_for_what_the_stage_and_the_preset_say() -> None:
         "#SBATCH --requeue",
         "#SBATCH --kill-on-invalid-dep=yes",
         "#SBATCH --signal=USR2@120",
-        "export OMP_NUM_THREADS=3",
-        "export PLACE='a b'",
+        "  export OMP_NUM_THREADS=3",
+        "  export PLACE='a b'",
     ):
         assert line in script.splitlines(), line
     assert "export PYTHONPATH=/runs/sweeps/code/0123" in script
@@ -416,7 +428,7 @@ def test_a_dry_run_tells_jobs_resources_and_calls_of_sbatch(load: Any) -> None:
     assert "pretrain -> " in text
     assert "1 core, 2 h at most" in text
     assert "5 calls of sbatch" in text
-    assert "at most 0 GPU-hours" in text
+    assert "no GPUs, at most 104 core-hours" in text
     assert "#SBATCH --array=0-1%2" in text
 
 
@@ -440,7 +452,7 @@ def test_a_snapshot_is_the_code_as_it_was_and_named_by_it(tmp_path: Path) -> Non
         (checkout / path).parent.mkdir(parents=True, exist_ok=True)
         (checkout / path).write_text(path)
     first = take_snapshot(into, checkout)
-    assert first == snapshot_place(into, checkout)
+    assert first == snapshot_path(into, checkout)
     assert take_snapshot(into, checkout) == first
     (checkout / "results" / "runs.csv").write_text("a table that a run has written")
     assert take_snapshot(into, checkout) == first

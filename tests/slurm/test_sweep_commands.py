@@ -52,16 +52,16 @@ def test_a_cell_that_is_not_there_names_the_nearest(sweep: Path, launch: Any) ->
         launch(sweep, "--cluster", "debug", "--logs", "sample/intl seed=11")
 
 
-def test_status_fits_its_terminal_and_hides_nothing(sweep: Path, launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    wide = launch(sweep, "--cluster", "debug", "--status")[1]
-    monkeypatch.setenv("COLUMNS", "28")
-    narrow = launch(sweep, "--cluster", "debug", "--status")[1]
-    table, rest = narrow.split("\n\n")
-    assert max(map(len, table.splitlines())) <= 28
-    assert Counter("".join(table.split())) == Counter(
-        "".join(wide.split("\n\n")[0].split())
-    )  # words are wrapped, at most
-    assert rest == wide.split("\n\n")[1]
+@pytest.mark.parametrize("columns", [28, 40, 80, 160])
+def test_status_has_one_line_per_cell_on_any_terminal(
+    columns: int, sweep: Path, launch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table, rest = launch(sweep, "--cluster", "debug", "--status")[1].split("\n\n")
+    assert len(table.splitlines()) == 1 + 2
+    assert max(map(len, table.splitlines())) <= columns
+    assert ("all done" if columns < 40 else "top1 1.00") in table
+    assert rest.startswith("4 jobs: 4 done")
 
 
 def test_logs_shows_the_end_of_the_latest_log_of_the_stage(place: Path, sweep: Path, launch: Any) -> None:

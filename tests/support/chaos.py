@@ -19,10 +19,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from slurm.graph import Graph
+from slurm.graph import Graph, load_graph
+from slurm.job_queue import Queued, queued_jobs
 from slurm.job_state import read_states
-from slurm.status import load_graph
-from slurm.submissions import Queued, queued_jobs
 from tests.support.compare_runs import differences
 from tests.support.launching import ROOT
 from tests.support.own_cluster import own_cluster

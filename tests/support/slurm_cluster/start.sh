@@ -31,7 +31,7 @@ AccountingStoragePass=$state/munge.sock
 AccountingStorageEnforce=associations"
 conf=${conf//@ACCOUNTING@/$accounting}
 conf=${conf//@FIRST_JOB@/$(($(date +%s) % 600000 * 100 + 1))}
-printf '%s\n' "$conf" >"$SLURM_CONF"
+printf '%s\n%s\n' "$conf" "${CLUSTER_SETTINGS:-}" >"$SLURM_CONF"
 # ranks of several nodes meet at the first node's name
 for node in wb1 wb2; do
   getent hosts "$node" >/dev/null || echo "127.0.0.1 $node" >>/etc/hosts 2>/dev/null ||
