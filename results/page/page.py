@@ -33,6 +33,8 @@ from results.page.views import sheets
 
 HERE = Path(__file__).parent
 STATES = ("running", "interrupted", "failed")
+STYLES = ("theme.css", "page.css", "charts.css", "tables.css")
+SCRIPTS = ("state.js", "tables.js", "charts.js", "page.js")
 LINES = 300
 """Of the records that are left out, on the page at most."""
 
@@ -160,8 +162,8 @@ def _document(sections: Sections, tables: Tables, marks: Marks, options: Options
         shapes=SHAPES,
         fewest=_fewest(tables),
         tiles=_tiles(tables),
-        style=_file("page.css"),
-        scripts=[_vega(), *(_file(name) for name in ("state.js", "tables.js", "charts.js", "page.js"))],
+        style=Markup("").join(map(_file, STYLES)),
+        scripts=[_vega(), *map(_file, SCRIPTS)],
         live=_file("live.js") if options.live else None,
         now=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
     )
