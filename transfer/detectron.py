@@ -1,4 +1,4 @@
-"""The real Detectron2, as this suite uses it: found or asked for, quiet, and with the head that the papers add."""
+"""The real Detectron2, as this suite uses it: quiet, with the head that the papers add, or a line if it is missing."""
 
 import importlib.util
 import logging
@@ -10,7 +10,9 @@ from typing import Any
 
 from whitebench.errors import UserError
 
-HOW_TO_GET_IT = (
+FROZEN = 5
+"""MODEL.BACKBONE.FREEZE_AT of a backbone that is not trained at all: stem to res5."""
+INSTALL = (
     "Detectron2 is not installed: 'make env' installs it for a CPU or a GPU, but for its own compiled operators; with "
     "them, where there is a compiler (and CUDA's nvcc, for a GPU): "
     "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
@@ -19,13 +21,13 @@ HOW_TO_GET_IT = (
 
 @cache
 def require_detectron2() -> None:
-    """Imports Detectron2 without its notes on other packages' futures, and registers `Res5ROIHeadsExtraNorm`.
+    """Imports Detectron2 without its warnings about other packages, and registers `Res5ROIHeadsExtraNorm`.
 
     Raises:
         UserError: it is not installed, or its own needs are not.
     """
     if importlib.util.find_spec("detectron2") is None:
-        raise UserError(HOW_TO_GET_IT)
+        raise UserError(INSTALL)
     for module in ("detectron2", "fvcore", "torch", "iopath"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
         warnings.filterwarnings("ignore", category=UserWarning, module=module)
@@ -42,11 +44,17 @@ def _register_extra_norm() -> None:
     from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 
     class Res5ROIHeadsExtraNorm(Res5ROIHeads):
-        """C4's head with a norm after res5, whose output has none behind it in MoCo's protocol (its section 4.2)."""
+        """C4's head with a norm after res5, as in MoCo's protocol (its section 4.2).
+
+        Where the backbone is frozen as a whole (FREEZE_AT 5), so is res5, which C4 has in its head.
+        """
 
         @classmethod
         def _build_res5_block(cls, cfg: Any) -> tuple[Any, int]:
             blocks, channels = super()._build_res5_block(cfg)
+            if cfg.MODEL.BACKBONE.FREEZE_AT >= FROZEN:
+                for block in blocks:
+                    block.freeze()
             blocks.add_module("norm", get_norm(cfg.MODEL.RESNETS.NORM, channels))
             return blocks, channels
 
@@ -72,13 +80,13 @@ def detectron2_resnet(arch: str) -> Any:
 
 @contextmanager
 def quiet(*names: str) -> Iterator[None]:
-    """Loggers of these names say nothing below an error."""
+    """Loggers of these names report errors only."""
     loggers = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before):
+        for logger, level in zip(loggers, levels):
             logger.setLevel(level)

@@ -1,13 +1,15 @@
-"""Looks at what is about to be trained, before the first iteration: is it what the papers fine-tune?
+"""Rules for what is about to be trained, checked before the first iteration: is it what the papers fine-tune?
 
 `transfer.protocol.deviations` compares a run with its protocol's file, key by key. A file of one's own can be wrong
-itself, and a model can be other than its config says: so these rules look at the config and at the built model, and
-know what the weights need and what the papers do (facebookresearch/moco, detection/configs).
+itself, and a model can differ from its config: so these rules check the config and the built model against what the
+weights need and what the papers do (facebookresearch/moco, detection/configs).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from transfer.detectron import FROZEN
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 SYNCHRONISED = ("SyncBN", "naiveSyncBN", "nnSyncBN")
 RATE, BATCH = 0.02, 16
-"""Of the papers; another batch takes a learning rate in proportion."""
+"""The papers' learning rate and batch; with another batch the rate is in proportion."""
 COCO_STEPS, VOC_STEPS = (2 / 3, 8 / 9), (18 / 24, 22 / 24)
 """Where the rate falls, in parts of the schedule: 60k and 80k of 90k; 18k and 22k of 24k."""
 COCO_LENGTHS, VOC_LENGTHS = (90_000, 180_000), (24_000,)
@@ -26,13 +28,14 @@ COCO_SIZES, VOC_SIZES = tuple(range(640, 801, 32)), tuple(range(480, 801, 32))
 C4_PROPOSALS = (6000, 1000)
 """At test time, before and after suppression."""
 PRECISE_BATCHES = 200
+EXTRA_NORM = "roi_heads.res5.norm"
 
 
 @dataclass(frozen=True)
 class Finding:
     rule: str
     keys: tuple[str, ...]
-    """Of Detectron2's config, that it is about."""
+    """The keys of Detectron2's config that it is about."""
     text: str
 
     def __str__(self) -> str:
@@ -42,52 +45,66 @@ class Finding:
 def lint(
     cfg: "CfgNode", protocol: "Protocol", content: "Converted", model: "nn.Module | None" = None, processes: int = 1
 ) -> list[Finding]:
-    """What breaks a rule; the papers' own rules apply where the protocol does not say that it is none of a paper's.
+    """What breaks a rule. The papers' rules apply unless the protocol has `papers_rules: false`.
+
+    A protocol with `frozen: true` has the papers' rules, but for the backbone, of which nothing may be trained.
 
     Args:
         cfg: as it is run.
         content: the backbone: what normalisation and layout its weights need.
-        model: built from `cfg`, before the first iteration; None: the config alone is looked at.
-        processes: in one, plain batch norm has the statistics of the whole batch, as synchronised ones do in many.
+        model: built from `cfg`, before the first iteration; None: only the config is checked.
+        processes: in one, plain batch norm has the statistics of the whole batch, as synchronised norms have in many.
     """
-    found = list(_of_the_weights(cfg, content))
+    findings = list(_check_weights(cfg, content))
     if protocol.papers_rules:
-        found += [*_of_training(cfg, processes), *_of_the_schedule(cfg, protocol.optimizer), *_of_the_input(cfg)]
-        found += _of_the_model(cfg, model) if model is not None else []
-    return found
+        findings += [
+            *_check_frozen_layers(cfg, protocol.frozen),
+            *_check_training(cfg, processes),
+            *_check_schedule(cfg, protocol.optimizer),
+            *_check_input(cfg),
+        ]
+        findings += _check_model(cfg, model, protocol.frozen) if model is not None else []
+    return findings
 
 
 def not_yet_named(findings: list[Finding], deviations: list[str]) -> list[str]:
-    """Lines for findings about keys of which `deviations` says nothing already."""
+    """Lines for findings about keys that are not in `deviations`."""
     named = {line.partition(":")[0] for line in deviations}
     return [str(finding) for finding in findings if not named.intersection(finding.keys)]
 
 
-def _of_the_weights(cfg: "CfgNode", content: "Converted") -> Iterator[Finding]:
-    """What would be wrong whatever the protocol: the pretrained weights expect RGB, their mean, and their strides."""
+def _check_weights(cfg: "CfgNode", content: "Converted") -> Iterator[Finding]:
+    """What every protocol needs: the pretrained weights expect RGB, their mean and their strides."""
     if cfg.INPUT.FORMAT != "RGB":
         text = f"images come as {cfg.INPUT.FORMAT}, but the weights were trained on RGB"
         yield Finding("channel order", ("INPUT.FORMAT",), text)
-    for key, values, wanted in (
+    for key, values, expected in (
         ("PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN, content.pixel_mean),
         ("PIXEL_STD", cfg.MODEL.PIXEL_STD, content.pixel_std),
     ):
-        if len(values) != 3 or any(abs(value - expected) > 0.5 for value, expected in zip(values, wanted)):
+        if len(values) != 3 or any(abs(value - other) > 0.5 for value, other in zip(values, expected)):
             scale = "; images are in 0..255, not in 0..1" if max(values) <= 1 else ""
-            text = f"{_plain(values)}, but the weights were trained with {_plain(wanted)}{scale}"
+            text = f"{_plain(values)}, but the weights were trained with {_plain(expected)}{scale}"
             yield Finding(f"pixel {key[6:].lower()}", (f"MODEL.{key}",), text)
     if cfg.MODEL.RESNETS.STRIDE_IN_1X1 and cfg.MODEL.RESNETS.DEPTH >= 50:
-        text = "strides stand in 1x1 convolutions; in the weights' ResNet they stand in the 3x3 ones"
+        text = "strides stand in 1x1 convolutions; in the ResNet of the weights they are in the 3x3 ones"
         yield Finding("stride", ("MODEL.RESNETS.STRIDE_IN_1X1",), text)
 
 
-def _of_training(cfg: "CfgNode", processes: int) -> Iterator[Finding]:
-    if cfg.MODEL.BACKBONE.FREEZE_AT != 0:
-        text = f"stages below {cfg.MODEL.BACKBONE.FREEZE_AT} stay frozen; the papers fine-tune all layers"
+def _check_frozen_layers(cfg: "CfgNode", frozen: bool) -> Iterator[Finding]:
+    freeze_at, text = cfg.MODEL.BACKBONE.FREEZE_AT, None
+    if frozen and freeze_at < FROZEN:
+        text = f"FREEZE_AT is {freeze_at}; a frozen backbone has {FROZEN}"
+    elif not frozen and freeze_at != 0:
+        text = f"stages below {freeze_at} stay frozen; the papers fine-tune all layers"
+    if text:
         yield Finding("frozen layers", ("MODEL.BACKBONE.FREEZE_AT",), text)
-    right = (*SYNCHRONISED, "BN") if processes == 1 else SYNCHRONISED
+
+
+def _check_training(cfg: "CfgNode", processes: int) -> Iterator[Finding]:
+    valid = (*SYNCHRONISED, "BN") if processes == 1 else SYNCHRONISED
     for key, norm in _norms(cfg):
-        if norm not in right:
+        if norm not in valid:
             yield Finding(
                 "batch norm", (key,), f"{key} is {norm or 'none'}; the papers synchronise it over the whole batch"
             )
@@ -103,7 +120,7 @@ def _of_training(cfg: "CfgNode", processes: int) -> Iterator[Finding]:
         yield Finding("precise batch norm", ("TEST.PRECISE_BN.NUM_ITER",), text)
 
 
-def _of_the_schedule(cfg: "CfgNode", optimizer: str) -> Iterator[Finding]:
+def _check_schedule(cfg: "CfgNode", optimizer: str) -> Iterator[Finding]:
     solver, voc = cfg.SOLVER, _is_voc(cfg)
     rate = RATE * solver.IMS_PER_BATCH / BATCH
     if optimizer != "sgd":
@@ -118,62 +135,94 @@ def _of_the_schedule(cfg: "CfgNode", optimizer: str) -> Iterator[Finding]:
             yield Finding(
                 key.lower().replace("_", " "), (f"SOLVER.{key}",), f"{solver[key]:g}, in the papers {value:g}"
             )
-    places = tuple(step / solver.MAX_ITER for step in solver.STEPS)
+    shares = tuple(step / solver.MAX_ITER for step in solver.STEPS)
     expected = VOC_STEPS if voc else COCO_STEPS
-    if len(places) != len(expected) or any(abs(a - b) > 0.01 for a, b in zip(places, expected)):
+    if len(shares) != len(expected) or any(abs(a - b) > 0.01 for a, b in zip(shares, expected)):
         text = f"the rate falls at {_plain(solver.STEPS)} of {solver.MAX_ITER}; in the papers at " + " and ".join(
             f"{share:.0%}" for share in expected
         )
         yield Finding("steps", ("SOLVER.STEPS",), text)
     lengths = VOC_LENGTHS if voc else COCO_LENGTHS
+    lengths = tuple(round(length * BATCH / solver.IMS_PER_BATCH) for length in lengths)
     if solver.MAX_ITER not in lengths:
         text = f"{solver.MAX_ITER} iterations; in the papers {' or '.join(map(str, lengths))}"
+        text += f" of {solver.IMS_PER_BATCH} images" if solver.IMS_PER_BATCH != BATCH else ""
         yield Finding("length", ("SOLVER.MAX_ITER",), text)
 
 
-def _of_the_input(cfg: "CfgNode") -> Iterator[Finding]:
-    given, rpn, sizes = cfg.INPUT, cfg.MODEL.RPN, VOC_SIZES if _is_voc(cfg) else COCO_SIZES
-    if tuple(given.MIN_SIZE_TRAIN) != sizes:
-        text = f"shorter sides {_plain(given.MIN_SIZE_TRAIN)}; in the papers {sizes[0]} to {sizes[-1]} by 32"
+def _check_input(cfg: "CfgNode") -> Iterator[Finding]:
+    node, rpn, sizes = cfg.INPUT, cfg.MODEL.RPN, VOC_SIZES if _is_voc(cfg) else COCO_SIZES
+    if tuple(node.MIN_SIZE_TRAIN) != sizes:
+        text = f"shorter sides {_plain(node.MIN_SIZE_TRAIN)}; in the papers {sizes[0]} to {sizes[-1]} by 32"
         yield Finding("training sizes", ("INPUT.MIN_SIZE_TRAIN",), text)
-    if sizes[-1] != given.MIN_SIZE_TEST:
-        text = f"shorter side {given.MIN_SIZE_TEST}; in the papers {sizes[-1]}"
+    if sizes[-1] != node.MIN_SIZE_TEST:
+        text = f"shorter side {node.MIN_SIZE_TEST}; in the papers {sizes[-1]}"
         yield Finding("test size", ("INPUT.MIN_SIZE_TEST",), text)
-    if given.RANDOM_FLIP != "horizontal":
-        yield Finding("flip", ("INPUT.RANDOM_FLIP",), f"{given.RANDOM_FLIP}; in the papers horizontal")
+    if node.RANDOM_FLIP != "horizontal":
+        yield Finding("flip", ("INPUT.RANDOM_FLIP",), f"{node.RANDOM_FLIP}; in the papers horizontal")
     counts = rpn.PRE_NMS_TOPK_TEST, rpn.POST_NMS_TOPK_TEST
     if _is_c4(cfg) and counts != C4_PROPOSALS:
         text = f"{_plain(counts)} before and after suppression; in the papers {_plain(C4_PROPOSALS)}"
         yield Finding("test proposals", ("MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST"), text)
 
 
-def _of_the_model(cfg: "CfgNode", model: "nn.Module") -> Iterator[Finding]:
+def _check_model(cfg: "CfgNode", model: "nn.Module", frozen_backbone: bool) -> Iterator[Finding]:
     """That the built model is what its config says."""
-    from detectron2.layers import get_norm
+    from detectron2.layers import FrozenBatchNorm2d, get_norm
+
+    if frozen_backbone:
+        yield from _check_frozen_model(cfg, model)
 
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     if frozen and cfg.MODEL.BACKBONE.FREEZE_AT == 0:
         yield Finding("frozen layers", (), f"{len(frozen)} parameters of the model are not trained, e.g. {frozen[0]}")
-    wants_extra = _is_c4(cfg) and cfg.MODEL.ROI_HEADS.NAME.endswith("ExtraNorm")
-    if wants_extra and _at(model, "roi_heads.res5.norm") is None:
+    needs_extra = _is_c4(cfg) and cfg.MODEL.ROI_HEADS.NAME.endswith("ExtraNorm")
+    if needs_extra and _at(model, EXTRA_NORM) is None:
         yield Finding("extra norm", (), "the model has no norm after res5, whatever its config says")
     kind = type(get_norm(cfg.MODEL.RESNETS.NORM, 8))
-    others = [name for name, norm in _pretrained_norms(cfg, model) if type(norm) is not kind]
+    norms = _pretrained_norms(cfg, model)
+    others = [
+        name
+        for name, norm in norms
+        if type(norm) is not (FrozenBatchNorm2d if frozen_backbone and name != EXTRA_NORM else kind)
+    ]
     if others:
         text = f"{len(others)} norms of the model are not {cfg.MODEL.RESNETS.NORM}, e.g. {others[0]}"
         yield Finding("batch norm", (), text)
 
 
+def _check_frozen_model(cfg: "CfgNode", model: "nn.Module") -> Iterator[Finding]:
+    trained = [
+        name
+        for part in _pretrained_parts(cfg)
+        for name, parameter in _named(model, part)
+        if parameter.requires_grad and not name.startswith(EXTRA_NORM)
+    ]
+    if trained:
+        yield Finding("frozen layers", (), f"{len(trained)} parameters of the backbone are trained, e.g. {trained[0]}")
+
+
+def _named(model: "nn.Module", path: str) -> Iterator[tuple[str, Any]]:
+    module = _at(model, path)
+    for name, parameter in module.named_parameters() if module is not None else ():
+        yield f"{path}.{name}", parameter
+
+
+def _pretrained_parts(cfg: "CfgNode") -> tuple[str, ...]:
+    """The modules from stem to res5: in a C4 model res5 is part of the head."""
+    return ("backbone", "roi_heads.res5") if _is_c4(cfg) else ("backbone.bottom_up",)
+
+
 def _pretrained_norms(cfg: "CfgNode", model: "nn.Module") -> Iterator[tuple[str, "nn.Module"]]:
-    """Those of stem to res5, and the one after it: in a C4 model res5 stands in the head."""
+    """Those of stem to res5, and the one after it."""
     from detectron2.layers import FrozenBatchNorm2d
     from torch import nn
 
     kinds = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, nn.GroupNorm, nn.LayerNorm)
-    for place in ("backbone", "roi_heads.res5") if _is_c4(cfg) else ("backbone.bottom_up",):
-        for name, module in _at(model, place).named_modules() if _at(model, place) is not None else ():
+    for part in _pretrained_parts(cfg):
+        for name, module in _at(model, part).named_modules() if _at(model, part) is not None else ():
             if isinstance(module, kinds):
-                yield f"{place}.{name}", module
+                yield f"{part}.{name}", module
 
 
 def _norms(cfg: "CfgNode") -> Iterator[tuple[str, str]]:
@@ -194,8 +243,7 @@ def _is_c4(cfg: "CfgNode") -> bool:
 
 
 def _is_voc(cfg: "CfgNode") -> bool:
-    """MoCo's protocol for VOC has boxes only; those for COCO have masks."""
-    return not cfg.MODEL.MASK_ON
+    return any("voc" in name for name in cfg.DATASETS.TEST)
 
 
 def _plain(values: Any) -> str:

@@ -249,6 +249,18 @@ def test_two_processes_end_with_ap_and_go_on_where_they_were_stopped(ckpt: Path,
     assert 0 <= record["metrics"]["box_AP"] <= 100
 
 
+def test_frozen_backbone_ends_as_it_was_pretrained(converted: Path, coco: Path, tmp_path: Path) -> None:
+    from transfer.convert import read_d2
+
+    own = tmp_path / "own-frozen.yaml"
+    own.write_text("extends: sample\nfrozen: true\ndetectron2: {MODEL: {BACKBONE: {FREEZE_AT: 5}}}\n")
+    trained = weights(detect(converted, tiny(coco, protocol=str(own))))
+    pretrained = read_d2(converted / "d2.pkl").tensors
+    assert len(pretrained) == 100
+    for name, array in pretrained.items():
+        assert torch.equal(trained[f"backbone.bottom_up.{name}"], torch.from_numpy(array)), name
+
+
 def test_finished_run_is_not_repeated(converted: Path, coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = detect(converted, tiny(coco, iterations=1))
     monkeypatch.setattr("transfer.detect.detect", lambda *_: pytest.fail("was run again"))

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from transfer.convert import IMAGENET_MEAN, IMAGENET_STD, Converted
 from transfer.linter import Finding, lint, not_yet_named
-from transfer.protocol import build_cfg, check_fit, deviations, load_protocol, protocol_names, published_cfg, resolve
+from transfer.protocol import (
+    build_cfg,
+    check_fit,
+    deviations,
+    load_protocol,
+    protocol_names,
+    published_cfg,
+    resolve,
+    schedule_lines,
+)
 from whitebench.errors import UserError
 
 MOCO = {
@@ -156,7 +165,7 @@ def test_linter_catches_what_is_wrong_in_a_protocols_own_file(tmp_path: Path, fa
     assert deviations(cfg, protocol) == []
     found = [str(finding) for finding in lint(cfg, protocol, weights(), processes=8)]
     assert any(re.search(message, line) for line in found), found
-    unrelated = {"length", "steps"} if fault in ("length", "steps") else set()
+    unrelated = {"length", "steps"} if fault in ("length", "steps", "rate of another batch") else set()
     assert {line.partition(":")[0] for line in found} - unrelated - {message.partition(":")[0]} == set()
 
 
@@ -182,6 +191,26 @@ def c4_model() -> Any:
     protocol = load_protocol("c4-1x")
     with torch.device("meta"):  # its structure is all that is looked at
         return build_model(build_cfg(protocol, resolve(protocol), weights(), device="meta"))
+
+
+@pytest.mark.parametrize("name", ["c4-1x-frozen", "fpn-1x-frozen"])
+def test_linter_knows_frozen_backbones(name: str) -> None:
+    import torch
+    from detectron2.modeling import build_model
+
+    protocol = load_protocol(name)
+    cfg = build_cfg(protocol, resolve(protocol), weights(), device="meta")
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert lint(cfg, protocol, weights(), model) == []
+    part = model.roi_heads.res5 if name.startswith("c4") else model.backbone.bottom_up.res5
+    next(part.parameters()).requires_grad_(True)
+    (finding,) = lint(cfg, protocol, weights(), model)
+    assert re.match(r"frozen layers: 1 parameters of the backbone are trained, e\.g\. .*res5", str(finding))
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.FREEZE_AT = 2
+    assert "FREEZE_AT is 2; a frozen backbone has 5" in str(lint(cfg, protocol, weights())[0])
 
 
 @pytest.mark.parametrize(
@@ -258,6 +287,29 @@ def test_scaling_is_in_proportion_and_named() -> None:
     assert {"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "MODEL.RPN.POST_NMS_TOPK_TEST"} <= named
 
 
+@pytest.mark.parametrize(
+    ("batch", "iterations", "steps"), [(8, 180_000, [120_000, 160_000]), (32, 45_000, [30_000, 40_000])]
+)
+def test_another_batch_sees_as_many_images(batch: int, iterations: int, steps: list[int]) -> None:
+    protocol = load_protocol("c4-1x")
+    settings = resolve(protocol, batch=batch)
+    cfg = build_cfg(protocol, settings, weights())
+    assert iterations == cfg.SOLVER.MAX_ITER
+    assert list(cfg.SOLVER.STEPS) == steps
+    assert pytest.approx(0.02 * batch / 16) == cfg.SOLVER.BASE_LR
+    assert schedule_lines(protocol, settings)[0].startswith(
+        f"schedule: {iterations} iterations of {batch} images see as"
+    )
+    assert rules(lint(cfg, protocol, weights())) == []
+
+
+def test_share_of_the_images_is_named_where_it_is_another() -> None:
+    protocol = load_protocol("c4-1x")
+    assert schedule_lines(protocol, resolve(protocol)) == []
+    (line,) = schedule_lines(protocol, resolve(protocol, batch=8, iterations=90_000))
+    assert line == "images seen: 720000, 0.5 of the published 1440000; --iterations 180000 sees as many"
+
+
 def test_own_normalisation_of_a_checkpoint_is_used_and_named() -> None:
     protocol = load_protocol("c4-1x")
     cfg = build_cfg(protocol, resolve(protocol), weights(mean=(0.5, 0.5, 0.5)))
@@ -290,6 +342,16 @@ def test_unknown_protocol_names_the_nearest() -> None:
 def test_backbone_that_does_not_fit_is_refused_with_what_would(protocol: str, arch: str) -> None:
     with pytest.raises(UserError, match=rf"protocol {protocol} is for .* not for {arch}; for it there are: "):
         check_fit(load_protocol(protocol), arch)
+
+
+def test_protocols_extend_each_other_key_by_key(tmp_path: Path) -> None:
+    own = tmp_path / "boxes.yaml"
+    own.write_text("extends: fpn-1x\ntitle: boxes\ndetectron2: {MODEL: {MASK_ON: false, FPN: {NORM: GN}}}\n")
+    protocol, base = load_protocol(str(own)), load_protocol("fpn-1x")
+    assert (protocol.name, protocol.title, protocol.source) == ("boxes", "boxes", base.source)
+    model = protocol.detectron2["MODEL"]
+    assert model == {**base.detectron2["MODEL"], "MASK_ON": False, "FPN": {"NORM": "GN"}}
+    assert protocol.detectron2["SOLVER"] == base.detectron2["SOLVER"]
 
 
 def written(folder: Path, old: str, new: str) -> str:
