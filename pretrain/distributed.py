@@ -1,6 +1,7 @@
 """Several processes that train as one: who they are, and collectives with gradients."""
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pretrain.split_batch_norm import SplitBatchNorm
 from whitebench.errors import UserError
 
 T = TypeVar("T")
@@ -138,13 +140,11 @@ def convert_sync_bn(module: nn.Module, device: torch.device) -> nn.Module:
     """`module` with batch norms that take their statistics over all processes; as it is where there is only one.
 
     Names and tensors stay. On CUDA these are torch's own, which do not run on a CPU; there it is `AllReduceBatchNorm`.
+    Norms of parts of a batch stay as they are: their statistics are meant to differ.
     """
     if world_size() == 1:
         return module
-    if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        return converted
-    return _convert(module)
+    return _convert(module, nn.SyncBatchNorm.convert_sync_batchnorm if device.type == "cuda" else AllReduceBatchNorm.of)
 
 
 class AllReduceBatchNorm(_BatchNorm):
@@ -228,11 +228,13 @@ def _joined() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _convert(module: nn.Module) -> nn.Module:
-    if isinstance(module, _BatchNorm) and not isinstance(module, AllReduceBatchNorm):
-        return AllReduceBatchNorm.of(module)
+def _convert(module: nn.Module, synchronised: Callable[[Any], nn.Module]) -> nn.Module:
+    if isinstance(module, AllReduceBatchNorm | SplitBatchNorm):
+        return module
+    if isinstance(module, _BatchNorm):
+        return synchronised(module)
     for name, child in module.named_children():
-        setattr(module, name, _convert(child))
+        setattr(module, name, _convert(child, synchronised))
     return module
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,8 @@ class Encoder(nn.Module):
 
 
 ConfigT = TypeVar("ConfigT")
+Counting = Literal["from-one", "from-zero", "inclusive"]
+"""See `recipe.Schedule.counting`."""
 
 
 Embed = Callable[[nn.Module], Tensor]
@@ -63,8 +65,8 @@ float32 [n, D], in the order of the dataset, the same on every process."""
 class Method(nn.Module, Generic[ConfigT]):
     """Owns the encoder and whatever of the method has state (predictor, queue, prototypes, target network).
 
-    The training loop sets `step`, `epoch` and `progress` before each `forward`, and seeds torch's generators from
-    (seed, step, rank), so that random draws in `forward` repeat after a resumption.
+    The training loop sets `step`, `epoch`, `epochs` and `progress` before each `forward`, and seeds torch's generators
+    from (seed, step, rank), so that random draws in `forward` repeat after a resumption.
     """
 
     Config: ClassVar[type]
@@ -74,9 +76,13 @@ class Method(nn.Module, Generic[ConfigT]):
     maximum_views: ClassVar[int | None] = None
     trains: ClassVar[bool] = True
     """False for a bound that is not trained at all (`random`)."""
+    counting: ClassVar[Counting] = "from-one"
+    """How the method's official code counts the steps of the learning rate; the default of `schedule.counting`."""
     step: int = 0
     """Of the training, from 0; `epoch` likewise."""
     epoch: int = 0
+    epochs: int = 1
+    """Of the whole training."""
     progress: float = 0.0
     """Share of all steps that are done."""
     steps_per_epoch: int = 1
@@ -127,6 +133,19 @@ class Method(nn.Module, Generic[ConfigT]):
     def before_update(self) -> None:
         """Between the backward pass and the optimizer's step: a layer that is still frozen drops its gradients here."""
 
+    def after_update(self) -> None:
+        """After the optimizer's step: where the official code moves its target network then."""
+
+    def encoders(self) -> dict[str, Encoder]:
+        """The encoders by name. The first one is exported as the run's backbone, evaluated and transferred; the others
+        are written next to it. A method with a target network puts the one first that its source evaluates."""
+        return {"online": self.encoder}
+
+    @property
+    def exported(self) -> Encoder:
+        """The encoder that is evaluated and transferred."""
+        return next(iter(self.encoders().values()))
+
     def constant_rate(self) -> Iterable[nn.Module]:
         """Parts whose learning rate stays at its base instead of following the schedule."""
         return ()
@@ -134,6 +153,11 @@ class Method(nn.Module, Generic[ConfigT]):
     def transformed(self, z: Tensor) -> Tensor | None:
         """What the loss compares instead of the embeddings z [N, D] of one view: whitened outputs. None: z itself."""
         return None
+
+
+def with_first(name: str, encoders: dict[str, Encoder]) -> dict[str, Encoder]:
+    """`encoders` with the one of this name moved to the front; for `Method.encoders`."""
+    return {name: encoders[name], **encoders}
 
 
 def method_names() -> list[str]:

@@ -30,8 +30,10 @@ def feature_dim(arch: str) -> int:
     return FEATURES[arch]
 
 
-def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool = False) -> nn.Module:
-    """A torchvision ResNet without its classifier: [B, 3, S, S] -> [B, F]. Stems: see `recipe.Network.stem`."""
+def build_backbone(
+    arch: str, stem: str = "imagenet", zero_init_residual: bool = False, stem_init: str = "default"
+) -> nn.Module:
+    """A torchvision ResNet without its classifier: [B, 3, S, S] -> [B, F]. Stems: see `recipe.Network`."""
     from torchvision import models  # its import takes as long as torch's, and planning a sweep needs none of it
 
     feature_dim(arch)
@@ -42,7 +44,8 @@ def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool =
     if stem != "imagenet":
         padding = 2 if stem == "cifar-pad2" else 1
         network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        if stem_init == "kaiming":
+            nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     if stem.startswith("cifar"):
         network.maxpool = nn.Identity()
     return network
@@ -54,15 +57,18 @@ def build_projector(in_dim: int, network: Network) -> nn.Module:
         return nn.Identity()
     *hidden, width = network.projector
     layers = list(mlp(in_dim, hidden, network.projector_bias, network.projector_norm, network.projector_activation))
-    layers.append(nn.Linear(hidden[-1] if hidden else in_dim, width))
+    layers.append(nn.Linear(hidden[-1] if hidden else in_dim, width, bias=network.projector_last_bias))
     if network.projector_last_norm != "none":
         layers.append(nn.BatchNorm1d(width, affine=network.projector_last_norm == "affine"))
     return nn.Sequential(*layers)
 
 
-def build_predictor(dim: int, hidden: int) -> nn.Module:
-    """[B, dim] -> [B, dim] through one hidden layer with batch norm and ReLU: BYOL's and SimSiam's predictor."""
-    return nn.Sequential(*mlp(dim, [hidden]), nn.Linear(hidden, dim))
+def build_predictor(dim: int, hidden: int, bias: bool = True) -> nn.Module:
+    """[B, dim] -> [B, dim] through one hidden layer with batch norm and ReLU: BYOL's and SimSiam's predictor.
+
+    `bias` is the hidden layer's, which the batch norm after it makes useless: SimSiam has none.
+    """
+    return nn.Sequential(*mlp(dim, [hidden], bias), nn.Linear(hidden, dim))
 
 
 def mlp(
@@ -82,7 +88,7 @@ def build_encoder(network: Network) -> Encoder:
     features = feature_dim(network.backbone)
     if any(width < 1 for width in network.projector):
         raise UserError(f"network.projector: widths are at least 1, not {list(network.projector)}")
-    backbone = build_backbone(network.backbone, network.stem, network.zero_init_residual)
+    backbone = build_backbone(network.backbone, network.stem, network.zero_init_residual, network.stem_init)
     embedding_dim = network.projector[-1] if network.projector else features
     return Encoder(
         backbone,

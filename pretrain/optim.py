@@ -18,26 +18,29 @@ def build_optimizer(
 
     Parameters of one dimension (biases, norms) have a group of their own, which decays only with `decay_1d`. Groups of
     the parts in `constant` bear the mark "constant": their rate is not to follow the schedule. A group's rate is
-    its "share" of the base rate.
+    its "share" of the base rate. "decays" says whether a group takes part in a schedule of the weight decay.
     """
     held = {id(parameter) for part in constant for parameter in part.parameters()}
     groups = []
     for fixed in (False, True):
         trainable = [p for p in module.parameters() if p.requires_grad and (id(p) in held) is fixed]
         for flat in (False, True):
-            decay = optimizer.weight_decay if optimizer.decay_1d or not flat else 0.0
+            decays = optimizer.decay_1d or not flat
             members = [p for p in trainable if (p.ndim <= 1) is flat]
             share = optimizer.lr_1d / optimizer.lr if flat and optimizer.lr_1d is not None else 1.0
             if members:
                 own = {"lr": base_rate(optimizer, batch) * share, "share": share}
-                groups.append({"params": members, "weight_decay": decay, "constant": fixed, **own})
+                decay = optimizer.weight_decay if decays else 0.0
+                groups.append({"params": members, "weight_decay": decay, "decays": decays, "constant": fixed, **own})
     if not groups:
         raise UserError("nothing to optimize: the method has no trainable parameters")
     rate = base_rate(optimizer, batch)
-    if optimizer.name == "adam":
-        return torch.optim.Adam(groups, lr=rate, betas=(optimizer.momentum, 0.999))
+    if optimizer.name in ("adam", "adamw"):
+        adam = torch.optim.Adam if optimizer.name == "adam" else torch.optim.AdamW
+        return adam(groups, lr=rate, betas=(optimizer.momentum, 0.999))
     if optimizer.name in ("lars", "larc"):
-        return LARS(groups, lr=rate, momentum=optimizer.momentum, adapt_1d=optimizer.name == "larc")
+        adaptive = LARS if optimizer.name == "lars" else LARC
+        return adaptive(groups, lr=rate, momentum=optimizer.momentum)
     return torch.optim.SGD(groups, lr=rate, momentum=optimizer.momentum)
 
 
@@ -49,8 +52,8 @@ def base_rate(optimizer: recipe.Optimizer, batch: int) -> float:
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888), as SimCLR and Barlow Twins use it.
 
-    The update of a weight, weight decay included, is scaled by trust * |weight| / |update| before momentum. Parameters
-    of one dimension are scaled only with `adapt_1d`: then it is what linear probes call LARC (without clipping).
+    The update of a weight, u = gradient + decay * weight, is scaled by trust * |weight| / |u| before momentum; that of
+    a parameter of one dimension is not.
     """
 
     def __init__(
@@ -60,10 +63,8 @@ class LARS(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust: float = 0.001,
-        adapt_1d: bool = False,
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt_1d": adapt_1d}
-        super().__init__(params, defaults)
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -74,32 +75,60 @@ class LARS(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+                    self._move(parameter, self._scaled(parameter, parameter.grad, group), group)
         return loss
 
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _scaled(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         update = gradient.add(parameter, alpha=group["weight_decay"])
-        if parameter.ndim > 1 or group["adapt_1d"]:
-            update *= self._adaptation(parameter, update, group["trust"])
+        if parameter.ndim <= 1:
+            return update
+        # Where a norm is zero, the update stays as it is. Without a branch: the device need not be waited for.
+        norm, update_norm = parameter.norm(), update.norm()
+        ratio = group["trust"] * norm / update_norm
+        return update * torch.where((norm > 0) & (update_norm > 0), ratio, 1.0)
+
+    def _move(self, parameter: Tensor, update: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
         velocity = state["momentum"].mul_(group["momentum"]).add_(update)
         parameter.sub_(velocity, alpha=group["lr"])
 
-    @staticmethod
-    def _adaptation(parameter: Tensor, update: Tensor, trust: float) -> Tensor:
-        """trust * |weight| / |update|; 1 where either is zero. Without a branch: the device need not be waited for."""
-        weight_norm, update_norm = parameter.norm(), update.norm()
-        return torch.where((weight_norm > 0) & (update_norm > 0), trust * weight_norm / update_norm, 1.0)
+
+class LARC(LARS):
+    """LARS in the form of apex's LARC without clipping, which SwAV, SimSiam's linear probes and others train with.
+
+    Every parameter is scaled, those of one dimension too, and the ratio has the two norms apart:
+    trust * |weight| / (|gradient| + decay * |weight| + 1e-8). Where either norm is zero, the update is the gradient
+    alone, without weight decay.
+    """
+
+    def _scaled(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        decay = group["weight_decay"]
+        norm, gradient_norm = parameter.norm(), gradient.norm()
+        ratio = group["trust"] * norm / (gradient_norm + decay * norm + 1e-8)
+        scaled = gradient.add(parameter, alpha=decay) * ratio
+        return torch.where((norm > 0) & (gradient_norm > 0), scaled, gradient)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[Tensor], clip: float, norm: str = "tensor") -> None:
+    """Scales gradients by min(1, clip / (norm + 1e-6)), the norm of each ("tensor") or of all together ("global")."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = [gradient.norm() for gradient in gradients]
+    if norm == "global" and norms:
+        norms = [torch.stack(norms).norm()] * len(norms)
+    for gradient, size in zip(gradients, norms, strict=True):
+        gradient.mul_((clip / (size + 1e-6)).clamp_max(1.0))
 
 
 class LearningRate:
     """The learning rate of each step, a pure function of the step: a resumed run needs no state of it.
 
-    Warm-up is linear, W steps: the first step runs at base / W, the W-th at base. After it, `cosine` falls to
-    final_lr * base at the very last step (as INTL's official code counts); `cosine-by-epoch` is a function of the epoch
-    alone, counted from the start of training (as CW-RGP's); `step` multiplies by gamma from each epoch in `steps` on.
+    Warm-up is linear; after it, `cosine` falls to final_lr * base. See `recipe.Schedule.counting` for which step has
+    which rate. `cosine-by-epoch` is a function of the epoch alone, counted from the start of training; `step`
+    multiplies by gamma at the start of each epoch in `steps`, as PyTorch's MultiStepLR does: a milestone that warm-up
+    has not yet passed is overwritten by it.
     """
 
     def __init__(
@@ -114,16 +143,33 @@ class LearningRate:
     def __call__(self, step: int) -> float:
         """The rate of step 0, 1, ..."""
         if step < self.warmup:
-            return self.base * (step + 1) / self.warmup
-        epoch = step // self.steps_per_epoch
+            return self.base * self._warming(step)
         if self.schedule.kind == "cosine":
-            return self._cosine((step + 1 - self.warmup) / max(1, self.total - self.warmup))
+            done = step + (self.schedule.counting == "from-one") - self.warmup
+            return self._cosine(done / max(1, self.total - self.warmup))
+        epoch = step // self.steps_per_epoch
+        warm_epoch = (self.warmup - 1) // self.steps_per_epoch  # the last one with a step of warm-up; -1 without
+        if epoch == warm_epoch or self.schedule.kind == "constant":
+            return self.base
         if self.schedule.kind == "cosine-by-epoch":
             return self._cosine(epoch / self.schedule.epochs)
-        if self.schedule.kind == "step":
-            return self.base * self.schedule.gamma ** sum(epoch >= milestone for milestone in self.milestones)
-        return self.base
+        return self.base * self.schedule.gamma ** sum(warm_epoch < milestone <= epoch for milestone in self.milestones)
+
+    def _warming(self, step: int) -> float:
+        counting, start = self.schedule.counting, self.schedule.warmup_from
+        reached = {
+            "from-one": (step + 1) / self.warmup,
+            "from-zero": step / self.warmup,
+            "inclusive": step / max(1, self.warmup - 1),
+        }[counting]
+        return start + (1 - start) * reached
 
     def _cosine(self, progress: float) -> float:
         share = (1 + math.cos(math.pi * progress)) / 2
         return self.base * (share + (1 - share) * self.schedule.final_lr)
+
+
+def weight_decay_at(optimizer: recipe.Optimizer, progress: float) -> float:
+    """The weight decay when a share `progress` of all steps is done: a cosine where it has an end of its own."""
+    final = optimizer.weight_decay if optimizer.final_weight_decay is None else optimizer.final_weight_decay
+    return final + (optimizer.weight_decay - final) * (1 + math.cos(math.pi * progress)) / 2

@@ -128,7 +128,7 @@ class Network:
     projector: tuple[PositiveInt, ...] = ()
     """Widths of its linear layers; batch norm and ReLU between them. Empty: no projector."""
     projector_bias: bool = True
-    """Of the hidden linear layers (the last always has one)."""
+    """Of the hidden linear layers."""
     projector_last_norm: Literal["none", "affine", "plain"] = "none"
     """Batch norm after the last layer: none, with or without its affine part."""
     projector_norm: bool = added(True)
@@ -145,6 +145,11 @@ class Network:
     """T, of iternorm."""
     whitening_eps: NonNegativeFloat = added(1e-5)
     """Added to the covariance's diagonal."""
+    projector_last_bias: bool = added(True)
+    """Of the last linear layer (Barlow Twins' and VICReg's have none, SimSiam's is frozen at zero)."""
+    stem_init: Literal["default", "kaiming"] = "default"
+    """Of a 3x3 stem. default: PyTorch's for a new convolution, standard deviation 0.11, as the official codes of small
+    sets have it; kaiming: normal by fan-out, 0.058, as a ResNet's other convolutions."""
     zero_init_residual: bool = False
     sync_bn: bool = True
     """With several processes: batch norm over all of them."""
@@ -152,19 +157,25 @@ class Network:
 
 @strict
 class Optimizer:
-    name: Literal["sgd", "adam", "lars", "larc"] = "sgd"
-    """larc is lars that also scales the updates of parameters of one dimension."""
+    name: Literal["sgd", "adam", "adamw", "lars", "larc"] = "sgd"
+    """larc: SGD with the rates of apex's LARC without clipping; see `pretrain.optim`."""
     lr: PositiveFloat = 0.05
     """Peak learning rate, per `lr_batch` images of the global batch."""
     lr_batch: PositiveInt | None = 256
     """null: the rate is not scaled with the batch."""
     momentum: ShareBelowOne = 0.9
-    """Of adam, beta_1."""
+    """Of adam and adamw, beta_1."""
     weight_decay: NonNegativeFloat = 1e-4
     decay_1d: bool = True
     """Whether biases and norms (parameters of one dimension) decay, too."""
     lr_1d: NonNegativeFloat | None = added(None)
     """Learning rate of these, like `lr`; null: the same rate."""
+    final_weight_decay: NonNegativeFloat | None = added(None)
+    """Where a cosine from `weight_decay`, updated every step, ends; null: weight decay is constant."""
+    clip: PositiveFloat | None = added(None)
+    """Gradients of a larger norm are scaled down to it before each update; null: none are."""
+    clip_norm: Literal["tensor", "global"] = added("tensor")
+    """Whose norm: each tensor's own (DINO), or that of all gradients together."""
 
 
 @strict
@@ -174,8 +185,16 @@ class Schedule:
     warmup_epochs: NonNegativeFloat = 0.0
     warmup_iterations: NonNegativeInt = 0
     """Linear warm-up from 0, in epochs or iterations (one of them)."""
+    warmup_from: Share = added(0.0)
+    """Where warm-up starts, as a share of the base rate."""
+    counting: Literal["from-one", "from-zero", "inclusive"] = added("from-one")
+    """How steps t = 0, 1, ... of W warm-up steps and T in all are counted; a recipe that does not say takes its
+    method's official one. from-one: warm-up (t + 1) / W, cosine of (t + 1 - W) / (T - W), the base rate at t = W - 1
+    (INTL); from-zero: t / W and (t - W) / (T - W), the base rate at t = W (Barlow Twins, VICReg); inclusive: warm-up
+    t / (W - 1), cosine as from-zero, the base rate at both (SwAV, DINO)."""
     kind: Literal["cosine", "cosine-by-epoch", "step", "constant"] = "cosine"
-    """cosine: updated every step."""
+    """cosine: updated every step. cosine-by-epoch and step change at the start of epochs only: a warm-up that ends
+    within an epoch is followed by the base rate to that epoch's end (CW-RGP)."""
     final_lr: Share = 0.0
     """Where cosine ends, as a share of the base rate."""
     steps: tuple[int, ...] = ()
@@ -326,7 +345,10 @@ def recipe_of(raw: dict[str, Any], where: str) -> Recipe:
     kind = find_method(section["name"])
     settings = {key: value for key, value in section.items() if key != "name"}
     method: Any = validated(kind.Config, settings, where=f"{where}: method", separator=".")
-    recipe = validated(Recipe, {**raw, "method": method}, where=where)
+    schedule = raw.get("schedule", {})
+    if isinstance(schedule, dict):
+        schedule = {"counting": kind.counting, **schedule}
+    recipe = validated(Recipe, {**raw, "method": method, "schedule": schedule}, where=where)
     _check_batch(recipe, where)
     _check_colour(recipe, where)
     _check_evaluation(recipe, where)

@@ -57,7 +57,7 @@ def training_speed(recipe: Recipe, steps: int, warm_up: int = 5, synthetic: bool
                 raw = next(batches)
                 waited += time.perf_counter() - asked
                 first = first or waited
-                trainer.step(raw, step, total)
+                trainer.step(raw, step)
             _finish(world.device)
             seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     images = steps * recipe.batch

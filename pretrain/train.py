@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import divergence, resume
 from pretrain.checkpoint import write_backbone
@@ -27,13 +26,13 @@ from pretrain.data.normalise import Normalise
 from pretrain.diagnostics.probe import Probe, headline, keep
 from pretrain.distributed import World, convert_sync_bn
 from pretrain.evaluate.online import embed_training_set, online_knn, read_val
-from pretrain.method import Method, Step, find_method
+from pretrain.method import Method, find_method
 from pretrain.networks import build_encoder
-from pretrain.optim import LearningRate, build_optimizer
 from pretrain.processes import check_processes, record_processes, unfinished_with_other_world_size
 from pretrain.progress import EpochMeter, StopRequest
 from pretrain.recipe import Recipe
 from pretrain.repeatable import derive_seed, make_repeatable, resolve_device
+from pretrain.training_step import TrainingStep
 from whitebench.errors import UserError
 from whitebench.files import BACKBONE
 from whitebench.hashing import file_hash, run_id
@@ -42,7 +41,6 @@ from whitebench.records import Record, Run, stage_folder
 COLLAPSED = 0.1
 """Below this `similarity.spread` (1: uniform on the sphere, 0: all embeddings the same) a run is called collapsed;
 so it is where the embedding's effective rank is below 2: all images lie close to a line."""
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolved(recipe: Recipe) -> Recipe:
@@ -99,12 +97,9 @@ class Trainer:
 
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
         self.method = self._build()
-        self.model: nn.Module = DistributedDataParallel(self.method) if world.world_size > 1 else self.method
         if recipe.compile:  # not the loss: under the compiler its random draws would be others
             self.method.encoder.backbone.compile()
-        self.optimizer = build_optimizer(self.method, recipe.optimizer, recipe.batch, self.method.constant_rate())
-        self.learning_rate = LearningRate(recipe.schedule, recipe.optimizer, recipe.batch, self.steps_per_epoch)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.training_step = TrainingStep(self.method, recipe, self.device, self.steps_per_epoch)
         self.normalise = Normalise(manifest.mean, manifest.std).to(self.device)
         self._check()
         self.meter = EpochMeter()
@@ -162,7 +157,7 @@ class Trainer:
                 for step, raw in self.meter.timed(
                     self.loader.epoch(epoch, first), epoch * self.steps_per_epoch + first
                 ):
-                    self.step(raw, step, epochs * self.steps_per_epoch)
+                    self.step(raw, step)
                     if run:
                         self.meter.losses.check(step + 1, self.recipe.precision)
                     if run and (step + 1) % self.steps_per_epoch:
@@ -180,22 +175,9 @@ class Trainer:
         run.record.data["reading"] = preflight.record
         print(preflight.text, file=sys.stderr, flush=True)
 
-    def step(self, raw: Batch, step: int, total: int) -> None:
-        """Step number `step` of `total`, on the batch `raw`."""
-        torch.manual_seed(derive_seed(self.recipe.seed, step, self.world.rank))
-        self.method.step, self.method.epoch = step, step // self.steps_per_epoch
-        self.method.progress, self.method.steps_per_epoch = step / total, self.steps_per_epoch
-        self.method.shared_seed = derive_seed(self.recipe.seed, "shared", step)
-        for group in self.optimizer.param_groups:
-            if not group["constant"]:
-                group["lr"] = self.learning_rate(step) * group["share"]
-        with self._autocast():
-            outcome: Step = self.model(self._on_device(raw))
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(outcome.loss).backward()
-        self.method.before_update()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+    def step(self, raw: Batch, step: int) -> None:
+        """Step number `step` of the training, on the batch `raw`."""
+        outcome = self.training_step(self._on_device(raw), step)
         self.meter.add(self.recipe.batch, {"loss": outcome.loss.detach(), **outcome.scalars})
 
     def embed(self, encoder: nn.Module) -> Tensor:
@@ -207,10 +189,6 @@ class Trainer:
         index, label = (values.to(self.device, non_blocking=True) for values in (raw.index, raw.label))
         return Batch(views, index, label)
 
-    def _autocast(self) -> Any:
-        dtype = AUTOCAST.get(self.recipe.precision)
-        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
-
     def _end_epoch(self, run: Run, epoch: int, epochs: int) -> None:
         step = (epoch + 1) * self.steps_per_epoch
         values = self.meter.finish()
@@ -220,10 +198,10 @@ class Trainer:
         monitor = self.recipe.monitor
         if monitor.knn_every and ((epoch + 1) % monitor.knn_every == 0 or epoch + 1 == epochs):
             values["online_knn_top1"] = online_knn(
-                self.method.encoder.backbone, self.normalise, self.manifest, self.recipe
+                self.method.exported.backbone, self.normalise, self.manifest, self.recipe
             )
         remaining = (epochs - epoch - 1) * values["seconds"]
-        lr = self.learning_rate(step - 1)
+        lr = self.training_step.learning_rate(step - 1)
         run.log(step=step, epoch=epoch + 1, epochs=epochs, lr=lr, eta_s=round(remaining, 1), **values)
         run.metrics.update({key: value for key, value in values.items() if key != "seconds"})
         if self._looks_after(epoch, epochs):
@@ -250,9 +228,7 @@ class Trainer:
         state = resume.load(folder)
         if state is None:
             return 0
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.training_step.load_state_dict(state)
         self.meter.load_state_dict(state["meter"], self.device)
         if run:
             run.rewind(state["step"])
@@ -267,9 +243,7 @@ class Trainer:
     def _save(self, run: Run, step: int) -> None:
         state = {
             "step": step,
-            "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.training_step.state_dict(),
             "meter": self.meter.state_dict(),
         }
         divergence.check_state(state, step, self.recipe.precision)
@@ -277,10 +251,11 @@ class Trainer:
         run.save()
 
     def _finish(self, run: Run) -> None:
-        """Leaves the backbone for others, and of the checkpoint the method's weights alone."""
-        backbone = run.folder / BACKBONE
-        write_backbone(backbone, self.method.encoder.backbone.state_dict(), self._metadata(run))
-        run.artifact("backbone", backbone)
+        """Leaves the backbones for others, and of the checkpoint the method's weights alone."""
+        for place, (name, encoder) in enumerate(self.method.encoders().items()):
+            path = run.folder / (BACKBONE if place == 0 else f"backbone-{name}.safetensors")
+            write_backbone(path, encoder.backbone.state_dict(), {**self._metadata(run), "encoder": name})
+            run.artifact(path.stem, path)
         resume.save(run.folder, {"method": self.method.state_dict()})
         resume.forget_previous(run.folder)
 

@@ -34,7 +34,7 @@ class FrozenEncoder:
         self.target, self.options, self.trained = target, options, trained
         self.device = torch.device(options.device)
         self.manifest = read_manifest(target.dataset)
-        network = trained.method.encoder if trained else load_backbone(backbone)
+        network = trained.method.exported if trained else load_backbone(backbone)
         self.network = network.requires_grad_(False).eval().to(self.device).to(memory_format=torch.channels_last)
         self.normalise = normalise_for(backbone).to(self.device)
 

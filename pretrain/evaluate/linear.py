@@ -13,7 +13,7 @@ from pretrain.data.loaders.build import training_loader
 from pretrain.evaluate.knn import top_accuracy
 from pretrain.evaluate.protocols import Linear
 from pretrain.evaluate.selection import best_epoch
-from pretrain.optim import LARS
+from pretrain.optim import LARC
 from pretrain.recipe import Data, Views
 from pretrain.repeatable import derive_seed
 from whitebench.records import Run
@@ -105,7 +105,7 @@ def _optimizer(probe: nn.Module, protocol: Linear) -> torch.optim.Optimizer:
         return torch.optim.Adam(probe.parameters(), protocol.base_lr, weight_decay=protocol.weight_decay)
     rate, decay = protocol.base_lr, protocol.weight_decay
     if protocol.optimizer == "larc":
-        return LARS(probe.parameters(), rate, momentum=0.9, weight_decay=decay, trust=1e-3, adapt_1d=True)
+        return LARC(probe.parameters(), rate, momentum=0.9, weight_decay=decay)
     return torch.optim.SGD(probe.parameters(), rate, momentum=0.9, weight_decay=decay)
 
 

@@ -1,7 +1,6 @@
 """Keys by a slowly moving encoder, and the queue of past keys: what MoCo is made of and PCL builds on."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +9,9 @@ from torch.nn import functional as F
 from pretrain.distributed import gather_with_gradient, rank, world_size
 from pretrain.losses.similarity import unit_rows
 from pretrain.losses.whitening import float32_region
-from pretrain.method import Encoded, Encoder
+from pretrain.method import Encoder, with_first
 from pretrain.networks import MomentumCopy
+from pretrain.split_batch_norm import split_batch_norms
 from whitebench.config import strict
 from whitebench.errors import UserError
 from whitebench.hashing import added
@@ -32,8 +32,11 @@ class Contrast:
     """Let batch norms see keys among other images than those of their queries, whose statistics would otherwise let
     them find each other; makes no difference where one norm sees all (one process and one part)."""
     bn_splits: PositiveInt = added(1)
-    """Parts of a process's batch that have batch norms of their own, as on so many GPUs. On one GPU MoCo's authors take
-    8 for CIFAR-10: without, queries and keys of a batch share its statistics, and past keys do not."""
+    """Parts of a process's batch that have batch norms of their own, as on this many GPUs (see `split_batch_norm`). On
+    one GPU MoCo's authors take 8 for CIFAR-10: without, queries and keys of a batch share its statistics, and past keys
+    do not."""
+    export: Literal["online", "momentum"] = added("online")
+    """The encoder that is evaluated and transferred: the queries', as in the official code, or the keys'."""
 
 
 class Pair(NamedTuple):
@@ -75,6 +78,7 @@ class MomentumContrast(nn.Module):
     def __init__(self, encoder: Encoder, config: Contrast) -> None:
         super().__init__()
         self.config = config
+        split_batch_norms(encoder, config.bn_splits)
         self.target = MomentumCopy(encoder, config.momentum)
         self.queue = Queue(config.queue, encoder.embedding_dim)
 
@@ -83,7 +87,11 @@ class MomentumContrast(nn.Module):
         self.target.update(self.target.momentum)
         with torch.no_grad():
             key = unit_rows(self._keys(key_view))
-        return Pair(unit_rows(embed_in_parts(encoder, query_view, self.config.bn_splits)), key)
+        return Pair(unit_rows(encoder(query_view).z), key)
+
+    def encoders(self, encoder: Encoder) -> dict[str, Encoder]:
+        """For `Method.encoders` of a method whose queries `encoder` makes."""
+        return with_first(self.config.export, {"online": encoder, "momentum": self.target.network})
 
     def loss(self, pair: Pair) -> Tensor:
         """InfoNCE of this process's pairs against the queue, which then takes up the keys of all processes."""
@@ -94,21 +102,16 @@ class MomentumContrast(nn.Module):
 
     def _keys(self, view: Tensor) -> Tensor:
         """[B, D]. Shuffled, the batch norms see each key among other images than those of its query."""
-        processes, parts = world_size(), self.config.bn_splits
-        if not self.config.shuffle_bn or processes * parts == 1:
-            return embed_in_parts(self.target, view, parts)
+        processes = world_size()
+        if not self.config.shuffle_bn or processes * self.config.bn_splits == 1:
+            z: Tensor = self.target(view).z
+            return z
         views = gather_with_gradient(view)
         generator = torch.Generator().manual_seed(int(self.queue.pushed))  # the same on every process
         order = torch.randperm(len(views), generator=generator).to(view.device)
-        own = views[order.chunk(processes)[rank()]]
-        shuffled = gather_with_gradient(embed_in_parts(self.target, own, parts))
+        share = views[order.chunk(processes)[rank()]]
+        shuffled = gather_with_gradient(self.target(share).z)
         return shuffled[order.argsort()].chunk(processes)[rank()]
-
-
-def embed_in_parts(encode: Callable[[Tensor], Encoded], view: Tensor, parts: int) -> Tensor:
-    """Embeddings [B, D] of [B, 3, S, S], each of the equal parts of the batch with batch norms of its own, as so many
-    processes would have them."""
-    return torch.cat([encode(part).z for part in view.chunk(parts)])
 
 
 def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) -> Tensor:

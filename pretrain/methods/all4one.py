@@ -7,7 +7,7 @@ rate.)
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from pretrain.losses.cross_view import find_partner, nearest_rows
 from pretrain.losses.momentum_contrast import Queue
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
-from pretrain.method import Encoder, Method, Step
+from pretrain.method import Encoder, Method, Step, with_first
 from pretrain.networks import MomentumCopy, build_predictor
 from whitebench.config import strict
 from whitebench.errors import UserError
@@ -40,6 +40,8 @@ class Config:
     """Width of the hidden layer of both predictors."""
     momentum: Share = 0.99
     """Of the momentum network at the start, rising to 1 by a cosine."""
+    export: Literal["online", "momentum"] = "online"
+    """The encoder that is evaluated and transferred."""
     dropout: Share = 0.1
     """Of the transformer."""
 
@@ -59,6 +61,9 @@ class All4One(Method[Config]):
         self.neighbour_predictor = build_predictor(width, config.predictor)
         self.transformer = build_transformer(width, config.dropout)
         self.queue = Queue(config.queue, width)
+
+    def encoders(self) -> dict[str, Encoder]:
+        return with_first(self.config.export, {"online": self.encoder, "momentum": self.target.network})
 
     def forward(self, batch: Batch) -> Step:
         self.target.update(self.target.momentum_at(self.progress))

@@ -7,6 +7,7 @@ over pairs.
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient, world_size
 from pretrain.losses.similarity import cosine_distance, spread
 from pretrain.losses.whitening import at_least_float32, float32_region
-from pretrain.method import Method, Step
+from pretrain.method import Counting, Method, Step
 from whitebench.config import strict
 from whitebench.errors import UserError
 from whitebench.ranges import NonNegativeFloat
@@ -30,6 +31,8 @@ class Config:
 
 class BarlowTwins(Method[Config]):
     """Every process computes the loss of the whole batch."""
+
+    counting: ClassVar[Counting] = "from-zero"
 
     def forward(self, batch: Batch) -> Step:
         views = [gather_with_gradient(at_least_float32(self.encoder(view).z)) for view in batch.views]

@@ -48,7 +48,8 @@ class Config:
     covariance_weight: NonNegativeFloat = 0.0
     """Of the penalty on covariances between images, before whitening (ImageNet: 0.005 for 100 epochs, 0.01 for 200)."""
     covariance_until: Share = 0.5
-    """Share of the training after which that penalty is switched off."""
+    """Share of the training after which that penalty is switched off; the step that begins there still has it, as the
+    official code switches at the end of a step."""
 
 
 class CWRGP(Method[Config]):
@@ -70,7 +71,7 @@ class CWRGP(Method[Config]):
             stop_first=config.stop_first,
         )
         scalars = {"whitened_distance": loss.detach(), "spread": spread(views[0])}
-        if config.covariance_weight and self.progress < config.covariance_until:
+        if config.covariance_weight and self.progress <= config.covariance_until:
             penalty = covariance_penalty(views)
             loss = loss + config.covariance_weight * penalty
             scalars["covariance_penalty"] = penalty.detach()

@@ -6,6 +6,7 @@ are the recipe's projector, without batch norm (network.projector_norm), its act
 """
 
 from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from pretrain.data.batch import Batch
 from pretrain.distributed import mean_over_ranks
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
-from pretrain.method import Encoder, Method, Step
+from pretrain.method import Counting, Encoder, Method, Step, with_first
 from pretrain.networks import MomentumCopy, embed_by_size
 from whitebench.config import strict
 from whitebench.ranges import AtLeastTwo, NonNegativeInt, Share, Temperature
@@ -41,13 +42,20 @@ class Config:
     """Of the teacher at the start, rising to 1 by a cosine."""
     frozen_epochs: NonNegativeInt = 1
     """Epochs at the start in which the last layer stays as it is."""
+    head_init: Literal["official", "default"] = "official"
+    """Of the head's layers before the last one. official: N(0, 0.02) and zero biases; default: PyTorch's."""
+    export: Literal["teacher", "student"] = "teacher"
+    """The encoder that is evaluated and transferred, the teacher as in the official code."""
 
 
 class DINO(Method[Config]):
     minimum_views = GLOBAL
+    counting: ClassVar[Counting] = "inclusive"
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
+        if config.head_init == "official":
+            encoder.projector.apply(_init_linear)
         self.last = LastLayer(encoder.embedding_dim, config.outputs)
         self.teacher = MomentumCopy(encoder, config.momentum)
         self.teacher_last = MomentumCopy(self.last, config.momentum)
@@ -55,9 +63,6 @@ class DINO(Method[Config]):
         self.register_buffer("centre", torch.zeros(config.outputs))
 
     def forward(self, batch: Batch) -> Step:
-        momentum = self.teacher.momentum_at(self.progress)
-        for network in (self.teacher, self.teacher_last):
-            network.update(momentum)
         student = embed_by_size(self.encoder, batch.views)
         with torch.no_grad():
             teacher = embed_by_size(self.teacher.network, batch.views[:GLOBAL])
@@ -83,6 +88,13 @@ class DINO(Method[Config]):
         if self.epoch < self.config.frozen_epochs:
             self.last.weight.grad = None
 
+    def after_update(self) -> None:
+        for network in (self.teacher, self.teacher_last):
+            network.update(network.momentum_at(self.progress))
+
+    def encoders(self) -> dict[str, Encoder]:
+        return with_first(self.config.export, {"teacher": self.teacher.network, "student": self.encoder})
+
     @classmethod
     def begins_after(cls, config: Config) -> dict[str, float]:
         return {"frozen_epochs": config.frozen_epochs}
@@ -98,12 +110,21 @@ class LastLayer(nn.Module):
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(outputs, width), std=0.02))
+        # PyTorch's default for a linear layer, as in the official code: rows of a length of about 0.577. The length
+        # divides the gradient, so that it sets how fast the directions move.
+        self.weight = nn.Linear(width, outputs, bias=False).weight
 
     def forward(self, z: Tensor) -> Tensor:
         with float32_region(z):
             unit = unit_rows(z)
             return unit @ unit_rows(self.weight).to(unit.dtype).mT
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def dino_loss(

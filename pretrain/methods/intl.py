@@ -6,7 +6,7 @@ official code. The images of all processes are whitened together.
 
 from collections.abc import Sequence
 from math import log2
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +15,11 @@ from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient, world_size
 from pretrain.losses.similarity import cosine_distance, spread
 from pretrain.losses.whitening import Axis, at_least_float32, whiten
-from pretrain.method import Encoder, Method, Step
+from pretrain.method import Encoder, Method, Step, with_first
 from pretrain.networks import MomentumCopy
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.hashing import added
 from whitebench.ranges import NonNegativeFloat, PositiveInt, Share
 
 
@@ -33,6 +34,8 @@ class Config:
     """channel: images are decorrelated from each other, over channels [N, N]; batch: channels, over images [D, D]."""
     momentum: Share | None = None
     """EMA momentum at the start, rising to 1 by a cosine; None trains without a target network."""
+    export: Literal["online", "momentum"] = added("online")
+    """With a target network, the encoder that is evaluated and transferred; the online one in the official code."""
 
 
 class INTL(Method[Config]):
@@ -59,6 +62,11 @@ class INTL(Method[Config]):
         floor = trace_floor(images, channels, self.config.iterations, self.config.axis)
         scalars = {"whitened_distance": terms.distance.detach(), "trace_excess": terms.mean_trace.detach() - floor}
         return Step(loss, {**scalars, "spread": spread(views[0])})
+
+    def encoders(self) -> dict[str, Encoder]:
+        if self.target is None:
+            return super().encoders()
+        return with_first(self.config.export, {"online": self.encoder, "momentum": self.target.network})
 
     @classmethod
     def joint_batch(cls, config: Config) -> bool:

@@ -6,6 +6,7 @@ are 1, as in the command of the official README (the code's defaults are 0.5). N
 
 from collections.abc import Sequence
 from math import comb
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from pretrain.distributed import gather_with_gradient
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.spectra import power_traces
 from pretrain.losses.whitening import at_least_float32, centred, float32_region
-from pretrain.method import Encoder, Method, Step
+from pretrain.method import Encoder, Method, Step, with_first
 from pretrain.networks import MomentumCopy, build_predictor
 from whitebench.config import strict
 from whitebench.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Share
@@ -37,6 +38,8 @@ class Config:
     """Width of the predictor's hidden layer."""
     momentum: Share = 0.996
     """Of the teacher at the start, rising to 1 by a cosine."""
+    export: Literal["online", "momentum"] = "online"
+    """The encoder that is evaluated and transferred."""
 
 
 class MatrixSSL(Method[Config]):
@@ -48,6 +51,9 @@ class MatrixSSL(Method[Config]):
         super().__init__(encoder, config)
         self.teacher = MomentumCopy(encoder, config.momentum)
         self.predictor = build_predictor(encoder.embedding_dim, config.predictor)
+
+    def encoders(self) -> dict[str, Encoder]:
+        return with_first(self.config.export, {"online": self.encoder, "momentum": self.teacher.network})
 
     def forward(self, batch: Batch) -> Step:
         self.teacher.update(self.teacher.momentum_at(self.progress))

@@ -7,6 +7,7 @@ averaging it is 1 / world of this one, which layer-wise scaling hides but for bi
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from pretrain.distributed import gather_with_gradient
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.spectra import nuclear_norm
 from pretrain.losses.whitening import at_least_float32, float32_region
-from pretrain.method import Encoder, Method, Step
+from pretrain.method import Encoder, Method, Step, with_first
 from pretrain.networks import MomentumCopy, embed_by_size
 from whitebench.config import strict
 from whitebench.ranges import NonNegativeFloat, Share
@@ -28,6 +29,8 @@ class Config:
     """lambda, of the nuclear norm of each image's views, which is made small; 0 does not compute it."""
     momentum: Share | None = 0.99
     """Of the copy whose views enter the centroids, too, constant; None: plain MMCR, without a copy."""
+    export: Literal["online", "momentum"] = "online"
+    """The encoder that is evaluated and transferred."""
 
 
 class MMCR(Method[Config]):
@@ -36,6 +39,11 @@ class MMCR(Method[Config]):
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
         self.target = MomentumCopy(encoder, config.momentum) if config.momentum is not None else None
+
+    def encoders(self) -> dict[str, Encoder]:
+        if self.target is None:
+            return super().encoders()
+        return with_first(self.config.export, {"online": self.encoder, "momentum": self.target.network})
 
     def forward(self, batch: Batch) -> Step:
         views = [gather_with_gradient(at_least_float32(z)) for z in embed_by_size(self.encoder, batch.views)]

@@ -28,5 +28,8 @@ class MoCo(Method[Config]):
         distance = cosine_distance(pair.query.detach(), pair.key)
         return Step(loss, {"distance": distance, "spread": spread(pair.query)})
 
+    def encoders(self) -> dict[str, Encoder]:
+        return self.contrast.encoders(self.encoder)
+
     def check(self, batch: int, views: int) -> None:
         check_contrast("moco", self.config, batch, views)

@@ -5,6 +5,7 @@ constants as in its official code. Keys are those of all processes; queries are 
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from pretrain.distributed import gather_with_gradient, rank
 from pretrain.losses.cross_view import find_partner
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
-from pretrain.method import Encoder, Method, Step
+from pretrain.method import Encoder, Method, Step, with_first
 from pretrain.networks import MomentumCopy, mlp
 from whitebench.config import strict
 from whitebench.ranges import PositiveInt, Share, Temperature
@@ -28,6 +29,8 @@ class Config:
     """tau: 1.0 for ResNets (the official default), 0.2 for vision transformers."""
     momentum: Share = 0.99
     """Of the keys' encoder at the start, rising to 1 by a cosine."""
+    export: Literal["online", "momentum"] = "online"
+    """The encoder that is evaluated and transferred, the queries' as in the official code."""
     predictor: PositiveInt = 4096
     """Width of the predictor's hidden layer."""
     predictor_norm: bool = False
@@ -47,6 +50,9 @@ class MoCoV3(Method[Config]):
         if config.predictor_norm:
             layers.append(nn.BatchNorm1d(dim, affine=False))
         self.predictor = nn.Sequential(*layers)
+
+    def encoders(self) -> dict[str, Encoder]:
+        return with_first(self.config.export, {"online": self.encoder, "momentum": self.target.network})
 
     def forward(self, batch: Batch) -> Step:
         online = [self.encoder(view).z for view in batch.views]

@@ -63,6 +63,9 @@ class PAUC(Method[Config]):
             scalars = {**scalars, **{name: term.detach() for name, term in terms._asdict().items()}}
         return Step(loss, scalars)
 
+    def encoders(self) -> dict[str, Encoder]:
+        return self.contrast.momentum.encoders(self.encoder)
+
     def check(self, batch: int, views: int) -> None:
         check_contrast("pauc", self.config, batch, views)
 

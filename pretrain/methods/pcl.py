@@ -53,6 +53,9 @@ class PCL(Method[Config]):
         contrasted = self.contrast(self.encoder, batch, self.step)
         return Step(contrasted.loss, contrasted.scalars)
 
+    def encoders(self) -> dict[str, Encoder]:
+        return self.contrast.momentum.encoders(self.encoder)
+
     def check(self, batch: int, views: int) -> None:
         check_contrast("pcl", self.config, batch, views)
 

@@ -6,6 +6,7 @@ momentum encoder is the one to be evaluated.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient, rank
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
-from pretrain.method import Encoder, Method, Step
+from pretrain.method import Encoder, Method, Step, with_first
 from pretrain.methods.swav import sinkhorn
 from pretrain.networks import MomentumCopy, build_predictor
 from whitebench.config import strict
@@ -37,6 +38,8 @@ class Config:
     """Width of the predictor's hidden layer; 0: no predictor (the official CIFAR code)."""
     momentum: Share = 0.996
     """Of the momentum network at the start, rising to 1 by a cosine."""
+    export: Literal["online", "momentum"] = "momentum"
+    """The encoder that is evaluated and transferred, the momentum one as in the official code."""
 
 
 class ReSA(Method[Config]):
@@ -47,6 +50,9 @@ class ReSA(Method[Config]):
         self.target = MomentumCopy(encoder, config.momentum)
         dim = encoder.embedding_dim
         self.predictor = build_predictor(dim, config.predictor) if config.predictor else nn.Identity()
+
+    def encoders(self) -> dict[str, Encoder]:
+        return with_first(self.config.export, {"online": self.encoder, "momentum": self.target.network})
 
     def forward(self, batch: Batch) -> Step:
         self.target.update(self.target.momentum_at(self.progress))

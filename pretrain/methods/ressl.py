@@ -44,6 +44,9 @@ class ReSSL(Method[Config]):
         queue.push(gather_with_gradient(pair.key))
         return Step(loss, {"spread": spread(pair.query)})
 
+    def encoders(self) -> dict[str, Encoder]:
+        return self.contrast.encoders(self.encoder)
+
     def check(self, batch: int, views: int) -> None:
         check_contrast("ressl", self.config, batch, views)
 

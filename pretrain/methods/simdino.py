@@ -7,7 +7,7 @@ loss depends on the number of processes). eps is 0.05, of the official README's 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from pretrain.distributed import gather_with_gradient
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.spectra import coding_rate
 from pretrain.losses.whitening import at_least_float32, float32_region
-from pretrain.method import Encoder, Method, Step
+from pretrain.method import Encoder, Method, Step, with_first
 from pretrain.networks import MomentumCopy, embed_by_size
 from whitebench.config import strict
 from whitebench.ranges import NonNegativeFloat, PositiveFloat, Share
@@ -37,6 +37,8 @@ class Config:
     momentum: Share | None = 0.996
     """Of the teacher at the start, rising to 1 by a cosine; None: plain pairs, the student's own global views, with
     gradient, in the teacher's place (of this suite, in no paper)."""
+    export: Literal["student", "teacher"] = "teacher"
+    """The encoder that is evaluated and transferred, the teacher as in DINO's official code."""
 
 
 class SimDINO(Method[Config]):
@@ -45,6 +47,11 @@ class SimDINO(Method[Config]):
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
         self.teacher = MomentumCopy(encoder, config.momentum) if config.momentum is not None else None
+
+    def encoders(self) -> dict[str, Encoder]:
+        if self.teacher is None:
+            return super().encoders()
+        return with_first(self.config.export, {"student": self.encoder, "teacher": self.teacher.network})
 
     def forward(self, batch: Batch) -> Step:
         student = [gather_with_gradient(at_least_float32(z)) for z in embed_by_size(self.encoder, batch.views)]

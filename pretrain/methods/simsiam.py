@@ -21,6 +21,8 @@ from whitebench.ranges import PositiveInt
 class Config:
     predictor: PositiveInt = 512
     """Width of the predictor's hidden layer."""
+    predictor_bias: bool = False
+    """Of that layer; the official code has none."""
     constant_predictor_rate: bool = True
     """Whether the predictor learns at the base rate throughout, as in the official code."""
 
@@ -28,7 +30,7 @@ class Config:
 class SimSiam(Method[Config]):
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
-        self.predictor = build_predictor(encoder.embedding_dim, config.predictor)
+        self.predictor = build_predictor(encoder.embedding_dim, config.predictor, config.predictor_bias)
 
     def forward(self, batch: Batch) -> Step:
         views = [self.encoder(view).z for view in batch.views]

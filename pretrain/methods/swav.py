@@ -5,6 +5,7 @@ Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster A
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from pretrain.distributed import gather_with_gradient, rank, world_size
 from pretrain.losses.momentum_contrast import Queue
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
-from pretrain.method import Encoder, Method, Step
+from pretrain.method import Counting, Encoder, Method, Step
 from pretrain.networks import embed_by_size
 from whitebench.config import strict
 from whitebench.ranges import NonNegativeInt, PositiveInt, Temperature
@@ -45,6 +46,7 @@ class SwAV(Method[Config]):
     """Prototypes are the rows of a linear layer; each step begins by bringing them back to length 1."""
 
     minimum_views = ASSIGNED
+    counting: ClassVar[Counting] = "inclusive"
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)

@@ -6,7 +6,7 @@ batch's part of the covariance is disputed: the paper's pseudo-code lets them, l
 gradients differ by half. The default is lightly's. The covariance is over the images of all processes.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
-from pretrain.method import Encoder, Method, Step
+from pretrain.method import Encoder, Method, Step, with_first
 from pretrain.networks import MomentumCopy
 from whitebench.config import strict
 from whitebench.ranges import NonNegativeFloat, Share
@@ -33,6 +33,8 @@ class Config:
     """Whether gradients flow through the covariance as well (the paper's pseudo-code)."""
     momentum: Share = 0.99
     """Of the momentum network at the start, rising to 1 by a cosine."""
+    export: Literal["online", "momentum"] = "online"
+    """The encoder that is evaluated and transferred."""
 
 
 class Outcome(NamedTuple):
@@ -51,6 +53,9 @@ class TiCo(Method[Config]):
         self.target = MomentumCopy(encoder, config.momentum)
         self.covariance: Tensor
         self.register_buffer("covariance", torch.zeros(encoder.embedding_dim, encoder.embedding_dim))
+
+    def encoders(self) -> dict[str, Encoder]:
+        return with_first(self.config.export, {"online": self.encoder, "momentum": self.target.network})
 
     def forward(self, batch: Batch) -> Step:
         config = self.config

@@ -6,7 +6,7 @@ views; for more, the loss is the mean over pairs.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from pretrain.distributed import gather_with_gradient, world_size
 from pretrain.losses.covariance import squared_covariances
 from pretrain.losses.similarity import mean_squared_difference, spread
 from pretrain.losses.whitening import at_least_float32, centred, float32_region
-from pretrain.method import Method, Step
+from pretrain.method import Counting, Method, Step
 from whitebench.config import strict
 from whitebench.errors import UserError
 from whitebench.ranges import NonNegativeFloat
@@ -32,6 +32,8 @@ class Config:
 
 class VICReg(Method[Config]):
     """Every process computes the loss of the whole batch."""
+
+    counting: ClassVar[Counting] = "from-zero"
 
     def forward(self, batch: Batch) -> Step:
         views = [gather_with_gradient(at_least_float32(self.encoder(view).z)) for view in batch.views]

@@ -93,12 +93,12 @@ def test_covariance_penalty_is_switched_off_after_its_share_of_the_training() ->
     options = {"groups": 2, "window": 8, "random_groups": False, "covariance_weight": 0.5, "covariance_until": 0.5}
     method, batch = build("cwrgp", options), batch_of(8)
     seen = {}
-    for progress in (0.0, 0.499, 0.5, 1.0):
+    for progress in (0.0, 0.5, 0.501, 1.0):  # the official code switches it off at the end of a step
         method.progress = progress
         step = method(batch)
         seen[progress] = step.loss.item()
-        assert ("covariance_penalty" in step.scalars) is (progress < 0.5)
-    assert seen[0.0] == seen[0.499] > seen[0.5] == seen[1.0]
+        assert ("covariance_penalty" in step.scalars) is (progress <= 0.5)
+    assert seen[0.0] == seen[0.5] > seen[0.501] == seen[1.0]
 
 
 def test_shrinkage_admits_windows_beyond_the_constraint() -> None:

@@ -105,6 +105,7 @@ def train(model: Callable[[Batch], Any], method: Method[Any], batch: Batch, step
         outcome.loss.backward()
         gradients = gradients or {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
         optimizer.step()
+        method.after_update()
         losses.append(outcome.loss.item())
     return {"losses": losses, "gradients": gradients, "state": method.state_dict()}
 

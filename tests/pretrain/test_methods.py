@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pretrain import methods
 from pretrain.method import Method, find_method, method_names
+from pretrain.networks import MomentumCopy
 from pretrain.recipe import load
 from tests.support.method_cases import CASES, LOSSES, REFUSED, SCALED, Case, build, embeddings
 from tests.support.tiny_encoder import batch_of
@@ -170,6 +171,24 @@ def test_a_loss_depends_on_the_scale_of_the_embeddings_only_where_that_is_said(n
     scaled = LOSSES[name]([view * scale for view, scale in zip(views, (1e-3, 1e4))])
     same = float(scaled) == pytest.approx(float(LOSSES[name](views)), rel=1e-9)
     assert same is (name not in SCALED)
+
+
+EXPORTED = {"resa": "momentum", "dino": "teacher", "simdino": "teacher"}
+"""Methods whose sources evaluate the target network; those of the others evaluate the online one."""
+
+
+@every
+def test_a_method_exports_the_encoder_that_its_source_evaluates(case: Case) -> None:
+    method = case.build()
+    names = list(method.encoders())
+    has_target = any(isinstance(module, MomentumCopy) for module in method.modules())
+    assert len(names) == 1 + has_target
+    assert names[0] == (EXPORTED.get(case.name, "online") if has_target else "online")
+    assert method.exported is method.encoders()[names[0]]
+    if has_target:
+        options = {**case.options, "export": names[1]}
+        other = build(case.name, options, projector=case.projector, embedding_dim=case.width)
+        assert list(other.encoders()) == names[::-1]
 
 
 @pytest.mark.parametrize(("name", "options", "images", "views", "message"), REFUSED)

@@ -4,12 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
 
 from pretrain.losses.momentum_contrast import Queue, info_nce
 from pretrain.losses.similarity import unit_rows
 from pretrain.methods.moco import Config, MoCo
+from pretrain.split_batch_norm import split_batch_norms
 from tests.support.method_cases import build, embeddings
-from tests.support.tiny_encoder import batch_of
+from tests.support.tiny_encoder import batch_of, images
 from whitebench.errors import UserError
 
 
@@ -76,16 +79,35 @@ def test_parts_of_a_batch_have_norms_of_their_own_and_keys_other_company_than_th
     assert isinstance(whole, MoCo)
     assert isinstance(split, MoCo)
     views = batch_of(16).views
-    parts = torch.cat([whole.encoder(part).z for part in views[0].chunk(4)])
+    parts = torch.stack([whole.encoder(views[0][k::4]).z for k in range(4)], dim=1).flatten(0, 1)
     pair = split.contrast(split.encoder, *views)
     torch.testing.assert_close(pair.query, unit_rows(parts))
     with torch.no_grad():
-        unshuffled = unit_rows(torch.cat([whole.encoder(part).z for part in views[1].chunk(4)]))
+        unshuffled = unit_rows(torch.stack([whole.encoder(views[1][k::4]).z for k in range(4)], dim=1).flatten(0, 1))
     assert (pair.key - unshuffled).abs().max() > 1e-3
     whole.load_state_dict(split.state_dict())
     for method in (whole, split):  # with norms that look at no batch, parts and shuffling leave no trace
         method.eval()
     torch.testing.assert_close(split.contrast(split.encoder, *views), whole.contrast(whole.encoder, *views))
+
+
+def test_norms_of_parts_take_one_step_per_batch_with_the_mean_of_the_parts_statistics() -> None:
+    """As the layer of MoCo's authors, with its way to cut a batch: reshaped so that parts become channels."""
+    network = nn.Sequential(nn.BatchNorm2d(5, momentum=0.3).double())
+    norm, x = network[0], images(12, 0)[:, :1].repeat(1, 5, 1, 1) * torch.arange(1.0, 6).view(5, 1, 1)
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(0.5, 2, 5))
+        norm.bias.copy_(torch.linspace(-1, 1, 5))
+    mean, variance = torch.zeros(20, dtype=torch.float64), torch.ones(20, dtype=torch.float64)
+    weight, bias = norm.weight.detach().repeat(4), norm.bias.detach().repeat(4)
+    joint = F.batch_norm(x.view(3, 20, 8, 8), mean, variance, weight, bias, True, 0.3, norm.eps).view(12, 5, 8, 8)
+
+    split_batch_norms(network, 4)
+    torch.testing.assert_close(network(x), joint)
+    state = network.state_dict()
+    torch.testing.assert_close(state["0.running_mean"], mean.view(4, 5).mean(dim=0))
+    torch.testing.assert_close(state["0.running_var"], variance.view(4, 5).mean(dim=0))
+    assert int(state["0.num_batches_tracked"]) == 1
 
 
 @pytest.mark.parametrize("splits", [3, 16])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pretrain.networks import build_backbone
-from pretrain.optim import LARS, LearningRate, base_rate, build_optimizer
+from pretrain.optim import LARC, LARS, LearningRate, base_rate, build_optimizer, clip_gradients, weight_decay_at
 from pretrain.recipe import Optimizer, Schedule
 from whitebench.errors import UserError
 
@@ -59,13 +59,16 @@ def test_biases_and_norms_have_a_rate_of_their_own_where_one_is_given() -> None:
     assert [group["share"] for group in groups] == pytest.approx([1, 0.024])
 
 
-@pytest.mark.parametrize(("name", "scaled"), [("lars", False), ("larc", True)])
-def test_larc_scales_biases_too(name: Any, scaled: bool) -> None:
-    optimizer = build_optimizer(nn.Linear(3, 2), Optimizer(name=name), 256)
-    assert all(group["adapt_1d"] is scaled for group in optimizer.param_groups)
-
-
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("lars", LARS)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("sgd", torch.optim.SGD),
+        ("adam", torch.optim.Adam),
+        ("adamw", torch.optim.AdamW),
+        ("lars", LARS),
+        ("larc", LARC),
+    ],
+)
 def test_the_named_optimizer_is_built_at_its_base_rate(name: Any, kind: type) -> None:
     optimizer = build_optimizer(nn.Linear(3, 2), Optimizer(name=name, lr=0.3, momentum=0.8), 512)
     assert type(optimizer) is kind
@@ -107,22 +110,50 @@ def test_lars_takes_a_hand_computed_step() -> None:
     torch.testing.assert_close(bias.data, torch.tensor([3.0 - 9.0, 4.0 - 12.0]))
 
 
-def test_lars_can_adapt_biases_too_as_linear_probes_want_it() -> None:
+def test_larc_takes_a_hand_computed_step() -> None:
+    """|w| = 5, |g| = 5: the step is lr * trust * 5 / (5 + 0.5 * 5) * (g + 0.5 w), for weights and biases alike."""
     weight, bias = nn.Parameter(torch.tensor([[3.0, 4.0]])), nn.Parameter(torch.tensor([3.0, 4.0]))
-    optimizer = LARS([weight, bias], lr=2.0, momentum=0.9, adapt_1d=True)
-    for parameter in (weight, bias):
-        parameter.grad = torch.ones_like(parameter)
+    optimizer = LARC([weight, bias], lr=2.0, momentum=0.0, weight_decay=0.5, trust=0.01)
+    weight.grad, bias.grad = torch.tensor([[4.0, 3.0]]), torch.tensor([4.0, 3.0])
     optimizer.step()
-    torch.testing.assert_close(weight.data[0], bias.data)
+    torch.testing.assert_close(weight.data, torch.tensor([[3.0 - 0.04 / 3 * 5.5, 4.0 - 0.04 / 3 * 5.0]]))
+    torch.testing.assert_close(bias.data, weight.data[0])
 
 
+@pytest.mark.parametrize("kind", [LARS, LARC])
 @pytest.mark.parametrize("zero", ["weight", "gradient"])
-def test_lars_does_not_adapt_where_a_norm_is_zero(zero: str) -> None:
+def test_nothing_is_adapted_where_a_norm_is_zero(kind: type[LARS], zero: str) -> None:
     weight = nn.Parameter(torch.zeros(2, 2) if zero == "weight" else torch.ones(2, 2))
     weight.grad = torch.ones(2, 2) if zero == "weight" else torch.zeros(2, 2)
     before = weight.detach().clone()
-    LARS([weight], lr=0.1, momentum=0.9).step()
+    kind([weight], lr=0.1, momentum=0.9).step()
     torch.testing.assert_close(weight.data, before - 0.1 * weight.grad)
+
+
+def test_larc_does_not_decay_what_has_no_gradient_but_lars_does() -> None:
+    for kind, decayed in ((LARS, 1 - 0.1 * 0.001), (LARC, 1.0)):
+        weight = nn.Parameter(torch.ones(2, 2))
+        weight.grad = torch.zeros(2, 2)
+        kind([weight], lr=0.1, momentum=0.9, weight_decay=0.5).step()
+        torch.testing.assert_close(weight.data, torch.full((2, 2), decayed))
+
+
+# --- clipping and weight decay ----------------------------------------------------------------------------------------
+
+
+def test_gradients_are_clipped_each_by_its_own_norm_or_all_by_theirs_together() -> None:
+    large, small = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    for norm, expected in (("tensor", ([1.5, 2.0], [0.5])), ("global", ([3 * 2.5 / 26**0.5, 4 * 2.5 / 26**0.5], None))):
+        large.grad, small.grad = torch.tensor([3.0, 4.0]), torch.tensor([0.5 if norm == "tensor" else 1.0])
+        clip_gradients([large, small, nn.Parameter(torch.zeros(3))], clip=2.5, norm=norm)
+        assert large.grad.tolist() == pytest.approx(expected[0], rel=1e-5)
+        assert small.grad.tolist() == pytest.approx(expected[1] or [2.5 / 26**0.5], rel=1e-5)
+
+
+def test_weight_decay_follows_a_cosine_where_it_has_an_end() -> None:
+    dino = Optimizer(weight_decay=0.04, final_weight_decay=0.4)
+    assert [weight_decay_at(dino, share) for share in (0, 0.5, 1)] == pytest.approx([0.04, 0.22, 0.4])
+    assert weight_decay_at(Optimizer(weight_decay=1e-4), 0.7) == 1e-4
 
 
 def test_lars_goes_on_from_its_saved_state() -> None:
@@ -176,6 +207,53 @@ def test_step_schedule_drops_at_epochs_counted_from_either_end() -> None:
     assert rate(9500) == rate(9749) == pytest.approx(6e-4)
     assert rate(9750) == rate(9999) == pytest.approx(1.2e-4)
     assert rates(epochs=10, kind="step", steps=(3,), gamma=0.1)(30) == pytest.approx(0.1)
+
+
+def test_a_warm_up_that_ends_within_an_epoch_is_followed_by_the_base_rate_to_its_end() -> None:
+    """As CW-RGP's ImageNet code, which sets the rate of an epoch at its start and lets warm-up overwrite it."""
+    rate = rates(epochs=4, warmup_iterations=13, kind="cosine-by-epoch")
+    assert rate(12) == rate(13) == rate(19) == 1.0
+    assert rate(20) == pytest.approx(0.5)
+    ends_with_it = rates(epochs=4, warmup_iterations=10, kind="cosine-by-epoch")
+    assert ends_with_it(9) == 1.0
+    assert ends_with_it(10) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+
+
+def test_a_milestone_within_warm_up_is_overwritten_as_by_multi_step_lr() -> None:
+    rate = rates(epochs=4, warmup_iterations=13, kind="step", steps=(1, 3), gamma=0.1)
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 3], gamma=0.1)
+    for step in range(40):
+        if step < 13:
+            optimizer.param_groups[0]["lr"] = (step + 1) / 13
+        assert rate(step) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if (step + 1) % 10 == 0:
+            scheduler.step()
+
+
+COUNTED = {
+    "from-one": ([0.25, 0.5, 0.75, 1.0], math.cos(math.pi / 16), 0.0),
+    "from-zero": ([0.0, 0.25, 0.5, 0.75], 1.0, (1 - math.cos(math.pi / 16)) / 2),
+    "inclusive": ([0.0, 1 / 3, 2 / 3, 1.0], 1.0, (1 - math.cos(math.pi / 16)) / 2),
+}
+"""Counting -> rates of 4 steps of warm-up, of the next step (as its cosine), and of the last of 16 after it."""
+
+
+@pytest.mark.parametrize("counting", COUNTED)
+def test_steps_are_counted_as_the_official_codes_count_them(counting: Any) -> None:
+    warm, cosine, last = COUNTED[counting]
+    rate = rates(epochs=2, steps_per_epoch=10, warmup_iterations=4, counting=counting)
+    assert [rate(step) for step in range(4)] == pytest.approx(warm)
+    assert rate(4) == pytest.approx((1 + cosine) / 2)
+    assert rate(19) == pytest.approx(last)
+
+
+def test_warm_up_can_start_above_zero() -> None:
+    """SwAV's 0.3 of 4.8, reached at the very first step."""
+    rate = rates(lr=4.8, epochs=2, warmup_iterations=10, warmup_from=1 / 16, counting="inclusive")
+    assert [rate(0), rate(9)] == pytest.approx([0.3, 4.8])
 
 
 def test_constant_stays_after_warm_up() -> None:

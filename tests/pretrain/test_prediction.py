@@ -48,15 +48,19 @@ def test_simsiams_predictor_keeps_its_rate_where_that_is_asked(constant: bool) -
     assert list(method.constant_rate()) == ([method.predictor] if constant else [])
 
 
-def test_byols_target_moves_by_its_cosine_schedule() -> None:
-    method = build("byol", {"predictor": 20, "momentum": 0.9})
+@pytest.mark.parametrize(("momentum_by", "moved"), [("epoch", 0.075), ("step", 0.05)])
+def test_byols_target_moves_by_its_cosine_schedule_after_the_update(momentum_by: str, moved: float) -> None:
+    method = build("byol", {"predictor": 20, "momentum": 0.9, "momentum_by": momentum_by})
     assert isinstance(method, BYOL)
     with torch.no_grad():
         for parameter in method.encoder.parameters():
             parameter += 1
     start = [parameter.clone() for parameter in method.target.network.parameters()]
-    method.progress = 0.5
+    method.progress, method.epoch, method.epochs = 0.5, 1, 3
     method(batch_of(16)).loss.backward()
     for before, parameter in zip(start, method.target.network.parameters(), strict=True):
-        torch.testing.assert_close(parameter, before + 0.05)
+        torch.testing.assert_close(parameter, before)
+    method.after_update()
+    for before, parameter in zip(start, method.target.network.parameters(), strict=True):
+        torch.testing.assert_close(parameter, before + moved)
         assert parameter.grad is None

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from pretrain import resume
+from pretrain.checkpoint import read_backbone
 from pretrain.recipe import load
 from results.recipe_list import recipe_table
 from tests.conftest import REPOSITORY
@@ -31,6 +33,7 @@ METHODS = {
     "swav": ["method.queue=64", "method.queue_epoch=0", "method.frozen_iterations=6"],
     "pcl": ["method.clusters=[5,10]", "method.warmup_epochs=1"],
     "supervised": ["method.classes=3"],
+    "dino": ["method.outputs=64", "network.projector=[64,32]"],
 }
 
 
@@ -133,6 +136,26 @@ def test_a_run_leaves_a_record_that_repeats_it(undisturbed: Callable[[str], Path
     assert record.config["data_hash"] == record.data["manifest"]["content_hash"]
     assert record.data["reading"]["images_per_s"] > 0
     assert record.artifacts["backbone"]["path"] == "backbone.safetensors"
+
+
+def test_the_encoder_that_the_source_evaluates_is_exported_and_the_other_one_lies_next_to_it(
+    undisturbed: Callable[[str], Path],
+) -> None:
+    folder = undisturbed("dino")
+    state = resume.load(folder)
+    assert state is not None
+    for name, file, prefix in (
+        ("teacher", "backbone.safetensors", "teacher.network.backbone."),
+        ("student", "backbone-student.safetensors", "encoder.backbone."),
+    ):
+        backbone = read_backbone(folder / file)
+        assert backbone.metadata["encoder"] == name
+        for key, tensor in backbone.tensors.items():
+            assert tensor.equal(state["method"][f"{prefix}{key}"]), key
+    assert read_backbone(folder).sha256 == read_backbone(folder / "backbone.safetensors").sha256
+    record = read_record(folder)
+    assert record is not None
+    assert set(record.artifacts) == {"backbone", "backbone-student"}
 
 
 def test_a_done_run_is_not_run_again(undisturbed: Callable[[str], Path], command: Command, tiny_root: Path) -> None:
