@@ -138,7 +138,7 @@ def read_proven(path: Path) -> Record:
         record = parse_record(path.read_bytes(), path)
     except OSError as error:
         raise UserError(f"{path}: not readable ({error.strerror})") from error
-    for name in ("config", "cell", "hashes", "metrics", "cost", "environment"):
+    for name in ("config", "cell", "hashes", "data", "metrics", "cost", "environment"):
         if not isinstance(getattr(record, name), dict):
             raise UserError(f"{path}: not a whole record ({name} is no mapping)")
     if not all(isinstance(value, str) for value in (record.id, record.stage)) or record.status not in STATUSES:

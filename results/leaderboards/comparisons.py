@@ -9,23 +9,25 @@ import pandas as pd
 
 from results.leaderboards import table_cells as grid
 from results.leaderboards.run_table import HEADLINES
-from results.leaderboards.significance import LEVEL, Pairs, compare
+from results.leaderboards.intervals import LEVEL
+from results.leaderboards.significance import EQUIVALENCE, Pairs, compare
 from results.leaderboards.warnings import BOUNDS, FEW_SEEDS
 
 SHOWN = 30
 """Of a leaderboard, so many of the best are compared pair by pair in `comparisons.csv`; all count in the correction."""
 
-BEST, TIE, WORSE, UNDECIDED = "best", "tie", "worse", "undecided"
-STANDING = ["rank_low", "rank_high", "versus_best", "behind_best", "behind_best_ci95", "p_adjusted", "more_seeds"]
-"""Columns of a leaderboard, by its first headline metric: the ranks that an experiment may have, and how it stands to
-the best one: their difference in points, its 95 % half-width, p with Holm's correction over all pairs of the
-leaderboard, and how many more seeds of both would probably decide a tie."""
+BEST, WORSE, EQUAL, UNDECIDED = "best", "worse", f"equal within {EQUIVALENCE:g} point", "not decided"
+STANDING = ["rank_low", "rank_high", "versus_best", "behind_best", "behind_best_ci95", "p_adjusted", "fresh_seeds"]
+"""Columns of a leaderboard, by its first headline metric: the ranks that an experiment may have, and how it compares
+with the best mean: their difference in points, its 95 % half-width, p with Holm's correction over all pairs of the
+leaderboard, and how many seeds of both, in a fresh set, would probably decide what is not decided."""
 
 COLUMNS = (
     *("dataset", "stage", "protocol", "metric", "a", "b", "test", "n", "difference", "ci95", "p", "p_adjusted"),
-    *("verdict", "more_seeds", "a_config", "b_config", "a_eval_config", "b_eval_config"),
+    *("verdict", "fresh_seeds", "a_config", "b_config", "a_eval_config", "b_eval_config"),
 )
-"""Of `comparisons.csv`. test: paired on n shared seeds, or Welch's of separate ones; verdict: a, b, tie or why none."""
+"""Of `comparisons.csv`. test: by the variance of all experiments pooled, or Welch's by their own; n: the smaller number
+of pretrainings of the two; verdict: a, b, equal within a margin, or not decided."""
 
 
 def label(row: Any) -> str:
@@ -33,101 +35,118 @@ def label(row: Any) -> str:
     return " ".join(part for part in (row["recipe"], row["variant"], row["eval_variant"]) if part)
 
 
-def standing(runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame:
-    """The columns STANDING for the rows of a leaderboard whose first row is the best, by its evaluations `runs`."""
-    found: dict[str, Any] = {name: np.full(len(table), np.nan) for name in STANDING}
-    found["versus_best"] = np.full(len(table), "", object)
+def standing(
+    runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], metric: str, resolution: float = 0.0
+) -> pd.DataFrame:
+    """The columns STANDING for the rows of a leaderboard whose first row is the best, by its evaluations `runs`.
+
+    `resolution` is the difference (points) that one test image makes.
+    """
+    cells: dict[str, Any] = {name: np.full(len(table), np.nan) for name in STANDING}
+    cells["versus_best"] = np.full(len(table), "", object)
     valued = np.flatnonzero(table[f"{metric}_mean"].notna())
     if len(valued):
-        pairs = compare(_values(runs, table.iloc[valued], by, metric))
-        found["rank_low"][valued], found["rank_high"][valued] = pairs.ranks()
+        pairs = compare(_values(runs, table.iloc[valued], by, metric), resolution)
+        cells["rank_low"][valued], cells["rank_high"][valued] = pairs.ranks()
         others, rest = list(range(1, len(valued))), valued[1:]
-        found["versus_best"][valued] = [BEST, *(_verdict(pairs, 0, j) for j in others)]
+        cells["versus_best"][valued] = [BEST, *(_verdict(pairs, 0, j) for j in others)]
         for name, array in (
             ("behind_best", pairs.difference),
             ("behind_best_ci95", pairs.half_width),
             ("p_adjusted", pairs.adjusted),
         ):
-            found[name][rest] = array[0, 1:]
-        found["more_seeds"][rest] = _more_seeds(pairs, [0] * len(others), others)
-    columns = pd.DataFrame(found, index=table.index)
-    return columns.astype(dict.fromkeys(("rank_low", "rank_high", "more_seeds"), "Int64"))
+            cells[name][rest] = array[0, 1:]
+        cells["fresh_seeds"][rest] = _fresh_seeds(pairs, [0] * len(others), others)
+    columns = pd.DataFrame(cells, index=table.index)
+    return columns.astype(dict.fromkeys(("rank_low", "rank_high", "fresh_seeds"), "Int64"))
 
 
-def pairwise(runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+def pairwise(
+    runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], resolution: float = 0.0
+) -> pd.DataFrame:
     """The pairs of a leaderboard's best experiments, in its order: the rows of `comparisons.csv`, for each headline."""
     rows: list[dict[str, Any]] = []
     board = {key: str(runs[key].iloc[0]) for key in ("dataset", "stage", "protocol")}
     for metric in HEADLINES[board["stage"]]:
         valued = table[table[f"{metric}_mean"].notna()]
         if len(valued) > 1:
-            rows += [{**board, "metric": metric, **row} for row in _pair_rows(runs, valued, by, metric)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"n": "Int64", "more_seeds": "Int64"})
+            rows += [{**board, "metric": metric, **row} for row in _pair_rows(runs, valued, by, metric, resolution)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"n": "Int64", "fresh_seeds": "Int64"})
 
 
-def marks(runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], metric: str, columns: int = 1) -> list[str]:
+def marks(
+    runs: pd.DataFrame,
+    table: pd.DataFrame,
+    by: Sequence[str],
+    metric: str,
+    columns: int = 1,
+    resolution: float = 0.0,
+) -> list[str]:
     """How papers would mark the rows of a column: the best and the second best, each only if it is significantly better
     than the next one, also when all `columns` of the table are looked at, and both have FEW_SEEDS pretrainings or more.
-    Bounds (supervised, random) do not compete.
+    There is a second best only below a marked best. Bounds (supervised, random) do not compete.
     """
-    found = [""] * len(table)
+    cells = [""] * len(table)
     rivals = [i for i, row in enumerate(table.to_dict("records")) if row["method"] not in BOUNDS]
     rivals = [i for i in rivals if pd.notna(table[f"{metric}_mean"].iloc[i])]
     if len(rivals) > 1:
-        pairs = compare(_values(runs, table.iloc[rivals], by, metric))
+        pairs = compare(_values(runs, table.iloc[rivals], by, metric), resolution)
         better = pairs.better(columns) & (pairs.n >= FEW_SEEDS)
         order = sorted(range(len(rivals)), key=lambda k: -table[f"{metric}_mean"].iloc[rivals[k]])
         for mark, (one, next_) in zip((grid.BEST, grid.SECOND), itertools.pairwise(order)):
-            found[rivals[one]] = mark if better[one, next_] else ""
-    return found
+            if not better[one, next_]:
+                break
+            cells[rivals[one]] = mark
+    return cells
 
 
-def _pair_rows(runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], metric: str) -> list[dict[str, Any]]:
-    pairs = compare(_values(runs, table, by, metric))
+def _pair_rows(
+    runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], metric: str, resolution: float
+) -> list[dict[str, Any]]:
+    pairs = compare(_values(runs, table, by, metric), resolution)
     shown = table.head(SHOWN).to_dict("records")
     first, second = (list(map(int, places)) for places in np.triu_indices(len(shown), 1))
-    more = _more_seeds(pairs, first, second)
+    fresh = _fresh_seeds(pairs, first, second)
     words = {WORSE: "a", BEST: "b"}
     return [
         {
             "a": label(shown[i]),
             "b": label(shown[j]),
             **{f"{side}_{key}": row[key] for side, row in (("a", shown[i]), ("b", shown[j])) for key in by[-2:]},
-            "test": "paired" if pairs.paired[i, j] else "Welch" if np.isfinite(pairs.error[i, j]) else "none",
+            "test": "none" if np.isnan(pairs.p[i, j]) else "pooled" if pairs.pooled[i, j] else "Welch",
             "n": pairs.n[i, j],
             "difference": pairs.difference[i, j],
             "ci95": pairs.half_width[i, j],
             "p": pairs.p[i, j],
             "p_adjusted": pairs.adjusted[i, j],
             "verdict": words.get(verdict := _verdict(pairs, i, j), verdict),
-            "more_seeds": more[place],
+            "fresh_seeds": fresh[place],
         }
         for place, (i, j) in enumerate(zip(first, second, strict=True))
     ]
 
 
 def _values(runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], metric: str) -> Any:
-    """[experiments, seeds]: the mean of each pretraining's evaluations; NaN where a seed was not run.
+    """[experiments, pretrainings]: the mean of each one's evaluations; NaN where an experiment has fewer than others.
 
-    A pretraining whose seed is not known shares it with none.
+    Two experiments' runs of one seed are not paired: seeds explain little of the variance, and few are shared.
     """
-    seed = runs.seed.astype("string").fillna("of " + runs.parent)
-    each = runs.assign(of=seed).groupby([*by, "of", "parent"])[metric].mean()
-    values = each.groupby(level=[*by, "of"]).mean().unstack("of")
+    each = runs.groupby([*by, "parent"])[metric].mean().dropna()
+    number = each.groupby(level=list(by)).cumcount().rename("number")
+    values = each.droplevel("parent").to_frame().set_index(number, append=True)[metric].unstack("number")
     return values.reindex(pd.MultiIndex.from_frame(table[list(by)])).to_numpy(float)
 
 
 def _verdict(pairs: Pairs, i: int, j: int) -> str:
-    """How j stands to i."""
+    """How j compares with i."""
     if np.isnan(pairs.p[i, j]):
         return f"{UNDECIDED}: {'one pretraining' if np.isnan(pairs.error[i, j]) else 'no spread'}"
-    if pairs.adjusted[i, j] >= 1 - LEVEL:
-        return TIE
-    return WORSE if pairs.difference[i, j] > 0 else BEST
+    if pairs.adjusted[i, j] < 1 - LEVEL:
+        return WORSE if pairs.difference[i, j] > 0 else BEST
+    return EQUAL if pairs.equal[i, j] else UNDECIDED
 
 
-def _more_seeds(pairs: Pairs, first: list[int], second: list[int]) -> Any:
-    """Beyond those that there are; NaN where the pair is decided, or no number would do."""
-    needed = pairs.seeds_needed(first, second)
-    tie = pairs.adjusted[first, second] >= 1 - LEVEL
-    return np.where(tie, np.maximum(needed - pairs.n[first, second], 1), np.nan)
+def _fresh_seeds(pairs: Pairs, first: list[int], second: list[int]) -> Any:
+    """Of each, in a fresh set; NaN where the pair is decided, or no number would do."""
+    undecided = (pairs.adjusted[first, second] >= 1 - LEVEL) & ~pairs.equal[first, second]
+    return np.where(undecided, pairs.seeds_needed(first, second), np.nan)

@@ -13,7 +13,7 @@ from rich.table import Table
 from results.leaderboards.experiments import GROUP, Row, rows_of
 from results.leaderboards.leaderboard import Leaderboard, Tables
 from results.leaderboards.run_table import HEADLINES
-from results.leaderboards.significance import FINE_TUNING
+from results.leaderboards.intervals import FINE_TUNING
 from results.leaderboards.stale import changed_since
 
 TITLES = {"top1": "top-1", "box_AP": "box AP", "mask_AP": "mask AP"}

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -11,18 +10,27 @@ import pandas as pd
 from results.leaderboards.comparisons import STANDING, standing
 from results.leaderboards.published import Published, describe, verdict
 from results.leaderboards.recipe_papers import tolerance
-from results.leaderboards.run_table import HEADLINES, METRICS, Facts
-from results.leaderboards.significance import summarise
+from results.leaderboards.run_table import HEADLINES, METRICS, UNTRAINED, Facts
+from results.leaderboards.intervals import inferred_images, summarise
 from results.leaderboards.stale import stale
-from results.leaderboards.warnings import UNTRAINED, doubtful, flags
+from results.leaderboards.warnings import doubtful, flags
 
 GROUP = ["method", "recipe", "config", "eval_config"]
 """What the seeds of one experiment have in common."""
 
 SETTING = ["epochs", "batch", "views", "backbone", "stem", "precision", "pretrain_dataset", "selection"]
 PRETRAIN_COST = ["pretrain_wall_s", "pretrain_gpu_h", "pretrain_cpu_h", "pretrain_energy_kwh"]
-EVAL_COST = ["eval_wall_s", "eval_gpu_h", "eval_energy_kwh"]
+EVAL_COST = ["eval_wall_s", "eval_gpu_h", "eval_cpu_h", "eval_energy_kwh"]
 """Means per run: of one pretraining, and of one evaluation. To reach a result takes one of both."""
+
+FAILED_COST = ["failed_gpu_h", "failed_cpu_h"]
+"""Sums over an experiment's failed pretrainings and evaluations, which cost time and gave no result."""
+
+SUMMARY = ("mean", "sd", "ci95", "test_ci95", "low", "high")
+"""Of each metric: see `intervals.summarise`."""
+
+COUNTS = ["n_failed", "n_no_value", "n_collapsed"]
+"""Runs that failed, evaluations that are done but have no value, pretrainings that collapsed (and count as results)."""
 
 Row = dict[str, Any]
 
@@ -31,33 +39,56 @@ def columns(stage: str) -> list[str]:
     """Of a leaderboard, in order."""
     return [
         *("method", "recipe", "variant", "eval_variant", *SETTING, "deviations"),
-        *("n_pretrain", "n_eval", "n_failed", "spread_of", *STANDING),
-        *(f"{metric}_{what}" for metric in METRICS[stage] for what in ("mean", "sd", "ci95")),
+        *("n_pretrain", "n_eval", "seeds", *COUNTS, "spread_of", "test_images", *STANDING),
+        *(f"{metric}_{what}" for metric in METRICS[stage] for what in SUMMARY),
         *PRETRAIN_COST,
         *EVAL_COST,
+        *FAILED_COST,
         *(f"{metric}_{what}" for metric in HEADLINES[stage] for what in ("published", "delta", "verdict")),
         *("comparable", "published_fields", "published_method", "published_source"),
         *("flags", "stale", "config", "eval_config"),
     ]
 
 
+def test_set_size(runs: pd.DataFrame) -> int | None:
+    """The number of test images behind the accuracies of a leaderboard's `runs`, as records or the values say.
+
+    None where neither does, and for detection, whose AP is no count of images.
+    """
+    stage = str(runs.stage.iloc[0])
+    if stage == "detect":
+        return None
+    recorded = runs.test_images.dropna()
+    return int(recorded.min()) if len(recorded) else inferred_images(runs[HEADLINES[stage][0]].to_numpy(float))
+
+
+def resolution_of(runs: pd.DataFrame) -> float:
+    """The difference (points) that one test image makes on a leaderboard; 0 where that is not known."""
+    images = test_set_size(runs)
+    return 100 / images if images else 0.0
+
+
 def ranked(
-    runs: pd.DataFrame, settings: Mapping[str, str], failed: Mapping[str, int], published: Published
+    runs: pd.DataFrame, settings: Mapping[str, str], failed: Sequence[Facts], published: Published
 ) -> pd.DataFrame:
     """The leaderboard of `runs`, which are of one dataset, stage and protocol; the best experiment first.
 
-    `settings` holds the settings (JSON) behind the hashes of GROUP, `failed` counts failed pretrainings by config.
+    `settings` holds the settings (JSON) behind the hashes of GROUP, `failed` the facts of failed pretrainings.
     """
     done, stage = runs[runs.status == "done"], str(runs.stage.iloc[0])
     headline = f"{HEADLINES[stage][0]}_mean"
-    table = summarise(done, GROUP, "parent", METRICS[stage]).join(_common(done)).join(_costs(done)).reset_index()
+    images = test_set_size(done)
+    summary = summarise(done, GROUP, "parent", METRICS[stage], images)
+    table = summary.join(_common(done)).join(_costs(done)).join(_counts(done)).reset_index()
+    table["test_images"] = pd.array([images] * len(table), dtype="Int64")
     experiments = rows_of(table)
     recipes = [(row["method"], row["recipe"]) for row in experiments]
     table["variant"] = _variants([_flat(settings, row["config"]) for row in experiments], recipes)
     table["eval_variant"] = _variants(
         [_flat(settings, row["eval_config"]) for row in experiments], [stage] * len(table)
     )
-    table["n_failed"] = _failures(experiments, runs, failed)
+    failures = pd.DataFrame(_failures(experiments, runs, failed), columns=["n_failed", *FAILED_COST], index=table.index)
+    table = table.join(failures.astype({"n_failed": "Int64"}))
     nearest = [_published(row, settings, published, stage) for row in experiments]
     table = table.join(pd.DataFrame(nearest, index=table.index))
     bound = table[table.method == UNTRAINED].groupby(["backbone", "stem"])[headline].max().to_dict()
@@ -70,7 +101,7 @@ def ranked(
     order = [headline, *GROUP]
     best_first = [name != headline for name in order]
     table = table.sort_values(order, ascending=best_first, kind="stable", ignore_index=True)
-    table = table.join(standing(done, table, GROUP, HEADLINES[stage][0]))
+    table = table.join(standing(done, table, GROUP, HEADLINES[stage][0], resolution_of(done)))
     return table[columns(stage)]
 
 
@@ -88,7 +119,7 @@ def _common(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _costs(runs: pd.DataFrame) -> pd.DataFrame:
-    seconds = ("pretrain_gpu", "pretrain_cpu", "eval_gpu")
+    seconds = ("pretrain_gpu", "pretrain_cpu", "eval_gpu", "eval_cpu")
     hours = runs.assign(**{f"{name}_h": runs[f"{name}_s"] / 3600 for name in seconds})
     once = hours.drop_duplicates([*GROUP, "parent"]).groupby(GROUP)[PRETRAIN_COST].mean()
     return once.join(hours.groupby(GROUP)[EVAL_COST].mean())
@@ -111,10 +142,33 @@ def _flat(settings: Mapping[str, str], digest: str) -> dict[str, str]:
     return flat
 
 
-def _failures(experiments: list[Row], runs: pd.DataFrame, failed: Mapping[str, int]) -> list[int]:
-    """Failed evaluations of each experiment, and failed pretrainings of its config."""
-    evaluations = Counter(_key(row) for row in rows_of(runs.loc[runs.status == "failed", GROUP]))
-    return [evaluations[_key(row)] + failed.get(row["config"], 0) for row in experiments]
+def _counts(done: pd.DataFrame) -> pd.DataFrame:
+    """Of each experiment: evaluations without a value, collapsed and all pretrainings, and the pretrainings' seeds."""
+    metric = HEADLINES[str(done.stage.iloc[0])][0]
+    no_value = done[metric].isna().groupby([done[key] for key in GROUP]).sum().rename("n_no_value")
+    pretrainings = done.drop_duplicates([*GROUP, "parent"])
+    collapsed = pretrainings.collapsed.fillna(False).astype(bool)
+    groups = [pretrainings[key] for key in GROUP]
+    seeds = pretrainings.seed.groupby(groups).agg(lambda values: " ".join(map(str, sorted(values.dropna()))))
+    trained = collapsed.groupby(groups)
+    return pd.DataFrame(
+        {"n_no_value": no_value, "n_collapsed": trained.sum(), "n_trained": trained.size(), "seeds": seeds}
+    )
+
+
+def _failures(experiments: list[Row], runs: pd.DataFrame, failed: Sequence[Facts]) -> list[list[float]]:
+    """Of each experiment: its failed evaluations and the failed pretrainings of its config; their GPU and CPU hours."""
+    totals: dict[Hashable, list[float]] = {}
+    parts = [(_key(row), row["eval_gpu_s"], row["eval_cpu_s"]) for row in rows_of(runs[runs.status == "failed"])]
+    for key, gpu, cpu in [*parts, *((f["config"], f["pretrain_gpu_s"], f["pretrain_cpu_s"]) for f in failed)]:
+        total = totals.setdefault(key, [0, 0.0, 0.0])
+        hours = [0.0 if value is None or pd.isna(value) else value / 3600 for value in (gpu, cpu)]
+        totals[key] = [total[0] + 1, total[1] + hours[0], total[2] + hours[1]]
+    nothing = [0, 0.0, 0.0]
+    return [
+        [sum(pair) for pair in zip(totals.get(_key(row), nothing), totals.get(row["config"], nothing), strict=True)]
+        for row in experiments
+    ]
 
 
 def _published(row: Row, settings: Mapping[str, str], published: Published, stage: str) -> Row:
@@ -134,5 +188,6 @@ def _published(row: Row, settings: Mapping[str, str], published: Published, stag
         cells[f"{metric}_published"] = value
         delta = row[f"{metric}_mean"] - value if cells["comparable"] == "yes" else math.nan
         cells[f"{metric}_delta"] = delta
-        cells[f"{metric}_verdict"] = verdict(delta, tolerance(row["recipe"], stage, metric))
+        bound = tolerance(row["recipe"], stage, metric)
+        cells[f"{metric}_verdict"] = verdict(delta, row[f"{metric}_ci95"], row["n_pretrain"], bound)
     return cells

@@ -12,7 +12,7 @@ import pandas as pd
 from results.leaderboards import comparisons
 from results.leaderboards.collect import Collection, Found
 from results.leaderboards.comparisons import pairwise
-from results.leaderboards.experiments import GROUP, Row, ranked, rows_of
+from results.leaderboards.experiments import GROUP, Row, ranked, resolution_of, rows_of
 from results.leaderboards.published import Published
 from results.leaderboards.run_table import COLUMNS, FROM_CELL, HEADLINES, PRETRAIN, Facts
 from results.leaderboards.stale import changed_since
@@ -36,6 +36,8 @@ class Leaderboard:
     table: pd.DataFrame
     pairs: pd.DataFrame
     """How the best of them compare, pair by pair: rows of `comparisons.csv`."""
+    resolution: float = 0.0
+    """Points that one test image makes; 0 where that is not known."""
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -109,19 +111,19 @@ def _row_of(collection: Collection) -> Callable[[Found], Facts]:
 
 
 def _leaderboards(runs: pd.DataFrame, collection: Collection, published: Published) -> list[Leaderboard]:
-    failed = Counter(
-        found.facts["config"]
-        for found in collection.found.values()
-        if (found.stage, found.status) == (PRETRAIN, "failed")
-    )
+    failed = [
+        found.facts for found in collection.found.values() if (found.stage, found.status) == (PRETRAIN, "failed")
+    ]
     boards, taken = [], set[str]()
     for _, part in runs.groupby(BOARD, sort=True):
         dataset, stage, protocol = (str(part[key].iloc[0]) for key in BOARD)
         if (part.status == "done").any():
             name = _file_name(dataset, f"{stage}-{protocol}", taken)
             table = ranked(part, collection.texts, failed, published)
-            pairs = pairwise(part[part.status == "done"], table, GROUP)
-            boards.append(Leaderboard(dataset, stage, protocol, name, table, pairs))
+            done = part[part.status == "done"]
+            resolution = resolution_of(done)
+            pairs = pairwise(done, table, GROUP, resolution)
+            boards.append(Leaderboard(dataset, stage, protocol, name, table, pairs, resolution))
     return boards
 
 

@@ -20,7 +20,10 @@ from whitebench.yaml import read_yaml
 INPUTS = Path(__file__).parents[1] / "inputs"
 CSV, MAP = INPUTS / "published.csv", INPUTS / "published_map.yaml"
 EQUAL, DIFFERENT, UNSTATED = "equal", "different", "not stated"
-REPRODUCED, SHORT, NOT_RUN = "reproduced", "short by", "not run"
+REPRODUCED, SHORT, ABOVE, UNDECIDED, NOT_RUN = "reproduced", "short by", "above by", "not decided", "not run"
+FEW_SEEDS = 3
+"""With fewer pretrainings an interval is so wide that it says little: for two, 9 standard deviations to either side."""
+
 COMMON = (
     "method",
     "paper",
@@ -170,11 +173,23 @@ class Published:
         return all((config.get(key, "null") == "null") == (value == "null") for key, value in wanted.items())
 
 
-def verdict(delta: float, tolerance: float | None) -> str:
-    """Of our value minus the published one, in points; "" where that is NaN (not comparable) or without tolerance."""
+def verdict(delta: float, half_width: float, n: int, tolerance: float | None) -> str:
+    """Of our mean minus the published value, in points; "" where that is NaN (not comparable) or without tolerance.
+
+    Args:
+        half_width: half the 95 % interval of our mean; the whole interval must be on one side of a bound.
+        n: pretrainings behind it; of fewer than FEW_SEEDS nothing is said.
+    """
     if tolerance is None or math.isnan(delta):
         return ""
-    return REPRODUCED if delta >= -tolerance else f"{SHORT} {-delta:.2f}"
+    if n < FEW_SEEDS:
+        return f"{UNDECIDED} (n = {n})"
+    low, high = delta - half_width, delta + half_width
+    if high < -tolerance:
+        return f"{SHORT} {-delta:.2f}"
+    if low > tolerance:
+        return f"{ABOVE} {delta:.2f}"
+    return REPRODUCED if -tolerance <= low and high <= tolerance else UNDECIDED
 
 
 def describe(fields: Mapping[str, str]) -> str:

@@ -32,6 +32,7 @@ COLUMNS = {
     "status": "string",
     # what came out
     **dict.fromkeys((*CLASSIFICATION, *DETECTION), "float64"),
+    "test_images": "Int64",
     # what decides whether two rows may be compared
     "pretrain_dataset": "string",
     "backbone": "string",
@@ -71,6 +72,7 @@ COLUMNS = {
     "device": "string",
     "eval_wall_s": "float64",
     "eval_gpu_s": "float64",
+    "eval_cpu_s": "float64",
     "eval_energy_kwh": "float64",
     "eval_resumed_under_other_code": "boolean",
     # where it all is
@@ -88,6 +90,12 @@ LAST = "last"
 RESUMED = ("detect",)
 """The evaluations that go on where they stopped; others begin anew, under one code."""
 
+UNTRAINED = "random"
+"""The method that is no training: whatever its recipe's schedule says, it has 0 epochs."""
+
+TEST_SET = ("manifest", "splits", "val", "count")
+"""Where a record's `data` says how many images a classifier was tested on."""
+
 FROM_CELL = ("method", "recipe", "seed", "sweep")
 Facts = dict[str, Any]
 
@@ -95,16 +103,15 @@ Facts = dict[str, Any]
 def pretrain_facts(record: Record) -> Facts:
     """What a pretraining's record says of all evaluations that rest on it."""
     config, cost = record.config, record.cost
-    wall, gpu = real(cost.get("wall_s")), real(cost.get("gpu_s"))
-    cores = (whole(config.get("threads")) or 1) * (whole(config.get("world_size")) or 1)
+    method = text(at(config, "method", "name")) or text(record.cell.get("method"))
     return {
         **_from_cell(record),
-        "method": text(at(config, "method", "name")) or text(record.cell.get("method")),
+        "method": method,
         "seed": whole(config.get("seed")),
         "pretrain_dataset": text(at(config, "data", "dataset")),
         "backbone": text(at(config, "network", "backbone")),
         "stem": text(at(config, "network", "stem")),
-        "epochs": whole(at(config, "schedule", "epochs")),
+        "epochs": 0 if method == UNTRAINED else whole(at(config, "schedule", "epochs")),
         "batch": whole(config.get("batch")),
         "views": views_text(at(config, "data", "views")),
         "precision": text(config.get("precision")),
@@ -121,9 +128,9 @@ def pretrain_facts(record: Record) -> Facts:
         "restarts": whole(cost.get("restarts")),
         "resumed_under_other_code": record.resumed_under_other_code,
         "pretrain_device": text(record.environment.get("device")),
-        "pretrain_wall_s": wall,
-        "pretrain_gpu_s": gpu,
-        "pretrain_cpu_s": wall * cores if wall is not None and not gpu else None,
+        "pretrain_wall_s": real(cost.get("wall_s")),
+        "pretrain_gpu_s": real(cost.get("gpu_s")),
+        "pretrain_cpu_s": real(cost.get("cpu_s")),
         "pretrain_energy_kwh": real(cost.get("energy_kwh")),
     }
 
@@ -139,6 +146,7 @@ def evaluation_facts(record: Record) -> Facts:
         "eval_seed": whole(config.get("seed")),
         "status": record.status,
         **{metric: real(record.metrics.get(metric)) for metric in METRICS[record.stage]},
+        "test_images": None if record.stage == "detect" else whole(at(record.data, *TEST_SET)),
         "selection": text(at(config, "protocol", "selection")) or LAST,
         "deviations": _deviations(record),
         "eval_config": setting_hash(config),
@@ -150,6 +158,7 @@ def evaluation_facts(record: Record) -> Facts:
         "device": text(record.environment.get("device")),
         "eval_wall_s": real(record.cost.get("wall_s")),
         "eval_gpu_s": real(record.cost.get("gpu_s")),
+        "eval_cpu_s": real(record.cost.get("cpu_s")),
         "eval_energy_kwh": real(record.cost.get("energy_kwh")),
         "eval_resumed_under_other_code": record.stage in RESUMED and record.resumed_under_other_code,
         "started": text(record.started),

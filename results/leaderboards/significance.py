@@ -1,7 +1,8 @@
-"""What repetitions say: means, spreads, intervals and comparisons that count independent pretrainings.
+"""Which differences between experiments are real: every one compared with every other, by all runs of both.
 
-Evaluation and fine-tuning seeds of one pretraining are not independent: they are averaged within it first. By
-`scipy.special`, which is there in a tenth of the time of `scipy.stats`; the tests hold it against that.
+Few seeds may look alike by chance, and many comparisons find something by chance: both are allowed for, and
+`benchmarks/statistics.py` measures how often a table is wrong. Welch's test and Holm's correction are written out here
+for whole tables at once; the tests compare them with scipy and statsmodels.
 """
 
 from collections.abc import Sequence
@@ -10,83 +11,50 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-LEVEL, POWER = 0.95, 0.8
-MOST_SEEDS = 1000
+from results.leaderboards.intervals import LEVEL, Floats
+
+POWER = 0.8
+EQUIVALENCE = 1.0
+"""Points within which two means are called equal, where both one-sided tests say so."""
+
+MAX_SEEDS = 1000
 """More are not proposed."""
 
-PRETRAINING, FINE_TUNING, NONE = "pretraining", "fine-tuning only", "none"
-"""What a spread is the spread of."""
 
-Floats = npt.NDArray[np.float64]
+@dataclass(frozen=True)
+class Spread:
+    """The variance of a pretraining of each of k experiments, arrays [k]; NaN where there are fewer than two."""
 
-
-def half_width(sd: npt.ArrayLike, n: npt.ArrayLike, level: float = LEVEL) -> Floats:
-    """Half the confidence interval of a mean of `n` values with sample standard deviation `sd`, by Student's t.
-
-    NaN where n < 2: one value has no interval.
-    """
-    from scipy.special import stdtrit
-
-    sd, n = np.asarray(sd, float), np.asarray(n, float)
-    several = n >= 2
-    counted = np.where(several, n, 2)
-    return np.where(several, stdtrit(counted - 1, (1 + level) / 2) * sd / np.sqrt(counted), np.nan)
-
-
-def summarise(runs: pd.DataFrame, by: Sequence[str], unit: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """One row a group of `by`: n_pretrain, n_eval, spread_of, and <metric>_mean, _sd, _ci95 for each of `metrics`.
-
-    `unit` names the column that tells independent pretrainings apart. The n's are those of the first metric; another
-    metric that fewer runs have is left empty, because its mean would be over other runs. With one pretraining sd and
-    interval are those of its evaluations, and `spread_of` says so.
-    """
-    by, metrics = list(by), list(metrics)
-    within = runs.groupby([*by, unit])[metrics].mean()
-    between, evaluations = within.groupby(level=by), runs.groupby(by)[metrics]
-    n, n_eval = between.count(), evaluations.count()
-    sd = between.std().where(n > 1, evaluations.std())
-    width = half_width(sd, n.where(n > 1, n_eval))
-    whole = n.eq(n[metrics[0]], axis=0) & n_eval.eq(n_eval[metrics[0]], axis=0)
-    columns: dict[str, pd.Series] = {"n_pretrain": n[metrics[0]], "n_eval": n_eval[metrics[0]]}
-    columns["spread_of"] = _spread_of(n[metrics[0]], n_eval[metrics[0]])
-    mean = between.mean()
-    for i, metric in enumerate(metrics):
-        columns[f"{metric}_mean"] = mean[metric].where(whole[metric])
-        columns[f"{metric}_sd"] = sd[metric].where(whole[metric])
-        columns[f"{metric}_ci95"] = pd.Series(width[:, i], index=mean.index).where(whole[metric])
-    return pd.DataFrame(columns)
-
-
-def _spread_of(n: pd.Series, n_eval: pd.Series) -> pd.Series:
-    return pd.Series(np.where(n > 1, PRETRAINING, np.where(n_eval > 1, FINE_TUNING, NONE)), index=n.index)
-
-
-# --- comparisons ----------------------------------------------------------------------------------------------------
+    variance: Floats
+    """The experiment's own or that of all k together, whichever is larger."""
+    freedom: Floats
+    """Degrees of freedom of `variance`."""
+    pooled: npt.NDArray[np.bool_]
+    """Where `variance` is that of all together."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Every experiment of k against every other: arrays [k, k], of which [i, j] compares i with j.
+    """Every experiment of k with every other, by all runs of both: arrays [k, k], of which [i, j] compares i with j.
 
-    `difference` is the mean of i minus that of j: over the seeds that both have where `paired` (at least two), else of
-    all their seeds. NaN where nothing can be said: one of the two has a single pretraining, or the seeds' differences
-    are all the same but not 0, which leaves no spread to judge them by.
+    `difference` is the mean of i minus that of j. NaN where nothing can be said: one of the two has one pretraining, or
+    no run of any has a spread.
     """
 
     difference: Floats
     error: Floats
     """Standard error of `difference`."""
     freedom: Floats
-    """Degrees of freedom of `error`: seeds - 1 where paired, else Welch's."""
-    paired: npt.NDArray[np.bool_]
+    """Degrees of freedom of `error`, by Welch and Satterthwaite."""
+    pooled: npt.NDArray[np.bool_]
+    """Where both variances are those of all experiments together."""
     n: npt.NDArray[np.int64]
-    """Seeds shared where `paired`, else the smaller number of the two."""
+    """The smaller number of pretrainings of the two."""
 
     @cached_property
     def p(self) -> Floats:
-        """Two-sided p of a difference so large where there is none; by itself, not corrected."""
+        """Two-sided p of a difference this large where there is none; by itself, not corrected."""
         from scipy.special import stdtr
 
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -103,10 +71,19 @@ class Pairs:
     @cached_property
     def adjusted(self) -> Floats:
         """`p` with Holm's correction for all pairs: below 0.05 in one or more of true nulls at most once in 20."""
-        upper = np.triu_indices(len(self.p), 1)
-        adjusted = np.full_like(self.p, np.nan)
-        adjusted[upper] = holm(self.p[upper])
-        return np.where(np.isnan(adjusted), adjusted.T, adjusted)
+        return _adjusted(self.p)
+
+    @cached_property
+    def equal(self) -> npt.NDArray[np.bool_]:
+        """Where two means differ by less than EQUIVALENCE points: two one-sided tests (TOST), with Holm's correction
+        for all pairs. No difference found is not enough for it.
+        """
+        from scipy.special import stdtr
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = (EQUIVALENCE - np.abs(self.difference)) / self.error
+        p = np.where(self.error > 0, stdtr(self.freedom, -t), np.nan)
+        return _adjusted(p) < 1 - LEVEL
 
     @cached_property
     def half_width(self) -> Floats:
@@ -116,8 +93,8 @@ class Pairs:
         return np.where(np.isfinite(self.p), stdtrit(self.freedom, (1 + LEVEL) / 2) * self.error, np.nan)
 
     def better(self, families: int = 1) -> npt.NDArray[np.bool_]:
-        """Where i is significantly better than j (a larger value is better); of so many such families of pairs, one is
-        wrong in something at most once in 20.
+        """Where i is significantly better than j (a larger value is better); of this many such families of pairs, one
+        is wrong in something at most once in 20.
         """
         return (self.adjusted < (1 - LEVEL) / families) & (self.difference > 0)
 
@@ -130,52 +107,77 @@ class Pairs:
         return 1 + better.sum(axis=0), len(better) - better.sum(axis=1)
 
     def seeds_needed(self, rows: Sequence[int], columns: Sequence[int], power: float = POWER) -> Floats:
-        """Of pairs (rows[i], columns[i]): seeds of each with which a test would probably find the difference.
+        """Of pairs (rows[i], columns[i]): seeds of each, in a fresh set, with which a test would find the difference.
 
         That is, with probability `power` if difference and spread are truly what they look like now, at the level
-        that Bonferroni's correction leaves a pair. NaN where there is no difference or no spread, or over MOST_SEEDS.
+        that Bonferroni's correction leaves a pair. They may not be added to the present seeds and tested again: every
+        further look raises the rate of false alarms. NaN where there is no difference, or over MAX_SEEDS.
         """
         pick = np.asarray(rows, int), np.asarray(columns, int)
-        n, paired = self.n[pick], self.paired[pick]
-        per_seed = self.error[pick] * np.sqrt(np.maximum(n, 1))  # standard deviation of one seed's difference
+        sd = self.error[pick] * np.sqrt(np.maximum(self.n[pick], 1) / 2)  # of one pretraining, the two alike
         with np.errstate(divide="ignore", invalid="ignore"):
-            effect = np.abs(self.difference[pick]) / per_seed
+            effect = np.abs(self.difference[pick]) / sd
         effect = np.where(np.isfinite(self.p[pick]) & (effect > 0), effect, np.nan)
-        return seeds_for(effect, np.where(paired, 1, 2), (1 - LEVEL) / max(1, self.tested), power)
+        return seeds_for(effect, (1 - LEVEL) / max(1, self.tested), power)
 
 
-def compare(values: npt.ArrayLike) -> Pairs:
-    """Compares k experiments by `values` [k, s]: a row an experiment, a column a pretraining seed; NaN is not run."""
+def spread(values: npt.ArrayLike, resolution: float = 0.0) -> Spread:
+    """The variances of k experiments by `values` [k, s], for comparisons.
+
+    Few seeds may look alike by chance. So an experiment whose own variance is below that of all experiments pooled gets
+    the pooled one; where its own is larger it is Welch's, with its own degrees of freedom. Those of the pooled variance
+    are Satterthwaite's: few where experiments' variances differ. No variance is below `resolution` squared: a
+    difference of one test image.
+    """
     x = np.asarray(values, float)
-    known = np.isfinite(x)
-    shared = known[:, None] & known[None, :]
-    gap = np.where(shared, x[:, None] - x[None, :], 0.0)
-    both = shared.sum(axis=2)
-    paired = both >= 2
-    count = np.maximum(both, 2)
-    middle = gap.sum(axis=2) / count
-    spread = (np.where(shared, gap - middle[..., None], 0.0) ** 2).sum(axis=2) / (count - 1)
-    n = known.sum(axis=1)
-    welch_difference, welch_square, welch_freedom = _welch(x, known, n)
-    several = np.minimum(n[:, None], n[None, :])
-    testable = paired | (several >= 2)
+    finite = np.isfinite(x)
+    n = finite.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(finite, x, 0).sum(axis=1) / n
+        own = (np.where(finite, x - mean[:, None], 0) ** 2).sum(axis=1) / (n - 1)
+    own = np.where(n >= 2, np.maximum(own, resolution**2), np.nan)
+    freedom = np.where(n >= 2, n - 1.0, np.nan)
+    several = n >= 2
+    if not several.any():
+        return Spread(own, freedom, np.zeros(len(n), bool))
+    total = (freedom * own)[several].sum()
+    pooled = total / freedom[several].sum()
+    squares = (freedom * own**2)[several].sum()
+    shared = total**2 / squares if squares > 0 else freedom[several].sum()
+    below = several & (own <= pooled)
+    return Spread(np.where(below, pooled, own), np.where(below, shared, freedom), below)
+
+
+def compare(values: npt.ArrayLike, resolution: float = 0.0) -> Pairs:
+    """Compares k experiments by `values` [k, s]: a row per experiment, a value per pretraining, NaN for none.
+
+    `resolution` is the difference (points) that one test image makes; 0 where it is not known.
+    """
+    x = np.asarray(values, float)
+    finite = np.isfinite(x)
+    n = finite.sum(axis=1)
+    deviation = spread(x, resolution)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(finite, x, 0).sum(axis=1) / n
+        square = deviation.variance / n
+        error = square[:, None] + square[None, :]
+        parts = square**2 / deviation.freedom
+        freedom = np.where(error > 0, error**2 / (parts[:, None] + parts[None, :]), 1.0)
     return Pairs(
-        difference=np.where(paired, middle, welch_difference),
-        error=np.where(testable, np.sqrt(np.where(paired, spread / count, welch_square)), np.nan),
-        freedom=np.where(paired, count - 1.0, welch_freedom),
-        paired=paired,
-        n=np.where(paired, both, several),
+        difference=mean[:, None] - mean[None, :],
+        error=np.sqrt(error),
+        freedom=freedom,
+        pooled=deviation.pooled[:, None] & deviation.pooled[None, :],
+        n=np.minimum(n[:, None], n[None, :]),
     )
 
 
-def _welch(x: Floats, known: npt.NDArray[np.bool_], n: npt.NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-    """Of all pairs [k, k]: difference of the means, squared standard error, degrees of freedom."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.where(known, x, 0).sum(axis=1) / n
-        square = (np.where(known, x - mean[:, None], 0) ** 2).sum(axis=1) / (n - 1) / n
-        error = square[:, None] + square[None, :]
-        freedom = error**2 / ((square**2 / (n - 1))[:, None] + (square**2 / (n - 1))[None, :])
-    return mean[:, None] - mean[None, :], error, freedom
+def _adjusted(p: Floats) -> Floats:
+    """Holm's correction of p values [k, k] of pairs; symmetric, NaN where there is no test."""
+    upper = np.triu_indices(len(p), 1)
+    adjusted = np.full_like(p, np.nan)
+    adjusted[upper] = holm(p[upper])
+    return np.where(np.isnan(adjusted), adjusted.T, adjusted)
 
 
 def holm(p: npt.ArrayLike) -> Floats:
@@ -189,28 +191,28 @@ def holm(p: npt.ArrayLike) -> Floats:
     return adjusted
 
 
-def seeds_for(effect: npt.ArrayLike, samples: npt.ArrayLike, alpha: float, power: float = POWER) -> Floats:
-    """Seeds [m] at which a two-sided t test at level `alpha` finds a difference with probability `power`.
-
-    Args:
-        effect: [m], the difference by the standard deviation of one seed's difference.
-        samples: [m], 1 for paired seeds (n - 1 degrees of freedom), 2 for separate ones (2n - 2).
+def seeds_for(effect: npt.ArrayLike, alpha: float, power: float = POWER) -> Floats:
+    """Seeds [m] of each of two experiments at which a two-sided t test at level `alpha` finds a difference with
+    probability `power`; `effect` [m] is the difference by the standard deviation of one seed.
     """
-    effect, samples = np.asarray(effect, float), np.asarray(samples, int)
-    low, high = np.full(effect.shape, 1), np.full(effect.shape, MOST_SEEDS)
-    reachable = power_of(effect, high, samples, alpha) >= power
+    effect = np.asarray(effect, float)
+    low, high = np.full(effect.shape, 1), np.full(effect.shape, MAX_SEEDS)
+    reachable = power_of(effect, high, alpha) >= power
     while np.any(high - low > 1):
         middle = (low + high) // 2
-        enough = power_of(effect, np.maximum(middle, 2), samples, alpha) >= power
+        enough = power_of(effect, np.maximum(middle, 2), alpha) >= power
         high, low = np.where(enough, middle, high), np.where(enough, low, middle)
     return np.where(reachable, np.maximum(high, 2), np.nan)
 
 
-def power_of(effect: npt.ArrayLike, n: npt.ArrayLike, samples: npt.ArrayLike, alpha: float) -> Floats:
-    """Probability that a two-sided t test of `n` seeds finds `effect` (>= 0), and with its sign; see `seeds_for`."""
+def power_of(effect: npt.ArrayLike, n: npt.ArrayLike, alpha: float) -> Floats:
+    """Probability that a two-sided t test of `n` seeds of each finds `effect` (>= 0), and with its sign.
+
+    2n - 2 degrees of freedom: as if the two experiments were alone. See `seeds_for`.
+    """
     from scipy.special import nctdtr, stdtrit
 
     n = np.asarray(n, float)
-    freedom, shift = np.asarray(samples) * (n - 1), np.asarray(effect) * np.sqrt(n)
+    freedom, shift = 2 * (n - 1), np.asarray(effect) * np.sqrt(n / 2)
     limit = stdtrit(freedom, 1 - alpha / 2)
     return np.asarray(1 - nctdtr(freedom, shift, limit))

@@ -33,7 +33,8 @@ def stale(runs: pd.DataFrame, by: list[str], texts: Mapping[str, str]) -> pd.Ser
     that this suite did not train depends on no pretraining code.
     """
     changed: dict[tuple[str, ...], dict[str, None]] = {}
-    columns = [*by, "stage", "protocol", "eval_config", "code", "pretrain_code", "method", "pretrain_status"]
+    others = ("stage", "protocol", "eval_config", "code", "pretrain_code", "method", "pretrain_status")
+    columns = list(dict.fromkeys([*by, *others]))
     for record in runs[columns].drop_duplicates().to_dict("records"):
         row = {str(name): str(value) for name, value in record.items()}
         causes = changed.setdefault(tuple(row[name] for name in by), {})

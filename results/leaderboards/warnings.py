@@ -5,18 +5,17 @@ from typing import Any
 import pandas as pd
 
 from results.leaderboards import recipe_papers as recipes
+from results.leaderboards.published import FEW_SEEDS
+from results.leaderboards.run_table import UNTRAINED
 
 FOREIGN, MISSING = "foreign", "missing"
 """`pretrain_status` of an evaluation whose pretraining has no record, because it is not ours, or was not found."""
 
-UNTRAINED = "random"
 BOUNDS = ("supervised", UNTRAINED)
 """Methods that compete with none."""
 CODE = {"pretrain_code": "pretrain_git", "code": "git"}
 """Columns with the code that a result depends on, and those to go by where a record does not say: its commit."""
 
-FEW_SEEDS = 3
-"""With fewer pretrainings an interval is so wide that it says little: for two, 9 standard deviations to either side."""
 
 
 def flags(row: dict[str, Any], bound: dict[Any, float], headline: str) -> list[str]:
@@ -25,12 +24,14 @@ def flags(row: dict[str, Any], bound: dict[Any, float], headline: str) -> list[s
     `bound` holds the best value of the untrained network by (backbone, stem), in the leaderboard's column `headline`.
     """
     floor = bound.get((row["backbone"], row["stem"]))
+    total, pretrained = row["n_eval"] + row["n_no_value"], row["n_trained"]
     candidates = {
         "untrained": row["method"] == UNTRAINED,
         "reconstruction": recipes.is_reconstruction(row["recipe"]),
         "not above random": floor is not None and row["method"] != UNTRAINED and row[headline] <= floor,
         f"{row['n_failed']} failed": row["n_failed"] > 0,
-        "without a value": row["n_pretrain"] == 0,
+        f"{row['n_no_value']} of {total} without a value": row["n_no_value"] > 0,
+        f"{row['n_collapsed']} of {pretrained} collapsed": row["n_collapsed"] > 0,
         "one pretraining": row["n_pretrain"] == 1,
         f"only {row['n_pretrain']} pretrainings": 1 < row["n_pretrain"] < FEW_SEEDS,
         "deviates from the protocol": row["deviations"] != "",
@@ -45,7 +46,6 @@ def doubtful(runs: pd.DataFrame, by: list[str]) -> pd.Series:
     status = runs.pretrain_status
     single = pd.DataFrame(
         {
-            "collapsed": runs.collapsed.fillna(False),
             "foreign checkpoint": status == FOREIGN,
             "pretraining's record is missing": status == MISSING,
             "pretraining not done": ~status.isin(["done", FOREIGN, MISSING]),
