@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import resource
 import socket
 import subprocess
 import sys
@@ -32,6 +33,23 @@ def environment() -> dict[str, Any]:
         "host": socket.gethostname(),
         "device": device,
     }
+
+
+def cpu_seconds() -> float:
+    """CPU time that this process and its children, such as loader workers, have used, as the operating system counts
+    it: of all their threads, of ended children and of those still alive.
+    """
+    import psutil
+
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    total = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    for child in psutil.Process().children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.Error:  # it has just ended
+            continue
+        total += times.user + times.system
+    return total
 
 
 def _git_state() -> dict[str, Any]:

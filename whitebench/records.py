@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 
 from whitebench.code_hash import code_files, code_hash
 from whitebench.energy import EnergyMeter
-from whitebench.environment import environment
+from whitebench.environment import cpu_seconds, environment
 from whitebench.errors import Interrupted, UserError
 from whitebench.files import append_json_line, last_json_line, read_json_lines, write_atomically, write_json
 from whitebench.hashing import canonical, file_hash, run_id
@@ -66,7 +66,7 @@ class Record:
     metrics: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, dict[str, str]] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
-    """Summed over restarts: wall_s, gpu_s, energy_kwh (None where unknown), restarts."""
+    """Summed over restarts: wall_s, gpu_s, cpu_s (see `cpu_seconds`), energy_kwh (None where unknown), restarts."""
     started: str = ""
     ended: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
@@ -153,7 +153,7 @@ class Run:
             hashes=hashes or {},
             data=data or {},
             parents=parents or [],
-            cost={"wall_s": 0.0, "gpu_s": 0.0, "energy_kwh": None, "restarts": 0},
+            cost={"wall_s": 0.0, "gpu_s": 0.0, "cpu_s": 0.0, "energy_kwh": None, "restarts": 0},
             command=command or shlex.join(["python", *map(_shown, sys.orig_argv[1:])]),
         )
         self.already_done = False
@@ -196,7 +196,7 @@ class Run:
         self.record.code = code_files(self.record.stage, self._method())
         self.record.hashes["code"] = code_hash(self.record.code)
         self._began, self._energy = time.monotonic(), EnergyMeter(self.gpus)
-        self._cost_before = dict(self.record.cost)
+        self._cpu_began, self._cost_before = cpu_seconds(), dict(self.record.cost)
         self.save()
         return self
 
@@ -231,6 +231,7 @@ class Run:
         wall = time.monotonic() - self._began
         self.record.cost["wall_s"] = self._cost_before["wall_s"] + wall
         self.record.cost["gpu_s"] = self._cost_before["gpu_s"] + wall * self.gpus
+        self.record.cost["cpu_s"] = self._cost_before.get("cpu_s", 0.0) + cpu_seconds() - self._cpu_began
         self.record.cost["energy_kwh"] = self._energy_so_far()
         write_json(self.folder / RECORD, asdict(self.record))
 

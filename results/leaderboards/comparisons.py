@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from results.leaderboards import table_cells as grid
-from results.leaderboards.run_table import HEADLINES
 from results.leaderboards.intervals import LEVEL
+from results.leaderboards.run_table import HEADLINES
 from results.leaderboards.significance import EQUIVALENCE, Pairs, compare
 from results.leaderboards.warnings import BOUNDS, FEW_SEEDS
 
@@ -61,9 +61,7 @@ def standing(
     return columns.astype(dict.fromkeys(("rank_low", "rank_high", "fresh_seeds"), "Int64"))
 
 
-def pairwise(
-    runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], resolution: float = 0.0
-) -> pd.DataFrame:
+def pairwise(runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], resolution: float = 0.0) -> pd.DataFrame:
     """The pairs of a leaderboard's best experiments, in its order: the rows of `comparisons.csv`, for each headline."""
     rows: list[dict[str, Any]] = []
     board = {key: str(runs[key].iloc[0]) for key in ("dataset", "stage", "protocol")}

@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from results.leaderboards.experiments import GROUP, Row, rows_of
+from results.leaderboards.intervals import FINE_TUNING
 from results.leaderboards.leaderboard import Leaderboard, Tables
 from results.leaderboards.run_table import HEADLINES
-from results.leaderboards.intervals import FINE_TUNING
 from results.leaderboards.stale import changed_since
 
 TITLES = {"top1": "top-1", "box_AP": "box AP", "mask_AP": "mask AP"}
@@ -117,8 +117,9 @@ def rank(row: Row) -> str:
 
 
 def _interval(row: Row, metric: str) -> str:
-    width = row[f"{metric}_ci95"]
-    return "" if pd.isna(width) else f"± {width:.2f}"
+    """Of seeds and test images together."""
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    return "" if pd.isna(low) else f"[{low:.1f}, {high:.1f}]"
 
 
 def _published(row: Row, metric: str) -> str:

@@ -2,16 +2,16 @@
 
 import json
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from results.leaderboards.comparisons import STANDING, standing
+from results.leaderboards.intervals import inferred_images, summarise
 from results.leaderboards.published import Published, describe, verdict
 from results.leaderboards.recipe_papers import tolerance
 from results.leaderboards.run_table import HEADLINES, METRICS, UNTRAINED, Facts
-from results.leaderboards.intervals import inferred_images, summarise
 from results.leaderboards.stale import stale
 from results.leaderboards.warnings import doubtful, flags
 
@@ -23,8 +23,10 @@ PRETRAIN_COST = ["pretrain_wall_s", "pretrain_gpu_h", "pretrain_cpu_h", "pretrai
 EVAL_COST = ["eval_wall_s", "eval_gpu_h", "eval_cpu_h", "eval_energy_kwh"]
 """Means per run: of one pretraining, and of one evaluation. To reach a result takes one of both."""
 
-FAILED_COST = ["failed_gpu_h", "failed_cpu_h"]
-"""Sums over an experiment's failed pretrainings and evaluations, which cost time and gave no result."""
+FAILED_COST = [f"failed_{stage}_{what}_h" for stage in ("pretrain", "eval") for what in ("gpu", "cpu")]
+"""Sums over an experiment's failed pretrainings, and failed evaluations, which cost time and gave no result."""
+
+NO_COST = (0, 0.0, 0.0)
 
 SUMMARY = ("mean", "sd", "ci95", "test_ci95", "low", "high")
 """Of each metric: see `intervals.summarise`."""
@@ -87,8 +89,7 @@ def ranked(
     table["eval_variant"] = _variants(
         [_flat(settings, row["eval_config"]) for row in experiments], [stage] * len(table)
     )
-    failures = pd.DataFrame(_failures(experiments, runs, failed), columns=["n_failed", *FAILED_COST], index=table.index)
-    table = table.join(failures.astype({"n_failed": "Int64"}))
+    table = table.join(_failures(experiments, runs, failed))
     nearest = [_published(row, settings, published, stage) for row in experiments]
     table = table.join(pd.DataFrame(nearest, index=table.index))
     bound = table[table.method == UNTRAINED].groupby(["backbone", "stem"])[headline].max().to_dict()
@@ -156,19 +157,27 @@ def _counts(done: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _failures(experiments: list[Row], runs: pd.DataFrame, failed: Sequence[Facts]) -> list[list[float]]:
-    """Of each experiment: its failed evaluations and the failed pretrainings of its config; their GPU and CPU hours."""
-    totals: dict[Hashable, list[float]] = {}
-    parts = [(_key(row), row["eval_gpu_s"], row["eval_cpu_s"]) for row in rows_of(runs[runs.status == "failed"])]
-    for key, gpu, cpu in [*parts, *((f["config"], f["pretrain_gpu_s"], f["pretrain_cpu_s"]) for f in failed)]:
-        total = totals.setdefault(key, [0, 0.0, 0.0])
-        hours = [0.0 if value is None or pd.isna(value) else value / 3600 for value in (gpu, cpu)]
-        totals[key] = [total[0] + 1, total[1] + hours[0], total[2] + hours[1]]
-    nothing = [0, 0.0, 0.0]
-    return [
-        [sum(pair) for pair in zip(totals.get(_key(row), nothing), totals.get(row["config"], nothing), strict=True)]
-        for row in experiments
-    ]
+def _failures(experiments: list[Row], runs: pd.DataFrame, failed: Sequence[Facts]) -> pd.DataFrame:
+    """Of each experiment: how many of its evaluations and of its config's pretrainings failed, and FAILED_COST."""
+    evaluations = _totals(
+        (_key(row), row["eval_gpu_s"], row["eval_cpu_s"]) for row in rows_of(runs[runs.status == "failed"])
+    )
+    pretrainings = _totals((facts["config"], facts["pretrain_gpu_s"], facts["pretrain_cpu_s"]) for facts in failed)
+    cells = []
+    for row in experiments:
+        first, second = (pretrainings.get(row["config"], NO_COST), evaluations.get(_key(row), NO_COST))
+        cells.append([first[0] + second[0], *first[1:], *second[1:]])
+    return pd.DataFrame(cells, columns=["n_failed", *FAILED_COST]).astype({"n_failed": "Int64"})
+
+
+def _totals(costs: Iterable[tuple[Hashable, Any, Any]]) -> dict[Hashable, tuple[int, float, float]]:
+    """Of (key, GPU seconds, CPU seconds), by key: their number and sums in hours; what is not known counts as 0."""
+    totals: dict[Hashable, tuple[int, float, float]] = {}
+    for key, *seconds in costs:
+        number, gpu, cpu = totals.get(key, NO_COST)
+        hours = [0.0 if value is None or pd.isna(value) else value / 3600 for value in seconds]
+        totals[key] = (number + 1, gpu + hours[0], cpu + hours[1])
+    return totals
 
 
 def _published(row: Row, settings: Mapping[str, str], published: Published, stage: str) -> Row:

@@ -111,9 +111,7 @@ def _row_of(collection: Collection) -> Callable[[Found], Facts]:
 
 
 def _leaderboards(runs: pd.DataFrame, collection: Collection, published: Published) -> list[Leaderboard]:
-    failed = [
-        found.facts for found in collection.found.values() if (found.stage, found.status) == (PRETRAIN, "failed")
-    ]
+    failed = [found.facts for found in collection.found.values() if (found.stage, found.status) == (PRETRAIN, "failed")]
     boards, taken = [], set[str]()
     for _, part in runs.groupby(BOARD, sort=True):
         dataset, stage, protocol = (str(part[key].iloc[0]) for key in BOARD)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from results.leaderboards import recipe_papers as recipes
 from results.leaderboards.comparisons import marks
-from results.leaderboards.experiments import GROUP, Row
+from results.leaderboards.experiments import EVAL_COST, FAILED_COST, GROUP, Row
 from results.leaderboards.leaderboard import Tables
 from results.leaderboards.published import NOT_RUN, Published
 from results.leaderboards.table_cells import Cell, Column, Grid
@@ -252,8 +252,13 @@ def _marks(rows: list[Row], place: Place, layout: Layout, tables: Tables) -> lis
         return [""] * len(rows)
     runs = tables.runs
     same = (runs.dataset == place.dataset) & (runs.stage == place.stage) & (runs.protocol == min(protocols))
+    resolution = next(
+        board.resolution
+        for board in tables.leaderboards
+        if (board.dataset, board.stage, board.protocol) == (place.dataset, place.stage, min(protocols))
+    )
     columns = sum((other.dataset, other.stage) == (place.dataset, place.stage) for other in layout.places)
-    return marks(runs[same & (runs.status == "done")], pd.DataFrame(rows), GROUP, place.metric, columns)
+    return marks(runs[same & (runs.status == "done")], pd.DataFrame(rows), GROUP, place.metric, columns, resolution)
 
 
 def value_cell(row: Row, metric: str, mark: str = "") -> Cell:
@@ -270,30 +275,40 @@ def _costs(tables: Tables) -> Grid:
             experiments.setdefault(tuple(row[name] for name in GROUP[:3]), []).append((board.stage, row))
     names = ("wall h", "GPU h", "CPU h", "energy kWh")
     columns = [Column("method", numeric=False), Column("epochs"), *(Column(name, "pretraining") for name in names)]
-    columns += [Column("evaluations wall h"), Column("total GPU h"), Column("top-1 linear"), Column("box AP")]
+    columns += [Column(f"{name} h", "evaluations") for name in ("wall", "GPU", "CPU")]
+    columns += [Column(f"{name} h", "failed runs") for name in ("GPU", "CPU")]
+    columns += [Column("top-1 linear"), Column("box AP")]
     rows = sorted(
         (_cost_row(found) for found in experiments.values()), key=lambda row: (float(row[2].text or 0), row[0].text)
     )
     notes = [
-        "Means of one pretraining and of one of each of its evaluations; energy is empty where no meter could be read."
+        "Means of one pretraining and of one of each of its evaluations, and sums over the failed runs of both.",
+        "CPU time as the operating system counts it, loader workers included; energy is empty where no meter was read.",
     ]
     return Grid("cost", "Cost to reach a result", columns, rows, notes)
 
 
-def _cost_row(found: list[tuple[str, Row]]) -> list[Cell]:
-    row = found[0][1]
+def _cost_row(rows: list[tuple[str, Row]]) -> list[Cell]:
+    """Of one experiment, by its rows (stage, row) on all leaderboards."""
+    row = rows[0][1]
     hours = _number(row["pretrain_wall_s"], 3600), _number(row["pretrain_gpu_h"]), _number(row["pretrain_cpu_h"])
-    evaluations = sum(other["eval_wall_s"] for _, other in found if not pd.isna(other["eval_wall_s"]))
-    gpu = [row["pretrain_gpu_h"], *(other["eval_gpu_h"] for _, other in found)]
+    failed = zip(FAILED_COST[:2], FAILED_COST[2:], strict=True)
+    evaluations = [(name, 3600 if name == "eval_wall_s" else 1) for name in EVAL_COST[:3]]
     return [
         Cell(" ".join(filter(None, (row["method"], f"({row['recipe']})", row["variant"])))),
         Cell("" if pd.isna(row["epochs"]) else str(row["epochs"])),
         *map(Cell, hours),
         Cell(_number(row["pretrain_energy_kwh"])),
-        Cell(_number(evaluations, 3600)),
-        Cell(_number(sum(value for value in gpu if not pd.isna(value)))),
-        *(_first(found, stage, metric) for stage, metric in (("linear", "top1"), ("detect", "box_AP"))),
+        *(Cell(_sum([other[name] for _, other in rows], divisor)) for name, divisor in evaluations),
+        *(Cell(_sum([row[pretrain], *(other[eval_] for _, other in rows)])) for pretrain, eval_ in failed),
+        *(_first(rows, stage, metric) for stage, metric in (("linear", "top1"), ("detect", "box_AP"))),
     ]
+
+
+def _sum(values: Sequence[float], divisor: float = 1.0) -> str:
+    """Of those that are known; empty where none is."""
+    numbers = [value for value in values if not pd.isna(value)]
+    return _number(sum(numbers), divisor) if numbers else ""
 
 
 def _first(found: list[tuple[str, Row]], stage: str, metric: str) -> Cell:

@@ -163,11 +163,13 @@ def compare(values: npt.ArrayLike, resolution: float = 0.0) -> Pairs:
         error = square[:, None] + square[None, :]
         parts = square**2 / deviation.freedom
         freedom = np.where(error > 0, error**2 / (parts[:, None] + parts[None, :]), 1.0)
+    both = deviation.pooled[:, None] & deviation.pooled[None, :]
+    freedom = np.where(both, deviation.freedom[:, None], freedom)  # one estimate, not two independent ones
     return Pairs(
         difference=mean[:, None] - mean[None, :],
         error=np.sqrt(error),
         freedom=freedom,
-        pooled=deviation.pooled[:, None] & deviation.pooled[None, :],
+        pooled=both,
         n=np.minimum(n[:, None], n[None, :]),
     )
 

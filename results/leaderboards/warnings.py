@@ -17,7 +17,6 @@ CODE = {"pretrain_code": "pretrain_git", "code": "git"}
 """Columns with the code that a result depends on, and those to go by where a record does not say: its commit."""
 
 
-
 def flags(row: dict[str, Any], bound: dict[Any, float], headline: str) -> list[str]:
     """Of an experiment, by its row in the leaderboard.
 
