@@ -292,17 +292,17 @@ def _decided(tmp_path: Path, boards: int, seeds: int, means: list[float], sd: fl
     return pairs.assign(decided=pairs.verdict.isin(["a", "b"]))
 
 
-@pytest.mark.parametrize(("seeds", "methods", "sd"), [(2, 9, 0.4), (2, 3, 6.0), (3, 9, 2.0), (5, 3, 6.0)])
+@pytest.mark.parametrize(("seeds", "methods", "sd"), [(2, 9, 0.4), (3, 4, 6.0)])
 def test_the_command_raises_few_false_alarms(tmp_path: Path, seeds: int, methods: int, sd: float) -> None:
-    """30 leaderboards of equal methods: more than 5 false alarms have a chance of 0.3 % at a rate of 5 %."""
-    pairs = _decided(tmp_path, 30, seeds, [240.0] * methods, sd)
-    assert pairs.dataset.nunique() == 30
-    assert pairs.groupby("dataset").decided.any().sum() <= 5
+    """20 leaderboards of equal methods: more than 4 false alarms have a chance of 0.3 % at a rate of 5 %."""
+    pairs = _decided(tmp_path, 20, seeds, [240.0] * methods, sd)
+    assert pairs.dataset.nunique() == 20
+    assert pairs.groupby("dataset").decided.any().sum() <= 4
 
 
 def test_the_command_finds_planted_differences(tmp_path: Path) -> None:
-    """One of five methods is 12 standard deviations better, of five seeds each: it is best on every leaderboard."""
-    pairs = _decided(tmp_path, 20, 5, [270.0, 240, 240, 240, 240], 2.5)
+    """One of five methods is 12 standard deviations better, with five seeds each: it is best on every leaderboard."""
+    pairs = _decided(tmp_path, 10, 5, [270.0, 240, 240, 240, 240], 2.5)
     of_best = (pairs.a == "planted/method00") | (pairs.b == "planted/method00")
     assert pairs[of_best].decided.mean() > 0.95
     assert pairs[~of_best].groupby("dataset").decided.any().mean() <= 0.2
