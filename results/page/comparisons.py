@@ -12,7 +12,7 @@ NUMBERS = (
     ("n", "n", "{}"),
     ("p", "p", "{:.3g}"),
     ("p_adjusted", "p corrected", "{:.3g}"),
-    ("more_seeds", "more seeds", "{}"),
+    ("fresh_seeds", "fresh seeds", "{}"),
 )
 
 

@@ -9,10 +9,10 @@ from markupsafe import Markup
 from results.leaderboards.comparisons import BEST, label
 from results.leaderboards.console import TITLES, rank
 from results.leaderboards.experiments import GROUP, Row
+from results.leaderboards.intervals import FINE_TUNING
 from results.leaderboards.leaderboard import Leaderboard, Tables
 from results.leaderboards.published import REPRODUCED
 from results.leaderboards.run_table import HEADLINES
-from results.leaderboards.significance import FINE_TUNING
 from results.leaderboards.stale import changed_since
 from results.page.data_tables import Cell, Head, Table, TableRow, chips
 from results.page.dot_plots import Dots, Scale, dots, value_range
@@ -114,9 +114,9 @@ def _dots(row: Row, metric: str, values: pd.Series, scale: Scale | None) -> Dots
         return None
     key = tuple(row[name] for name in GROUP)
     single = [float(value) for value in values.get(key, [])]
-    mean, width = row[f"{metric}_mean"], row[f"{metric}_ci95"]
-    several = row["n_pretrain"] > 1 and width is not None and mean is not None
-    low, high = (mean - width, mean + width) if several else (float("nan"), float("nan"))
+    mean, low, high = (row[f"{metric}_{what}"] for what in ("mean", "low", "high"))
+    if low is None:
+        low, high = float("nan"), float("nan")
     return dots(single, mean, low, high, scale)
 
 
@@ -133,7 +133,7 @@ def _to_best(row: Row) -> Cell:
     verdict, behind = str(row["versus_best"] or ""), row["behind_best"]
     if verdict in ("", BEST):
         return Cell(chips(["best mean"], "good") if verdict else "", 0.0 if verdict else None)
-    return Cell(macro("cells.html", "to_best")(verdict, behind, row.get("more_seeds")), behind)
+    return Cell(macro("cells.html", "to_best")(verdict, behind, row.get("fresh_seeds")), behind)
 
 
 def _published(row: Row, board: Leaderboard) -> Cell:

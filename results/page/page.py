@@ -193,7 +193,7 @@ def _tiles(tables: Tables) -> list[tuple[str, str]]:
     runs = tables.runs
     once = runs.drop_duplicates("parent")
     gpu = (once.pretrain_gpu_s.sum() + runs.eval_gpu_s.sum()) / 3600
-    cpu = (once.pretrain_cpu_s.sum() + runs.eval_wall_s.where(runs.eval_gpu_s == 0).sum()) / 3600
+    cpu = (once.pretrain_cpu_s.sum() + runs.eval_cpu_s.sum()) / 3600
     energy = once.pretrain_energy_kwh.sum() + runs.eval_energy_kwh.sum()
     counts = {state: sum(n for (_, other), n in tables.counts.items() if other == state) for state in STATES}
     return [

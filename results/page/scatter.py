@@ -114,4 +114,4 @@ def _gpu(row: Any) -> float:
 
 
 def _cpu(row: Any) -> float:
-    return float(row["pretrain_cpu_h"] + (0 if pd.isna(row["eval_wall_s"]) else row["eval_wall_s"] / 3600))
+    return float(row["pretrain_cpu_h"] + (0 if pd.isna(row["eval_cpu_h"]) else row["eval_cpu_h"]))

@@ -283,41 +283,9 @@ def test_the_command_writes_the_file(records: Records, tmp_path: Path, capsys: p
     assert "leaderboards" in capsys.readouterr().out
 
 
-<<<<<<< HEAD
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(records: Records, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder"):
         main([str(records.root), "--out", str(tmp_path)])
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         main([str(records.root), "--out", str(tmp_path / "file" / "r.html")])
-=======
-@pytest.mark.long
-def test_a_browser_sorts_and_filters(records: Records, tmp_path: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium here")
-    script = """<script>{
-        const texts = q => [...document.querySelectorAll(q)].map(e => e.textContent);
-        document.querySelectorAll("#leaderboards th.num")[0].click();
-        const down = texts("#leaderboards table:first-of-type tbody tr td:first-child")[0];
-        document.querySelectorAll("#leaderboards th.num")[0].click();
-        const up = texts("#leaderboards table:first-of-type tbody tr td:first-child")[0];
-        const filter = document.getElementById("filter");
-        filter.value = "cwrgp linear"; filter.dispatchEvent(new Event("input"));
-        const left = [...document.querySelectorAll("#leaderboards tr[data-f]:not(.hidden)")].length;
-        document.title = JSON.stringify([down, up, left]);
-    }</script></body>"""
-    file = tmp_path / "page.html"
-    file.write_text(report(records).replace("</body>", script))
-    shown = subprocess.run(
-        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", file.as_uri()],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    found = re.search(r"<title>(.*?)</title>", shown)
-    assert found is not None
-    down, up, left = json.loads(found[1])
-    assert (down.split("epochs")[0], up.split("epochs")[0]) == ("sample/intl20 ", "sample/random0 ")
-    assert left == 1
->>>>>>> aeb5567 (Statistics: all runs of both count, no spread below one test image, pooled variance, equivalence by TOST, intervals with the test set's error, verdicts that need three pretrainings; CPU time as the operating system counts it)
