@@ -739,13 +739,28 @@ def test_a_run_that_deviates_from_its_protocol_is_not_comparable(records: Record
     )
     for seed, deviations in enumerate([[], ["SOLVER.MAX_ITER: 10, published 90000"]]):
         metrics = {"box_AP": 40.0, "mask_AP": 35.0, "deviations": deviations}
-        config = {"protocol": {"name": "c4-1x"}, "dataset": None, "iterations": seed}
+        config = {"protocol": {"name": "c4-2x"}, "dataset": None, "iterations": seed}
         records.evaluate(parent, metrics, "detect", seed, config, cell={"dataset": "coco"})  # type: ignore[arg-type]
-    rows = {row["deviations"] != "": row for row in table("leaderboard_coco_detect-c4-1x.csv")}
+    rows = {row["deviations"] != "": row for row in table("leaderboard_coco_detect-c4-2x.csv")}
     assert (rows[False]["comparable"], rows[True]["comparable"]) == ("undecided", "no")
     assert (rows[False]["box_AP_published"], rows[False]["mask_AP_published"]) == ("40.7", "35.5")
-    assert "protocol not stated: 1x or 2x" in rows[False]["published_fields"]
+    assert "protocol not stated: its repository's config is 2x" in rows[False]["published_fields"]
     assert "protocol different: SOLVER.MAX_ITER" in rows[True]["published_fields"]
+
+
+def test_published_coco_numbers_of_the_whitening_papers_are_not_c4_1x(
+    records: Records, table: Callable[..., Rows]
+) -> None:
+    parent = records.pretrain(
+        "intl",
+        config={"data": {"dataset": "imagenet1k"}, "network": {"backbone": "resnet50"}, "schedule": {"epochs": 200}},
+    )
+    config = {"protocol": {"name": "c4-1x"}, "dataset": None}
+    metrics = {"box_AP": 40.0, "mask_AP": 35.0, "deviations": []}
+    records.evaluate(parent, metrics, "detect", 0, config, cell={"dataset": "coco"})  # type: ignore[arg-type]
+    (row,) = table("leaderboard_coco_detect-c4-1x.csv")
+    assert row["comparable"] == "no"
+    assert "protocol different: 2x, by its repository's config" in row["published_fields"]
 
 
 def test_ema_and_multi_crop_are_told_from_the_plain_method() -> None:
