@@ -48,9 +48,9 @@ class Marks:
     """
 
     def __init__(self, methods: Iterable[str]) -> None:
-        own = sorted(path.stem for path in METHOD_FILES.glob("[a-z]*.py"))
+        built_in = sorted(path.stem for path in METHOD_FILES.glob("[a-z]*.py"))
         present = set(methods)
-        order = [*own, *sorted(present - set(own))]
+        order = [*built_in, *sorted(present - set(built_in))]
         self._index = {method: i for i, method in enumerate(order)}
         self.methods = [method for method in order if method in present]
 

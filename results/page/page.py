@@ -215,7 +215,7 @@ def unfinished_runs(collection: Collection) -> list[Path]:
     return [run.path for run in sorted(runs, key=lambda run: (run.stage != PRETRAIN, run.stage, run.id))]
 
 
-def _chosen(tables: Tables, most: int, besides: set[Path]) -> list[Path]:
+def _chosen(tables: Tables, most: int, excluded: set[Path]) -> list[Path]:
     """The records of at most `most` pretrainings and of their evaluations, those of the best rows first."""
     order: dict[str, None] = {}
     ranked = sorted(
@@ -229,4 +229,4 @@ def _chosen(tables: Tables, most: int, besides: set[Path]) -> list[Path]:
     parents = list(order)[:most]
     ids = {*parents, *tables.runs.id[tables.runs.parent.isin(parents)]}
     paths = {path: path.parent.name if path.name == "run.json" else path.stem for path in tables.sources}
-    return [path for path, name in paths.items() if name in ids and path not in besides]
+    return [path for path, name in paths.items() if name in ids and path not in excluded]

@@ -4,6 +4,7 @@ import base64
 import io
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from results.page.run_files import Unreadable, read_inside
@@ -44,9 +45,12 @@ class PictureBudget:
         if self.remaining <= 0:
             return Picture(name, "", "not shown: the page's pictures have reached their limit")
         try:
-            content = _thumbnail(read_inside(path, [folder], FILE_BYTES))
-        except (Unreadable, FileNotFoundError) as error:
+            state = path.stat()
+            content = _thumbnail(path, folder, state.st_mtime_ns, state.st_size)
+        except Unreadable as error:
             return Picture(name, "", str(error))
+        except OSError as error:
+            return Picture(name, "", f"not a readable picture ({error.strerror or type(error).__name__})")
         except Exception as error:  # Pillow raises many kinds for damaged files
             return Picture(name, "", f"not a readable picture ({type(error).__name__})")
         source = f"data:image/webp;base64,{base64.b64encode(content).decode()}"
@@ -56,10 +60,12 @@ class PictureBudget:
         return Picture(name, source)
 
 
-def _thumbnail(content: bytes) -> bytes:
-    """WebP; only the pixels go into the page, no metadata."""
+@lru_cache(maxsize=256)
+def _thumbnail(path: Path, folder: Path, modified: int, size: int) -> bytes:
+    """WebP; only the pixels go into the page, no metadata. A live page asks for the same ones again and again."""
     from PIL import Image
 
+    content = read_inside(path, [folder], FILE_BYTES)
     with Image.open(io.BytesIO(content)) as image:
         if image.width * image.height > PIXELS:
             raise Unreadable(f"not shown: {image.width} x {image.height} pixels")

@@ -154,9 +154,9 @@ def difference(record: Record) -> Difference | str:
     base = _recipe(str(record.cell.get("recipe")))
     if isinstance(base, str):
         return base
-    own = flat(record.config)
-    keys = [key for key in sorted(own.keys() | base.keys()) if key not in ("seed", "data_hash")]
-    pairs = [(key, base.get(key, "-"), own.get(key, "-")) for key in keys]
+    config = flat(record.config)
+    keys = [key for key in sorted(config.keys() | base.keys()) if key not in ("seed", "data_hash")]
+    pairs = [(key, base.get(key, "-"), config.get(key, "-")) for key in keys]
     return [(key, expected, value) for key, expected, value in pairs if expected not in (value, "auto")]
 
 

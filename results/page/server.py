@@ -15,7 +15,10 @@ from pathlib import Path
 from whitebench.errors import UserError
 
 SECONDS_BETWEEN = 2.0
-"""Between two looks at the run folders, at least."""
+"""Between two readings of the run folders, at least."""
+
+SHARE = 0.2
+"""Of one core, about, that building pages may take while runs write all the time."""
 
 CONTENT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
@@ -31,20 +34,22 @@ HEADERS = {
 
 
 class LivePage:
-    """The newest page of some run folders; built anew where a file of them has changed."""
+    """The newest page of some run folders, built again when a file in them has changed."""
 
     def __init__(self, roots: Sequence[Path], build: Callable[[], bytes]) -> None:
         self._roots, self._build, self._lock = roots, build, threading.Lock()
-        self._looked, self._state, self._content = -SECONDS_BETWEEN, "", b""
+        self._next, self._state, self._content = 0.0, "", b""
 
     def content(self) -> tuple[bytes, str]:
         """The page and its tag, which changes with it."""
         with self._lock:
-            if time.monotonic() - self._looked >= SECONDS_BETWEEN:
+            start = time.monotonic()
+            if start >= self._next:
                 state = folder_state(self._roots)
                 if state != self._state:
                     self._content, self._state = self._build(), state
-                self._looked = time.monotonic()
+                end = time.monotonic()
+                self._next = end + max(SECONDS_BETWEEN, (end - start) / SHARE) if SECONDS_BETWEEN else end
             return self._content, f'"{self._state}"'
 
 
@@ -62,7 +67,7 @@ def folder_state(roots: Sequence[Path]) -> str:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Files below a folder of runs, no links to folders followed; weights change with the records beside them."""
+    """Files below a folder of runs, no links to folders followed; weights change together with their records."""
     for folder, folders, names in os.walk(root):
         folders.sort()
         yield from (
@@ -195,8 +200,8 @@ def serve(roots: Sequence[Path], host: str, port: int, most: int) -> None:
 
     options = Options(most=most, views=False, live=True)
     server = make_server(roots, host, port, lambda: build_page(read_runs(roots), options))
-    shown = f"[{host}]" if ":" in host else host
-    print(f"http://{shown}:{server.server_port}/ shows {', '.join(map(str, roots))}; Ctrl-C ends it", flush=True)
+    name = f"[{host}]" if ":" in host else host
+    print(f"http://{name}:{server.server_port}/ shows {', '.join(map(str, roots))}; Ctrl-C ends it", flush=True)
     try:
         server.serve_forever(poll_interval=0.2)
     except KeyboardInterrupt:

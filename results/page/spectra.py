@@ -14,7 +14,7 @@ from results.page.run_files import number
 FRAME, RANKS = "spectra", "ranks"
 PARTS = ("backbone", "embedding", "transformed")
 RUNS, EPOCHS, POINTS, HOVER_POINTS = 12, 10, 60, 12
-"""Pretrainings of which spectra are drawn; of each at most so many epochs, with so many eigenvalues."""
+"""Pretrainings of which spectra are drawn; epochs and eigenvalues of each at most."""
 
 FLOOR = 1e-9
 """Smaller shares of the largest eigenvalue are drawn there: they are noise of single precision."""
@@ -48,8 +48,8 @@ def frames(details: Sequence[Detail]) -> dict[str, pd.DataFrame]:
         for i, probe in enumerate(probes):
             epoch = number(probe.get("epoch"))
             for part in PARTS if epoch is not None else ():
-                found = probe.get(part)
-                values = found if isinstance(found, dict) else {}
+                measured = probe.get(part)
+                values = measured if isinstance(measured, dict) else {}
                 spectra += [{**key, "part": part, "epoch": epoch, **row} for row in _eigenvalues(values)]
                 rank = number(values.get("effective_rank"))
                 if rank is not None:

@@ -54,7 +54,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS_BETWEEN", 0.0)
 
 
-def test_the_page_is_built_anew_only_where_a_file_has_changed(tmp_path: Path, now: None) -> None:
+def test_the_page_is_built_again_only_when_a_file_has_changed(tmp_path: Path, now: None) -> None:
     (tmp_path / "a").write_text("1")
     with serving([tmp_path]) as port:
         status, body, tag = ask(port)
