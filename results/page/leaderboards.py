@@ -122,10 +122,10 @@ def _dots(row: Row, metric: str, values: pd.Series, scale: Scale | None) -> Dots
 
 def _value(row: Row, metric: str) -> Cell:
     """Mean ± sd, and below it the interval."""
-    mean, sd, width = (row[f"{metric}_{what}"] for what in ("mean", "sd", "ci95"))
+    mean, sd, low, high = (row[f"{metric}_{what}"] for what in ("mean", "sd", "low", "high"))
     if mean is None:
         return Cell("–")
-    return Cell(macro("cells.html", "value")(mean, sd, width, row["spread_of"] == FINE_TUNING), mean)
+    return Cell(macro("cells.html", "value")(mean, sd, low, high, row["spread_of"] == FINE_TUNING), mean)
 
 
 def _to_best(row: Row) -> Cell:
