@@ -1,4 +1,4 @@
-"""What a run ran on and with: versions, commit, host and device."""
+"""Versions, commit, host and device of a run."""
 
 import importlib.metadata
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SNAPSHOT = "snapshot.json"
-"""Beside code that was copied from a checkout for jobs in a queue: its hash, commit and dirtiness."""
+"""In a copy of the code for queued jobs: its hash, its commit, and whether it differs from the commit."""
 VERSIONED = ("torch", "torchvision", "numpy", "ffcv", "sal-detectron2", "detectron2", "submitit", "pandas")
 
 
@@ -56,12 +56,15 @@ def _git_state() -> dict[str, Any]:
     """Commit, and whether source files differ from it (tables that a run writes do not count)."""
     here = Path(__file__).parent.parent
     if (here / SNAPSHOT).exists():
-        taken: dict[str, Any] = json.loads((here / SNAPSHOT).read_bytes())
-        return taken
+        state: dict[str, Any] = json.loads((here / SNAPSHOT).read_bytes())
+        return state
+
+    # a checkout that belongs to another user is read all the same
+    command = ["git", "-c", f"safe.directory={here}", "-C", str(here)]
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=20)
+            done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=20)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

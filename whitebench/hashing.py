@@ -1,4 +1,4 @@
-"""Plain JSON of configs, the hashes and ids that follow from it, and files that are written whole or not at all."""
+"""Canonical JSON of configurations, and the hashes and ids derived from it."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ PLAIN = {type(None), bool, int, str}
 
 
 def added(default: T) -> T:
-    """A field that joined its dataclass later: left out of ids at its default, so that those of older runs stand.
+    """A dataclass field added later: at its default it is left out of ids, so that ids of older runs stay valid.
 
-    So a default, once published, is never changed: another behaviour is another key.
+    The default must therefore never change; another behaviour needs another key.
     """
-    made: T = field(default=default, metadata={ADDED: True})
-    return made
+    value: T = field(default=default, metadata={ADDED: True})
+    return value
 
 
 def canonical(value: Any) -> Any:
@@ -32,22 +32,22 @@ def canonical(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if is_dataclass(value) and not isinstance(value, type):
-        kept = (f for f in fields(value) if ADDED not in f.metadata or getattr(value, f.name) != f.default)
-        return {f.name: canonical(getattr(value, f.name)) for f in kept}
+        included = (f for f in fields(value) if ADDED not in f.metadata or getattr(value, f.name) != f.default)
+        return {f.name: canonical(getattr(value, f.name)) for f in included}
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "item"):  # a scalar of numpy or torch
         return canonical(value.item())
-    raise TypeError(f"{type(value).__name__} has no place in a record: {value!r}")
+    raise TypeError(f"{type(value).__name__} cannot be stored in a record: {value!r}")
 
 
 def content_hash(value: Any) -> str:
-    """sha256 (hex) of the canonical JSON of `value`: equal for equal content, whatever its order of keys."""
+    """sha256 (hex) of the canonical JSON of `value`: independent of the order of keys."""
     return plain_hash(canonical(value))
 
 
 def plain_hash(plain: Any) -> str:
-    """`content_hash` of what `canonical` gave, or was read from JSON that holds it."""
+    """`content_hash` of a value that is canonical already, such as one read from JSON."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -57,5 +57,5 @@ def file_hash(path: Path) -> str:
 
 
 def run_id(label: str, config: Any) -> str:
-    """`<label>-<12 hex digits of the config's hash>`: the label is for the eye, the hash decides."""
+    """`<label>-<12 hex digits of the config's hash>`: the label is for readers, the hash identifies."""
     return f"{label}-{content_hash(config)[:12]}"

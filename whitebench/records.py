@@ -1,7 +1,7 @@
-"""The record that every stage of every cell leaves: one folder, `run.json` and `metrics.jsonl`.
+"""The record of a run: one folder per stage of a sweep cell, with `run.json` and `metrics.jsonl`.
 
-Nothing else is the truth: tables, status and resumption are derived from these folders, which can be moved, copied and
-merged. `run.json` is replaced atomically; `metrics.jsonl` is only ever appended to, one JSON object a line.
+Tables, status and resumption are derived from these folders alone; they can be moved, copied and merged.
+`run.json` is replaced atomically; lines are appended to `metrics.jsonl`, one JSON object each.
 """
 
 import json
@@ -23,7 +23,7 @@ from whitebench.errors import Interrupted, UserError
 from whitebench.files import append_json_line, last_json_line, read_json_lines, write_atomically, write_json
 from whitebench.hashing import canonical, file_hash, run_id
 from whitebench.locks import Held, Lock
-from whitebench.sinks import Sinks, wanted
+from whitebench.sinks import Sinks, sink_names
 
 SCHEMA = 1
 RECORD, METRICS = "run.json", "metrics.jsonl"
@@ -46,33 +46,33 @@ def stage_folder(stage: str, run_id: str) -> Path:
 
 @dataclass
 class Record:
-    """The content of `run.json`. `config` alone (fully resolved) determines `id`; code and machine only describe."""
+    """The content of `run.json`. The fully resolved `config` alone determines `id`."""
 
     id: str
     stage: str
     config: dict[str, Any]
     status: Status = "running"
     cell: dict[str, Any] = field(default_factory=dict)
-    """What the run is called: "recipe", "method", "seed", "dataset", and where they apply "sweep", "protocol", ..."""
+    """Names of the run: "recipe", "method", "seed", "dataset"; for some stages "sweep", "protocol", ..."""
     hashes: dict[str, str | None] = field(default_factory=dict)
-    """Of what makes the row doubtful when it changes later: "code" (of `code`), "method" (its file), "data",
+    """Hashes of what makes the row stale if it changes later: "code" (of `code`), "method" (its file), "data",
     "protocol"."""
     code: dict[str, str] = field(default_factory=dict)
     """The source files that the result depends on, each with its hash; see `code_hash.code_files`."""
     data: dict[str, Any] = field(default_factory=dict)
-    """What the run saw: "manifest" (source, counts, hashes, how it was written), "reading" (see `data.preflight`)."""
+    """The dataset's "manifest" (source, counts, hashes, how it was written), and "reading" (`loaders.preflight`)."""
     parents: list[str] = field(default_factory=list)
     """Ids of the records this one builds on; the first is the pretraining."""
     metrics: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, dict[str, str]] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
-    """Summed over restarts: wall_s, gpu_s, cpu_s (see `cpu_seconds`), energy_kwh (None where unknown), restarts."""
+    """Sums over restarts: wall_s, gpu_s, cpu_s (see `cpu_seconds`), energy_kwh (None if unknown), and restarts."""
     started: str = ""
     ended: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
-    """Of the last start; see `environment()`."""
+    """Of the last start; see `environment.environment`."""
     earlier: list[dict[str, Any]] = field(default_factory=list)
-    """Of starts before it that did not end the run: {"git", "dirty", "host", "hashes"}."""
+    """Of earlier starts, which did not end the run: {"git", "dirty", "host", "hashes"}."""
     command: str = ""
     error: str | None = None
     schema: int = SCHEMA
@@ -86,7 +86,11 @@ class Record:
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record in `folder`; None where there is none. A damaged one is a `UserError` that names it."""
+    """The record in `folder`; None without one.
+
+    Raises:
+        UserError: the record is damaged or not readable.
+    """
     path = folder / RECORD
     try:
         return parse_record(path.read_bytes(), path)
@@ -97,18 +101,22 @@ def read_record(folder: Path) -> Record | None:
 
 
 def parse_record(content: bytes, path: Path) -> Record:
-    """The record that a `run.json` holds; `path` is for the `UserError` that names a damaged or foreign one."""
+    """The record in the content of a `run.json`; `path` is for error messages.
+
+    Raises:
+        UserError: the content is damaged, or not a record of this schema.
+    """
     try:
         raw = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable record ({error})") from error
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         raise UserError(f"{path}: not a record of schema {SCHEMA}")
-    known = {f.name for f in fields(Record)}
+    names = {f.name for f in fields(Record)}
     try:
-        return Record(**{key: value for key, value in raw.items() if key in known})
+        return Record(**{key: value for key, value in raw.items() if key in names})
     except TypeError as error:
-        raise UserError(f"{path}: not a whole record ({error})") from error
+        raise UserError(f"{path}: not a complete record ({error})") from error
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -117,10 +125,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 class Run:
-    """A stage at work in its folder. One process at a time owns it (a lock that dies with its holder).
+    """Writes the record of a stage while it runs. A lock keeps other processes out of the folder.
 
-    Used as a context: leaving it writes `done`, or `failed` / `interrupted` with the reason. A run that is already done
-    is opened with `already_done` set and stays untouched.
+    Used as a context: its end writes `done`, or `failed` / `interrupted` with the reason. If the run is done already,
+    `already_done` is set and nothing is written.
 
         with Run("linear", f"{method}-s{seed}", config, cell=..., parents=[...]) as run:
             if not run.already_done:
@@ -154,7 +162,7 @@ class Run:
             data=data or {},
             parents=parents or [],
             cost={"wall_s": 0.0, "gpu_s": 0.0, "cpu_s": 0.0, "energy_kwh": None, "restarts": 0},
-            command=command or shlex.join(["python", *map(_shown, sys.orig_argv[1:])]),
+            command=command or shlex.join(["python", *map(_relative, sys.orig_argv[1:])]),
         )
         self.already_done = False
         self._lock = Lock(self.folder / ".lock")
@@ -166,12 +174,12 @@ class Run:
         return self.record.metrics
 
     def __enter__(self) -> Self:
-        wanted()  # a sink that cannot be opened is better known before the work than after the first epoch
+        sink_names()  # an unknown or missing sink is an error now, not after the first epoch
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire()
         except Held as holder:
-            raise UserError(f"{self.folder}: another process is at work on this run ({holder})") from holder
+            raise UserError(f"{self.folder}: another process is running this ({holder})") from holder
         try:
             return self._opened(read_record(self.folder))
         except BaseException:
@@ -189,7 +197,7 @@ class Run:
         if before is not None:
             self.record.cost |= {**before.cost, "restarts": before.cost.get("restarts", 0) + 1}
             self.record.started = before.started
-            started = [_start_of(before)] if before.environment else []  # else it failed before it opened its run
+            started = [_start_of(before)] if before.environment else []  # otherwise it failed before it opened its run
             self.record.earlier = [*before.earlier, *started]
         self.record.started = self.record.started or _now()
         self.record.environment = environment()
@@ -218,10 +226,10 @@ class Run:
                     self.record.status, self.record.error = "interrupted", str(error) or "interrupted"
                 else:
                     self.record.status, self.record.error = "failed", f"{type(error).__name__}: {error}"
-                    told = "".join(traceback.format_exception(kind, error, trace))
-                    write_atomically(self.folder / "error.txt", told.encode())
+                    text = "".join(traceback.format_exception(kind, error, trace))
+                    write_atomically(self.folder / "error.txt", text.encode())
                 self.save()
-        finally:  # on a full disk, too, another process may go on
+        finally:  # also if the disk is full
             if self._sinks is not None:
                 self._sinks.close()
             self._lock.release()
@@ -236,16 +244,15 @@ class Run:
         write_json(self.folder / RECORD, asdict(self.record))
 
     def _energy_so_far(self) -> float | None:
-        """Over all starts; None where that of this one, or of those before, is not known."""
+        """Of all starts; None if that of one of them is unknown."""
         before, now = self._cost_before.get("energy_kwh"), self._energy.kwh()
         first = self.record.cost.get("restarts", 0) == 0
         return None if now is None or (before is None and not first) else (before or 0.0) + now
 
     def log(self, **values: Any) -> None:
-        """Appends a line to `metrics.jsonl`, and gives it to the sinks of $WHITEBENCH_SINKS.
+        """Appends a line to `metrics.jsonl` and sends it to the sinks of $WHITEBENCH_SINKS.
 
-        It also is the run's heartbeat; give `step` so that `rewind` can work and sinks can place it.
-        Status reads these keys of the last line, where there are any: epoch, epochs, images_per_s, eta_s, loss.
+        `rewind` and the sinks need a `step`. Status reads from the last line: epoch, epochs, images_per_s, eta_s, loss.
         """
         line = canonical({"time": round(time.time(), 3), **values})
         if self._sinks is None:
@@ -255,22 +262,22 @@ class Run:
         self._sinks.log(line)
 
     def rewind(self, step: int) -> None:
-        """Drops the lines after `step`, which a resumed run is about to write again."""
-        kept = [line for line in read_metrics(self.folder) if line.get("step", 0) <= step]
-        write_atomically(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        """Removes the lines after `step`, which a resumed run writes again."""
+        lines = [line for line in read_metrics(self.folder) if line.get("step", 0) <= step]
+        write_atomically(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def artifact(self, name: str, path: Path) -> None:
-        """Names a file of this run's folder in the record, with its sha256."""
+        """Adds a file of the run's folder to the record, with its sha256."""
         self.record.artifacts[name] = {"path": str(path.relative_to(self.folder)), "sha256": file_hash(path)}
 
 
 def _start_of(record: Record) -> dict[str, Any]:
-    """What tells the code of a start apart from that of a later one."""
+    """What the code of one start is compared by with that of another."""
     return {**{key: record.environment.get(key) for key in ("git", "dirty", "host")}, "hashes": record.hashes}
 
 
-def _shown(argument: str) -> str:
-    """A path inside the working folder, as its user would type it."""
+def _relative(argument: str) -> str:
+    """A path inside the working folder as a user would type it; any other argument as it is."""
     here = f"{Path.cwd()}{os.sep}"
     return argument.removeprefix(here)
 

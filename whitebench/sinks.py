@@ -1,7 +1,7 @@
-"""Where a run's metrics also go while it runs: TensorBoard, Weights & Biases. `metrics.jsonl` stays the record.
+"""Sends a run's metrics to TensorBoard or Weights & Biases while it runs, next to `metrics.jsonl`.
 
-$WHITEBENCH_SINKS names them, separated by commas: `tensorboard` (event files in the run's folder), `wandb` (its own
-variables, such as WANDB_PROJECT and WANDB_MODE, apply). They change no result, and so are no part of a run's identity.
+$WHITEBENCH_SINKS lists the sinks, separated by commas: `tensorboard` (event files in the run's folder), `wandb` (with
+its own variables, such as WANDB_PROJECT and WANDB_MODE). They change no result and are not part of a run's identity.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ class Sink(Protocol):
 
 
 class TensorBoard:
-    """Event files in `<run>/tensorboard`; after a resumption, later steps of before are hidden."""
+    """Event files in `<run>/tensorboard`; after a resumption, steps that are repeated replace the earlier ones."""
 
     def __init__(self, folder: Path, name: str, config: dict[str, Any], step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -41,7 +41,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One W&B run a run of ours, by its id, which a resumption takes up again."""
+    """One W&B run per run, with the same id; a resumed run continues it."""
 
     def __init__(self, folder: Path, name: str, config: dict[str, Any], step: int | None) -> None:
         import wandb
@@ -60,20 +60,20 @@ KINDS: dict[str, tuple[Callable[[Path, str, dict[str, Any], int | None], Sink], 
     "tensorboard": (TensorBoard, "tensorboard"),
     "wandb": (WeightsAndBiases, "wandb"),
 }
-"""Of each name: what opens it, and the package that it needs."""
+"""By name: the class, and the package that it needs."""
 
 
 class Sinks:
-    """All sinks of a run. One that fails is reported once and left out from then on: a training never stops for it."""
+    """All sinks of a run. One that fails is reported once and not used again: it never stops a training."""
 
     def __init__(self, folder: Path, name: str, config: dict[str, Any], step: int | None = None) -> None:
-        """`step` is the last one that counts of a run that goes on, None of a new one.
+        """`step` is the last valid step of a resumed run, None of a new one.
 
         Raises:
             UserError: a name in $WHITEBENCH_SINKS is unknown, or its package is not installed.
         """
         self.open: dict[str, Sink] = {}
-        for kind in wanted():
+        for kind in sink_names():
             self._try(kind, partial(self._open, kind, folder, name, config, step))
 
     def _open(self, kind: str, *arguments: Any) -> None:
@@ -82,8 +82,8 @@ class Sinks:
     def log(self, values: dict[str, Any]) -> None:
         """The numbers among `values`, at their "step"; without one, nothing."""
         step = values.get("step")
-        known = {key: value for key, value in values.items() if key not in ("step", "time")}
-        numbers = {key: float(value) for key, value in known.items() if _is_number(value)}
+        others = {key: value for key, value in values.items() if key not in ("step", "time")}
+        numbers = {key: float(value) for key, value in others.items() if _is_number(value)}
         if isinstance(step, int) and numbers:
             for kind, sink in list(self.open.items()):
                 self._try(kind, partial(sink.log, step, numbers))
@@ -96,13 +96,13 @@ class Sinks:
     def _try(self, kind: str, act: Callable[[], object]) -> None:
         try:
             act()
-        except Exception as error:  # a service of others: whatever it raises
+        except Exception as error:  # a third-party service may raise anything
             self.open.pop(kind, None)
             print(f"warning: {kind} gets no more metrics of this run: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-def wanted() -> list[str]:
-    """The sinks that $WHITEBENCH_SINKS names, all of which can be opened.
+def sink_names() -> list[str]:
+    """The sinks in $WHITEBENCH_SINKS.
 
     Raises:
         UserError: see `Sinks`.

@@ -140,12 +140,12 @@ def read_proven(path: Path) -> Record:
         raise UserError(f"{path}: not readable ({error.strerror})") from error
     for name in ("config", "cell", "hashes", "data", "metrics", "cost", "environment"):
         if not isinstance(getattr(record, name), dict):
-            raise UserError(f"{path}: not a whole record ({name} is no mapping)")
+            raise UserError(f"{path}: not a complete record ({name} is not a mapping)")
     if not all(isinstance(value, str) for value in (record.id, record.stage)) or record.status not in STATUSES:
-        raise UserError(f"{path}: not a whole record (id, stage or status)")
+        raise UserError(f"{path}: not a complete record (id, stage or status)")
     for name in ("parents", "earlier"):
         if not isinstance(getattr(record, name), list):
-            raise UserError(f"{path}: not a whole record ({name} is no list)")
+            raise UserError(f"{path}: not a complete record ({name} is not a list)")
     if record.status == "failed" and not record.config:  # as `slurm.worker.leave_failure` writes it
         raise UserError(f"{path}: failed before it began: {record.error}")
     if not record.id.endswith(f"-{plain_hash(record.config)[:12]}"):

@@ -183,7 +183,7 @@ def test_two_processes_do_not_run_the_same_cell(places: Path, command: Command) 
     wait_for_checkpoint(places, first, 1)
     second = command("-m", "pretrain", *arguments)
     assert second.returncode == 2
-    assert "another process is at work on this run" in second.stderr
+    assert "another process is running this" in second.stderr
     first.kill()
     first.communicate()
 

@@ -146,7 +146,7 @@ def test_a_second_process_is_refused_while_the_first_is_at_work() -> None:
     other = python(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdout is not None
     assert other.stdout.readline() == "open\n"
-    with pytest.raises(UserError, match="another process is at work on this run"), open_run():
+    with pytest.raises(UserError, match="another process is running this"), open_run():
         pass
     other.communicate()
     with open_run() as run:
