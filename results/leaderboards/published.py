@@ -35,6 +35,7 @@ COMMON = (
     "views",
     "source_table",
     "source",
+    "note",
 )
 """Columns that the values of one published experiment have in common."""
 
@@ -99,15 +100,8 @@ class Published:
 
     @cached_property
     def experiments(self) -> list[tuple[dict[str, str], dict[str, float]]]:
-        """Each published experiment: its setting, and its values by our metrics' names."""
-        ours = {theirs: name for name, theirs in self.map["metrics"].items()} | self.map["other_metrics"]
-        merged: dict[tuple[str, ...], dict[str, float]] = {}
-        with open(self.table, newline="") as file:
-            for row in csv.DictReader(file):
-                if row["metric"] in ours:
-                    values = merged.setdefault(tuple(row[key] for key in COMMON), {})
-                    values.setdefault(ours[row["metric"]], float(row["value"]))
-        return [(dict(zip(COMMON, setting)), values) for setting, values in merged.items()]
+        """As `rows`, with the values as numbers, without deviations."""
+        return [(row, {metric: float(value) for metric, (value, _) in cells.items()}) for row, cells in self.rows]
 
     def nearest(self, ours: Facts, method_config: Mapping[str, str], metric: str) -> Match | None:
         """The nearest published experiment of the same method, dataset and protocol that has `metric`, or None.
