@@ -17,9 +17,12 @@ from pretrain.data.betons.manifest import Manifest
 from pretrain.data.loaders.build import training_loader
 from pretrain.diagnostics.measures import (
     alignment,
+    alpha_req,
     change,
     condition_number,
     effective_rank,
+    lidar,
+    rankme,
     spectrum,
     stable_rank,
     uniformity,
@@ -66,6 +69,7 @@ class Probe:
         if len(seen) > 1:
             found["backbone"]["alignment"] = _rounded(alignment(h, seen[1][0]))
             found["embedding"]["alignment"] = _rounded(alignment(z, seen[1][1]))
+            found["embedding"]["lidar"] = _rounded(lidar([z, seen[1][1]]))
         found["transformed"] = self._transformed(method, z)
         return found
 
@@ -97,6 +101,8 @@ def numbers(x: Tensor) -> dict[str, Any]:
         "stable_rank": _rounded(stable_rank(eigenvalues)),
         "condition_number": _rounded(condition_number(eigenvalues)),
         "uniformity": _rounded(uniformity(x)),
+        "rankme": _rounded(rankme(x)),
+        "alpha_req": _rounded(alpha_req(eigenvalues)),
         "eigenvalues": [_rounded(value) for value in eigenvalues.tolist()],
     }
 
@@ -105,7 +111,8 @@ def headline(found: dict[str, Any]) -> dict[str, float]:
     """What of a look the record keeps.
 
     Of the embedding the effective and the stable rank, and `rank`, the share of its eigenvalues that are not 0; the
-    backbone's effective rank; how far transformed outputs change with the rest of the batch.
+    backbone's effective rank; how far transformed outputs change with the rest of the batch. RankMe and alpha-ReQ of
+    both, and LiDAR of the embedding.
     """
     embedding, transformed = found["embedding"], found["transformed"] or {}
     eigenvalues = embedding["eigenvalues"]
@@ -115,6 +122,11 @@ def headline(found: dict[str, Any]) -> dict[str, float]:
         "rank": sum(value > 0 for value in eigenvalues) / len(eigenvalues),
         "backbone_effective_rank": found["backbone"]["effective_rank"],
     }
+    for part, prefix in (("embedding", ""), ("backbone", "backbone_")):
+        for key in ("rankme", "alpha_req", "lidar"):
+            value = found[part].get(key)
+            if value is not None:
+                kept[f"{prefix}{key}"] = value
     return {**kept, "target_change": transformed["change"]} if "change" in transformed else kept
 
 

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from pretrain.diagnostics.measures import (
     alignment,
+    alpha_req,
     change,
     condition_number,
     effective_rank,
+    lidar,
+    rankme,
     spectrum,
     stable_rank,
     uniformity,
@@ -87,6 +90,42 @@ def test_alignment_and_uniformity_are_those_of_their_definitions() -> None:
     assert uniformity(a) == pytest.approx(math.log(sum(potentials) / len(potentials)))
     assert change(a, 3 * a) == pytest.approx(0, abs=1e-12)
     assert change(a, -a) == pytest.approx(4)
+
+
+def test_rankme_is_of_singular_values_that_are_not_centred() -> None:
+    x = noise(9, 6) + 2
+    shares = torch.linalg.svdvals(x)
+    shares = shares / shares.sum() + 1e-7
+    assert rankme(x) == pytest.approx(math.exp(-float((shares * shares.log()).sum())), rel=1e-9)
+    assert rankme(torch.zeros(4, 3)) == 0
+    assert rankme(torch.ones(5, 7)) == pytest.approx(1, abs=1e-4)
+    assert rankme(torch.eye(6)) == pytest.approx(6, rel=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.3])
+def test_alpha_req_is_the_exponent_of_a_power_law(alpha: float) -> None:
+    values = 3 * torch.arange(1, 200, dtype=torch.float64) ** -alpha
+    assert alpha_req(values) == pytest.approx(alpha)
+    assert alpha_req(torch.cat([values, torch.zeros(5)]), first=10) == pytest.approx(alpha)
+    assert alpha_req(torch.tensor([1.0, 0.0])) is None
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (6, 20)], ids=str)
+def test_lidar_is_that_of_its_definition(shape: tuple[int, int]) -> None:
+    views = [noise(*shape) + 0.3 * noise(*shape, seed=v) for v in (1, 2, 3)]
+    stacked = torch.stack(views)
+    means = stacked.mean(0)
+    deviations = (stacked - means).flatten(0, 1)
+    within = deviations.T @ deviations / len(deviations) + 1e-4 * torch.eye(shape[1])
+    values, vectors = torch.linalg.eigh(within)
+    root = vectors @ torch.diag(values.rsqrt()) @ vectors.T
+    ratios = torch.linalg.eigvalsh(root @ torch.cov(means.T) @ root).clamp_min(0)
+    shares = ratios / ratios.sum()
+    # eps of the paper, once for each image
+    padded = torch.cat([shares.sort().values[-min(shape) :], torch.zeros(max(0, shape[0] - shape[1]))]) + 1e-7
+    assert lidar(views) == pytest.approx(math.exp(-float((padded * padded.log()).sum())), rel=1e-4)
+    assert lidar(views[:1]) is None
+    assert lidar([torch.ones(4, 3)] * 2) == 0
 
 
 def test_a_look_takes_the_place_of_later_ones(tmp_path: Path) -> None:
