@@ -218,6 +218,8 @@ class Monitor:
 class Evaluation:
     """How images are prepared for evaluation. Not part of the pretraining's identity, but of every evaluation's."""
 
+    dataset: Line | None = None
+    """Where labels are, if not in `data.dataset`, e.g. STL-10's labelled images; null: the same."""
     crop: PositiveInt | None = None
     """Side of the centre crop, pixels; null: the first view's size."""
     resize: PositiveInt | None = None

@@ -275,6 +275,7 @@ class Trainer:
             "seed": recipe.seed,
             "epochs": recipe.schedule.epochs if self.method.trains else 0,
             "id": run.id,
+            **({"eval_dataset": recipe.evaluation.dataset} if recipe.evaluation.dataset else {}),
         }
 
 

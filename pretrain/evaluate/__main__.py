@@ -10,18 +10,18 @@ from whitebench.errors import parse_seeds, run_command
 
 LISTS = """
 labelled images:
-  The papers use the lists of github.com/google-research/simclr, imagenet_subsets/1percent.txt and 10percent.txt: fetch
-  the one that the protocol needs, and name it by --list. Without a list, the share of each class is drawn by the seed,
-  and the record says so.
+  The papers use the lists of github.com/google-research/simclr, imagenet_subsets/1percent.txt and 10percent.txt:
+  download the one that the protocol needs, and give it by --list. Without a list, the share of each class is drawn by
+  the seed, and the record says so.
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m pretrain.evaluate", description="Judge a backbone.")
+    top = argparse.ArgumentParser(prog="python -m pretrain.evaluate", description="Evaluate a backbone.")
     stages = top.add_subparsers(dest="stage", required=True)
     for stage, default, text in (
         ("linear", "features", "train a linear classifier on frozen features"),
-        ("knn", "cosine-20", "let the nearest training images vote"),
+        ("knn", "cosine-20", "classify by the nearest training images"),
         ("semi", "sample-10", "fine-tune backbone and a linear classifier on 1 %% or 10 %% of the training labels"),
     ):
         command = stages.add_parser(
@@ -42,16 +42,16 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
         command.add_argument("--threads", type=int, default=1, help="intra-op threads (part of the run's identity)")
         command.add_argument("--workers", type=int, default=1, help="threads that decode images")
-        command.add_argument("--loader", choices=("ffcv", "folder"), default="ffcv")
+        command.add_argument("--loader", choices=("ffcv", "folder"), default="ffcv", help="part of the run's identity")
         if stage == "semi":
-            command.add_argument("--list", type=Path, metavar="FILE", help="names of the labelled images, one a line")
+            command.add_argument("--list", type=Path, metavar="FILE", help="names of the labelled images, one per line")
         else:
             command.add_argument(
                 "--features",
                 choices=FEATURES,
                 default=FEATURES[0],
-                help="what is judged: the backbone's output (default), the projector's, or what the method makes of "
-                "that in batches as large as in its training; the latter two for pretrainings of this suite only",
+                help="input of the evaluation: the backbone's output (default), the projector's, or the method's "
+                "transform of that in batches as large as in its training; the latter two for this suite's own runs",
             )
         seeds = command.add_mutually_exclusive_group()
         seeds.add_argument("--seed", type=int, default=0)
@@ -66,23 +66,29 @@ def main() -> None:
     from pretrain.evaluate.stage import run
     from pretrain.evaluate.target import Options, Target
     from pretrain.repeatable import resolve_device
+    from whitebench.config import validated
 
     backbone = read_backbone(arguments.ckpt)
     target = Target.of_backbone(backbone, arguments.dataset, arguments.crop, arguments.resize)
-    own = {name: value for name in ("features", "list") if (value := getattr(arguments, name, None))}
+    given = {name: value for name in ("features", "list") if (value := getattr(arguments, name, None))}
     for seed in arguments.seeds or [arguments.seed]:
-        options = Options(
-            arguments.protocol,
-            seed,
-            resolve_device(arguments.device),
-            arguments.threads,
-            arguments.workers,
-            arguments.loader,
-            **own,
+        options = validated(
+            Options,
+            {
+                "protocol": arguments.protocol,
+                "seed": seed,
+                "device": resolve_device(arguments.device),
+                "threads": arguments.threads,
+                "workers": arguments.workers,
+                "loader": arguments.loader,
+                **given,
+            },
+            where="--",
+            separator="",
         )
         record = run(arguments.stage, arguments.ckpt, target, options)
-        shown = "  ".join(f"{name} {record.metrics[name]:.2f}" for name in ("top1", "top5"))
-        print(f"{arguments.stage} {options.protocol} on {target.dataset}, seed {seed}: {shown}  ({record.id})")
+        metrics = "  ".join(f"{name} {record.metrics[name]:.2f}" for name in ("top1", "top5"))
+        print(f"{arguments.stage} {options.protocol} on {target.dataset}, seed {seed}: {metrics}  ({record.id})")
 
 
 if __name__ == "__main__":

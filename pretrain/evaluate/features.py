@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class FrozenEncoder:
-    """A network in evaluation mode, and the dataset on which it is judged.
+    """A network in evaluation mode, and the dataset on which it is evaluated.
 
-    By `options.features` its output is the backbone's, the projector's (embedding), or what the method makes of the
-    embeddings (transformed). That hangs on the batch: a split's embeddings are transformed in batches as large as the
+    By `options.features` its output is the backbone's, the projector's (embedding), or the method's transform of the
+    embeddings (transformed). That depends on the batch: a split's embeddings are transformed in batches as large as the
     global batch of the training, see `in_training_batches`.
     """
 
@@ -46,12 +46,24 @@ class FrozenEncoder:
         return features
 
     @torch.no_grad()
-    def features(self, split: str, batch: int = 256) -> tuple[Tensor, Tensor]:
-        """Of the centre crops of a whole split, in its order: float32 [N, F] and labels int64 [N], on the device."""
-        features, labels = collect(self, centre_crops(self.manifest, split, self.target, self.options, batch))
+    def features(self, split: str, batch: int = 256, store: str | None = None) -> tuple[Tensor, Tensor]:
+        """Of the centre crops of a whole split, in its order: float32 [N, F] and labels int64 [N].
+
+        Args:
+            store: the device that keeps them; None: the network's.
+        Raises:
+            UserError: features that are not finite.
+        """
+        crops = centre_crops(self.manifest, split, self.target, self.options, batch)
+        features, labels = collect(self, crops, self.manifest.split(split).count, store)
+        if not bool(features.isfinite().all()):
+            raise UserError(
+                f"features of the split '{split}' are not finite: the network overflows in float32, and has no accuracy"
+            )
         if self.trained and self.options.features == "transformed":
             method, size = self.trained.method.to(self.device), self.trained.recipe.batch
-            features = in_training_batches(features, method.transformed, size, self.options.seed)
+            features = in_training_batches(features.to(self.device), method.transformed, size, self.options.seed)
+            features = features.to(labels.device)
         return features, labels
 
 
@@ -80,7 +92,7 @@ def centre_crops(
 def in_training_batches(z: Tensor, transform: Callable[[Tensor], Tensor | None], batch: int, seed: int) -> Tensor:
     """`transform`, which couples the rows of a batch, of embeddings z [N, D] in batches of `batch` rows: [N, D'].
 
-    Splits stand in the order of their classes, training batches do not: so rows are dealt to batches by a permutation
+    Splits are in the order of their classes, training batches are not: so rows are assigned to batches by a permutation
     drawn by `seed`. Rows of the first batch fill up the last one, and their outputs there are dropped. Fewer rows than
     a batch are transformed together.
 
@@ -97,8 +109,23 @@ def in_training_batches(z: Tensor, transform: Callable[[Tensor], Tensor | None],
     return torch.empty_like(dealt).index_copy_(0, order, dealt)
 
 
-def collect(encode: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """What `encode` makes of every batch's only view, float32 [N, F], and the labels int64 [N], on its device."""
-    found = [(encode(raw.views[0]), raw.label) for raw in batches]
-    features = torch.cat([feature for feature, _ in found])
-    return features, torch.cat([label for _, label in found]).to(features.device)
+def collect(
+    encode: Callable[[Tensor], Tensor], batches: Iterable[Batch], count: int, store: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `encode` returns for the only view of each batch, float32 [count, F], and the labels int64 [count].
+
+    Written into one tensor as they come: a list of all batches, joined at the end, would take the memory twice.
+
+    Args:
+        store: the device that keeps them; None: that of the outputs.
+    """
+    features, labels, filled = torch.empty(0), torch.empty(count, dtype=torch.int64), 0
+    for batch in batches:
+        output = encode(batch.views[0])
+        if not filled:
+            features = output.new_empty((count, *output.shape[1:]), device=store)
+        features[filled : filled + len(output)] = output
+        labels[filled : filled + len(output)] = batch.label
+        filled += len(output)
+    assert filled == count, f"{filled} of {count} images"
+    return features, labels.to(features.device)

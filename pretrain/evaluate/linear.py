@@ -16,6 +16,7 @@ from pretrain.evaluate.selection import best_epoch
 from pretrain.optim import LARC
 from pretrain.recipe import Data, Views
 from pretrain.repeatable import derive_seed
+from whitebench.errors import UserError
 from whitebench.records import Run
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ CROPS = Views(size=224, scale=(0.08, 1.0), interpolation="bilinear")
 def evaluate(frozen: "FrozenEncoder", protocol: Linear, run: Run) -> dict[str, Any]:
     """Trains the probe by `protocol`; {"top1", "top5"} on the validation split, last epoch, in per cent.
 
-    Where augmented crops are trained on, the probe is judged every epoch, and `best_epoch` joins them.
+    If it trains on augmented crops, it is evaluated after every epoch, and `best_epoch` joins them.
+    Raises:
+        UserError: the loss is not finite.
     """
     torch.manual_seed(frozen.options.seed)
     test, test_labels = frozen.features("val")
@@ -37,6 +40,8 @@ def evaluate(frozen: "FrozenEncoder", protocol: Linear, run: Run) -> dict[str, A
     optimizer = _optimizer(probe, protocol)
     for epoch in range(_resume(probe, optimizer, run), protocol.epochs):
         loss = _train_epoch(probe, optimizer, _with_rates(batches, epoch, protocol))
+        if not math.isfinite(loss):
+            raise UserError(f"{protocol.name}: the probe's loss is {loss} in epoch {epoch + 1}: it has diverged")
         if protocol.augment or (epoch + 1) % 50 == 0 or epoch + 1 == protocol.epochs:
             top = top_accuracy(probe(test), test_labels)
             run.log(step=epoch + 1, epoch=epoch + 1, epochs=protocol.epochs, loss=loss, **top)
@@ -58,7 +63,7 @@ def learning_rate(protocol: Linear, done: float) -> float:
 
 
 class _Embedded:
-    """Features of the training split's centre crops, shuffled anew each epoch."""
+    """Features of the training split's centre crops, in another order each epoch."""
 
     def __init__(self, frozen: "FrozenEncoder", protocol: Linear) -> None:
         self.features, self.labels = frozen.features("train")
@@ -138,7 +143,7 @@ def _state(probe: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> di
 
 
 def _resume(probe: nn.Module, optimizer: torch.optim.Optimizer, run: Run) -> int:
-    """Loads what an interrupted run left; the epoch to go on with."""
+    """Loads what an interrupted run left; the epoch to resume with."""
     state = resume.load(run.folder)
     epoch = 0
     if state is not None:

@@ -1,4 +1,4 @@
-"""Looks at the encoder during training, without touching the run's random numbers or the statistics of its norms."""
+"""Evaluation of the encoder during training, without touching its random numbers or the statistics of its norms."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,18 +15,23 @@ from pretrain.evaluate.knn import accuracy
 from pretrain.evaluate.protocols import KNN
 from pretrain.recipe import Recipe
 
-JUDGE = KNN("online", "this suite: as cosine-20, among a part of the training images", 20, "cosine")
+PROTOCOL = KNN("online", "this suite: as cosine-20, among a part of the training images", 20, "cosine")
 
 
 @torch.no_grad()
 def online_knn(backbone: nn.Module, normalise: nn.Module, manifest: Manifest, recipe: Recipe) -> float:
-    """Top-1 (per cent) of the validation split by 20 cosine neighbours among evenly chosen training images."""
+    """Top-1 (per cent) of the validation split by 20 cosine neighbours among evenly chosen training images.
+
+    Raises:
+        UserError: features that are not finite.
+    """
     count = manifest.split("train").count
     chosen = range(0, count, -(-count // recipe.monitor.knn_images))
     with evaluating(backbone):
-        train = _collect(backbone, normalise, _batches(manifest, "train", recipe, chosen))
-        val = _collect(backbone, normalise, _batches(manifest, "val", recipe))
-    return accuracy(*train, *val, JUDGE)["top1"]
+        train = _collect(backbone, normalise, _batches(manifest, "train", recipe, chosen), len(chosen))
+        count = manifest.split("val").count
+        val = _collect(backbone, normalise, _batches(manifest, "val", recipe), count)
+    return accuracy(*train, *val, PROTOCOL)["top1"]
 
 
 @torch.no_grad()
@@ -39,7 +44,8 @@ def embed_training_set(encoder: nn.Module, normalise: nn.Module, manifest: Manif
     share = -(-count // processes)
     own = [i % count for i in range(rank(), share * processes, processes)]  # shares of one size, whatever the count
     with evaluating(encoder):
-        z, _ = _collect(lambda view: encoder(view).z, normalise, _batches(manifest, "train", recipe, own))
+        batches = _batches(manifest, "train", recipe, own)
+        z, _ = _collect(lambda view: encoder(view).z, normalise, batches, share)
     return gather_with_gradient(z).unflatten(0, (processes, share)).transpose(0, 1).flatten(0, 1)[:count]
 
 
@@ -70,7 +76,7 @@ def _batches(manifest: Manifest, split: str, recipe: Recipe, indices: Sequence[i
 
 
 def _collect(
-    encode: Callable[[Tensor], Tensor], normalise: nn.Module, batches: Iterable[Batch]
+    encode: Callable[[Tensor], Tensor], normalise: nn.Module, batches: Iterable[Batch], count: int
 ) -> tuple[Tensor, Tensor]:
     device = next(normalise.buffers()).device
-    return collect(lambda images: encode(normalise(images.to(device))).float(), batches)
+    return collect(lambda images: encode(normalise(images.to(device))).float(), batches, count)

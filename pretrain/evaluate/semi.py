@@ -1,6 +1,6 @@
 """Semi-supervised evaluation: backbone and linear head are fine-tuned on a part of the training labels.
 
-Short beside a pretraining: a run that was stopped starts over.
+Short compared with a pretraining: a stopped run starts over.
 """
 
 import math
@@ -61,8 +61,8 @@ def evaluate(backbone: "Backbone", protocol: Semi, target: "Target", options: "O
             group["lr"] = group["base"] * share
         loss = _train_epoch(network, optimizer, loader.epoch(epoch))
         if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} in epoch {epoch + 1}; see {run.folder}/metrics.jsonl")
-        top = _judge(network, manifest, target, options)
+            raise UserError(f"{protocol.name}: the loss is {loss} in epoch {epoch + 1}: fine-tuning has diverged")
+        top = _evaluate(network, manifest, target, options)
         run.log(step=epoch + 1, epoch=epoch + 1, epochs=protocol.epochs, loss=loss, **top)
     return {**top, **best_epoch(run.folder), "labelled": len(labelled)}
 
@@ -113,7 +113,8 @@ def _train_epoch(network: Classifier, optimizer: torch.optim.Optimizer, batches:
 
 
 @torch.no_grad()
-def _judge(network: Classifier, manifest: Manifest, target: "Target", options: "Options") -> dict[str, float]:
+def _evaluate(network: Classifier, manifest: Manifest, target: "Target", options: "Options") -> dict[str, float]:
     """On the centre crops of the validation split."""
     with evaluating(network):
-        return top_accuracy(*collect(network, centre_crops(manifest, "val", target, options)))
+        crops = centre_crops(manifest, "val", target, options)
+        return top_accuracy(*collect(network, crops, manifest.split("val").count))

@@ -1,9 +1,9 @@
-"""Evaluation of a backbone, each a stage with a record of its own.
+"""Evaluation of a backbone; each kind is a stage with a record of its own.
 
-Linear probe and k-NN judge it frozen, semi-supervised evaluation fine-tunes it on a part of the labels.
+Linear probe and k-NN evaluate it frozen, semi-supervised evaluation fine-tunes it on a part of the labels.
 
 `plan` gives the id of an evaluation before its pretraining has run; `run` does it. Both take a `Target`, which comes
-from a recipe (in a sweep) or from a checkpoint's metadata (standing alone): both ways lead to the same record.
+from a recipe (in a sweep) or from a checkpoint's metadata (on its own): both ways lead to the same record.
 """
 
 from dataclasses import fields
@@ -17,25 +17,32 @@ from whitebench.hashing import ADDED, run_id
 from whitebench.records import Record, Run
 
 if TYPE_CHECKING:
+    from pretrain.data.betons.manifest import Manifest
     from pretrain.evaluate.encoder import Trained
 
 
 def config(stage: str, target: Target, options: Options) -> dict[str, Any]:
-    """The resolved config of an evaluation stage."""
+    """The resolved config of an evaluation stage.
+
+    Raises:
+        UserError: the dataset lacks what the protocol needs; a sweep learns of it before the pretraining.
+    """
     from pretrain.data.betons.manifest import read_manifest
     from pretrain.evaluate.subset import identity
 
     protocol = find_protocol(stage, options.protocol)
     if options.features == "transformed" and isinstance(protocol, Linear) and protocol.augment:
         raise UserError(
-            f"features=transformed hang on the batch, and {protocol.name} trains on batches of its own: use a protocol "
-            "of features that are computed once (linear features, or knn)"
+            f"features=transformed depend on the batch, and {protocol.name} trains on batches of its own: use a "
+            "protocol of features that are computed once (linear features, or knn)"
         )
+    manifest = read_manifest(target.dataset)
+    _check_dataset(manifest, protocol)
     return {
         "parent": target.parent,
         "protocol": protocol,
         "dataset": target.dataset,
-        "data_hash": read_manifest(target.dataset).content_hash,
+        "data_hash": manifest.content_hash,
         "crop": target.crop,
         "resize": target.resize,
         "seed": options.seed,
@@ -46,8 +53,19 @@ def config(stage: str, target: Target, options: Options) -> dict[str, Any]:
     }
 
 
+def _check_dataset(manifest: "Manifest", protocol: Protocol) -> None:
+    for split in ("train", "val"):
+        manifest.split(split)
+    count = manifest.split("train").count
+    if isinstance(protocol, Linear) and protocol.augment and protocol.batch > count:
+        raise UserError(
+            f"protocol '{protocol.name}' trains on batches of {protocol.batch} images, but dataset "
+            f"'{manifest.dataset}' has {count}; use a protocol for small sets, e.g. features"
+        )
+
+
 def _joined_later(options: Options) -> dict[str, Any]:
-    """Options that ids leave out at their defaults, where they are others."""
+    """Options that are not at their defaults, of those that ids leave out there."""
     later = (f for f in fields(options) if ADDED in f.metadata)
     return {f.name: getattr(options, f.name) for f in later if getattr(options, f.name) != f.default}
 
@@ -61,6 +79,7 @@ def run(stage: str, ckpt: Path, target: Target, options: Options, cell: dict[str
     """Evaluates the backbone at `ckpt`; returns the record, at once where it is done already."""
     from pretrain.data.betons.manifest import read_manifest
 
+    _check_loader(stage, options)
     resolved = config(stage, target, options)
     protocol = resolved["protocol"]
     cell = {**target.cell, "protocol": protocol.name, **(cell or {})}
@@ -82,8 +101,15 @@ def run(stage: str, ckpt: Path, target: Target, options: Options, cell: dict[str
     return record.record
 
 
+def _check_loader(stage: str, options: Options) -> None:
+    from pretrain.data.betons.libjpeg import has_ffcv
+
+    if options.loader == "ffcv" and not has_ffcv():
+        raise UserError(f"FFCV is not installed: use --loader folder (in a sweep, stages.{stage}.loader=folder)")
+
+
 def _trained(ckpt: Path, target: Target, options: Options) -> "Trained | None":
-    """The method whose outputs are wanted; read before there is a record, since a foreign checkpoint has none."""
+    """The method whose outputs are evaluated; read before the record is opened: foreign checkpoints have none."""
     if options.features == "backbone":
         return None
     from pretrain.evaluate.encoder import load_trained

@@ -1,7 +1,7 @@
 """Which training images keep their labels in semi-supervised evaluation: those of a list, or a draw by seed.
 
 The papers share the lists of SimCLR's authors: 12,811 images (1 %) and 128,116 (10 %) of ImageNet's 1,281,167, between
-12 and 13, or 128 and 129, of each class. They are not ours to ship; `SOURCE` says where they are.
+12 and 13, or 128 and 129, of each class. They may not be shipped with this suite; `SOURCE` says where they are.
 """
 
 import hashlib
@@ -25,26 +25,26 @@ DRAWN = "drawn"
 
 
 def read_list(path: Path) -> list[str]:
-    """The names in a list, one a line, sorted.
+    """The names in a list, one per line, sorted.
 
     Raises:
-        UserError: it is not readable, empty, or names an image twice.
+        UserError: it is not readable, empty, or lists an image twice.
     """
     try:
-        names = sorted(path.read_text().split())
+        names = sorted(path.read_text(encoding="utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable list of images ({error}); the standard ones: {SOURCE}") from error
     if not names:
-        raise UserError(f"{path}: names no images, one a line; the standard lists: {SOURCE}")
+        raise UserError(f"{path}: lists no images (one per line); the standard lists: {SOURCE}")
     twice = [name for name, after in pairwise(names) if name == after]
     if twice:
-        raise UserError(f"{path}: names {twice[0]} twice")
+        raise UserError(f"{path}: {twice[0]} is listed twice")
     return names
 
 
 def list_hash(names: list[str]) -> str:
     """sha256 (hex) of sorted names: of what a list says, not of its order or line ends."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
 def identity(image_list: Path | None) -> str:
@@ -60,7 +60,7 @@ def deviation(protocol: Semi, chosen: str) -> str | None:
 
 
 def choose(manifest: Manifest, protocol: Semi, seed: int, image_list: Path | None) -> NDArray[np.int64]:
-    """Places in the training split of the images that keep their labels, int64 [n], rising."""
+    """Dataset indices of the training images that keep their labels, int64 [n], ascending."""
     files = manifest.file_names("train")
     chosen = _draw(files, protocol.percent, seed) if image_list is None else _find(files, image_list, manifest.dataset)
     return np.array(sorted(chosen), np.int64)
@@ -73,7 +73,9 @@ def _draw(files: list[str], percent: float, seed: int) -> list[int]:
         classes.setdefault(name.partition("/")[0], []).append(place)
     chosen = []
     for places in classes.values():
-        places.sort(key=lambda place: hashlib.sha256(f"{seed} {files[place]}".encode()).digest())
+        places.sort(
+            key=lambda place: hashlib.sha256(f"{seed} {files[place]}".encode(errors="surrogateescape")).digest()
+        )
         chosen += places[: max(1, round(percent / 100 * len(places)))]
     return chosen
 

@@ -1,11 +1,13 @@
-"""What an evaluation is of, and how it is done: both determine its record's id."""
+"""What is evaluated, and how: both determine the id of the evaluation's record."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from whitebench.config import strict
 from whitebench.errors import UserError
 from whitebench.hashing import added
+from whitebench.ranges import PositiveInt, Seed
 
 if TYPE_CHECKING:
     from pretrain.checkpoint import Backbone
@@ -30,45 +32,51 @@ class Target:
 
     @classmethod
     def of_recipe(cls, recipe: "Recipe", parent: str) -> "Target":
-        cell = {
-            "recipe": recipe.name,
-            "method": recipe.method_name,
-            "seed": recipe.seed,
-            "dataset": recipe.data.dataset,
-        }
-        return cls(parent, recipe.label, recipe.data.dataset, recipe.evaluation_crop, recipe.evaluation_resize, cell)
+        dataset = recipe.evaluation.dataset or recipe.data.dataset
+        cell = {"recipe": recipe.name, "method": recipe.method_name, "seed": recipe.seed, "dataset": dataset}
+        return cls(parent, recipe.label, dataset, recipe.evaluation_crop, recipe.evaluation_resize, cell)
 
     @classmethod
     def of_backbone(cls, backbone: "Backbone", dataset: str | None, crop: int | None, resize: int | None) -> "Target":
-        """From the metadata that our own checkpoints carry; arguments go before it and are needed for foreign ones."""
-        known = backbone.metadata
-        dataset, crop = dataset or known.get("dataset"), crop or known.get("image_size")
-        resize = resize or known.get("eval_resize")
+        """From the metadata of our own checkpoints; the arguments override it, and foreign checkpoints need them.
+
+        Raises:
+            UserError: neither says on which dataset, and with which crop; a crop larger than the resized image.
+        """
+        metadata = backbone.metadata
+        dataset = dataset or metadata.get("eval_dataset") or metadata.get("dataset")
+        crop = metadata.get("image_size") if crop is None else crop
+        resize = metadata.get("eval_resize") if resize is None else resize
         if dataset is None or crop is None or resize is None:
             raise UserError("the checkpoint does not say what it was trained on: give --dataset, --crop and --resize")
-        parent = known.get("id") or f"sha256:{backbone.sha256}"
-        recipe = known.get("recipe", "foreign")
+        if not 1 <= crop <= resize:
+            raise UserError(
+                f"--crop {crop} --resize {resize}: the crop is at least 1 pixel, the resized side not smaller"
+            )
+        parent = metadata.get("id") or f"sha256:{backbone.sha256}"
+        recipe = metadata.get("recipe", "foreign")
         cell = {
             "recipe": recipe,
-            "method": known.get("method", "foreign"),
-            "seed": known.get("seed", 0),
+            "method": metadata.get("method", "foreign"),
+            "seed": metadata.get("seed", 0),
             "dataset": dataset,
         }
         label = f"{recipe.rpartition('/')[2]}-s{cell['seed']}"
         return cls(parent, label, dataset, crop, resize, cell)
 
 
-@dataclass(frozen=True)
+@strict
 class Options:
-    """How an evaluation is done; all of it but `workers`, `loader` determines its result (of a `list`, its names)."""
+    """How an evaluation is done; all of it but `workers` determines its result (of a `list`, the names in it)."""
 
     protocol: str
-    seed: int = 0
+    seed: Seed = 0
     device: str = "cpu"
-    threads: int = 1
-    workers: int = 1
-    loader: Literal["ffcv", "folder"] = "ffcv"
+    threads: PositiveInt = 1
+    workers: PositiveInt = 1
+    loader: Literal["ffcv", "folder"] = added("ffcv")
+    """FFCV's JPEG decoder differs from Pillow's by about one level of 255 on average: enough to change an accuracy."""
     features: Literal["backbone", "embedding", "transformed"] = added("backbone")
-    """What linear probe and k-NN see: the backbone's output, the projector's, or what the method makes of that."""
+    """Input of linear probe and k-NN: the backbone's output, the projector's, or the method's transform of that."""
     list: Path | None = None
     """File that names the labelled images of semi-supervised evaluation, one a line; None draws them by seed."""

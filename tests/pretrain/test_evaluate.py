@@ -39,6 +39,31 @@ def test_knn_equals_scikit_learn(metric: str, k: int) -> None:
     assert 20 < ours["top1"] < 100
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_knn_in_blocks_equals_knn_at_once(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, train_labels = clusters(600, 7, 1.5, 1)
+    test, test_labels = clusters(100, 7, 1.5, 2)
+    protocol = KNN("t", "", 20, metric, temperature=0.1)  # type: ignore[arg-type]
+    whole = knn.nearest_neighbours(train, test, protocol, torch.device("cpu"))
+    expected = knn.accuracy(train, train_labels, test, test_labels, protocol)
+    for neighbours, queries in ((7, 13), (64, 100), (599, 1)):
+        monkeypatch.setattr(knn, "NEIGHBOURS", neighbours)
+        monkeypatch.setattr(knn, "QUERIES", queries)
+        parts = knn.nearest_neighbours(train, test, protocol, torch.device("cpu"))
+        torch.testing.assert_close(parts[0], whole[0])
+        assert torch.equal(parts[1], whole[1])
+        assert knn.accuracy(train, train_labels, test, test_labels, protocol) == expected
+
+
+def test_features_that_are_not_finite_have_no_accuracy() -> None:
+    train, labels = clusters(60, 3, 1.0, 1)
+    broken = train.clone()
+    broken[7, 3] = math.inf
+    for pair in ((broken, train), (train, broken)):
+        with pytest.raises(UserError, match="not finite"):
+            knn.accuracy(pair[0], labels, pair[1], labels, KNN("t", "", 5, "cosine"))
+
+
 def test_knn_weights_votes_by_similarity() -> None:
     train = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8]])
     labels, query = torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.05]])

@@ -56,5 +56,5 @@ def test_what_depends_on_the_batch_is_not_trained_on_in_batches_of_another_size(
     target = Target("intl-s0", "intl-s0-0", "tiny", 32, 32, {})
     assert "features" not in config("linear", target, Options("sample"))
     assert config("linear", target, Options("sample", features="transformed"))["features"] == "transformed"
-    with pytest.raises(UserError, match="features=transformed hang on the batch"):
+    with pytest.raises(UserError, match="features=transformed depend on the batch"):
         config("linear", target, Options("moco", features="transformed"))

@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 
+from pretrain.checkpoint import Backbone, write_backbone
+from pretrain.evaluate.stage import plan
+from pretrain.evaluate.target import Options, Target
 from pretrain.recipe import load
 from pretrain.train import train
 from whitebench.errors import UserError
+from whitebench.files import BACKBONE
 
 TINY = {"data.dataset": "tiny", "batch": 64, "schedule.epochs": 2, "monitor.knn_every": 0}
 
@@ -36,7 +40,37 @@ def test_what_cannot_work_is_refused(name: str, changes: dict[str, Any], message
     assert not places.exists()
 
 
-def test_online_evaluation_needs_a_validation_split(places: Path, tiny_root: Path, tmp_path: Path, monkeypatch) -> None:
+def test_evaluations_that_cannot_work_are_refused_when_they_are_planned(places: Path) -> None:
+    def planned(stage: str, dataset: str = "tiny", **options: Any) -> str:
+        return plan(stage, Target("x-s0-0", "x-s0", dataset, 32, 32, {}), Options(**options))
+
+    with pytest.raises(UserError, match=r"'simsiam' trains on batches of 4096 images, but dataset 'tiny' has 429"):
+        planned("linear", protocol="simsiam")
+    default = planned("linear", protocol="features")
+    assert planned("linear", protocol="features", loader="ffcv", workers=4) == default
+    assert planned("linear", protocol="features", loader="folder") != default  # Pillow decodes to other pixels
+    backbone = Backbone("resnet18", "imagenet", {}, {}, "", "0" * 64)
+    with pytest.raises(UserError, match="the crop is at least 1 pixel"):
+        Target.of_backbone(backbone, "tiny", 0, 32)
+    with pytest.raises(UserError, match="the resized side not smaller"):
+        Target.of_backbone(backbone, "tiny", 64, 32)
+
+
+@pytest.mark.parametrize("option", ["--threads=0", "--workers=-2", "--seed=-1"])
+def test_an_option_out_of_its_range_is_one_line(option: str, tmp_path: Path, places: Path, command: Any) -> None:
+    from pretrain.networks import build_backbone
+
+    write_backbone(tmp_path / BACKBONE, build_backbone("resnet18").state_dict(), {"stem": "imagenet"})
+    place = ["--dataset", "tiny", "--crop", "32", "--resize", "32"]
+    done = command("-m", "pretrain.evaluate", "knn", "--ckpt", str(tmp_path / BACKBONE), *place, option)
+    assert done.returncode == 2
+    assert f"error: {option.partition('=')[0]}: input should be greater than" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_online_evaluation_needs_a_validation_split(
+    places: Path, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pretrain.data.betons.manifest import read_manifest
     from pretrain.data.betons.write import write_subset
 
