@@ -51,7 +51,7 @@ def test_every_stage_depends_on_what_it_computes_with() -> None:
         "linear": {"pretrain/evaluate/linear.py", "pretrain/evaluate/features.py", "pretrain/checkpoint.py", crops},
         "knn": {"pretrain/evaluate/knn.py", "pretrain/evaluate/features.py", "pretrain/encoders.py"},
         "semi": {"pretrain/evaluate/semi.py", "pretrain/evaluate/subset.py", crops},
-        "convert": {"transfer/convert.py", "transfer/maps.py", "pretrain/checkpoint.py"},
+        "convert": {"transfer/convert.py", "transfer/feature_maps.py", "pretrain/checkpoint.py"},
         "detect": {"transfer/detect.py", "transfer/trainer.py", "transfer/evaluation.py", "transfer/convert.py"},
     }
     assert expected.keys() == STAGES.keys()
