@@ -39,6 +39,8 @@ class Backbone:
     """Which format the file had, and which of its encoders was taken."""
     sha256: str
     """Of the file."""
+    stated_arch: str | None = None
+    """The network's name as the file gives it, e.g. timm's; None where it gives none."""
 
 
 def read_backbone(path: Path, encoder: str | None = None, unsafe_pickle: bool = False) -> Backbone:
@@ -53,18 +55,20 @@ def read_backbone(path: Path, encoder: str | None = None, unsafe_pickle: bool = 
             know, not all of one, or one with values that are not finite.
     """
     from pretrain.encoders import find_encoder, recognise
+    from pretrain.stated_architecture import check_stated
 
     path = _checkpoint_file(Path(path))
     content, metadata, form = _content(path, unsafe_pickle)
     try:
         found = find_encoder(content, encoder)
         arch, stem, tensors = recognise(found.tensors, metadata.get("stem"))
+        stated = check_stated(content, path, arch)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     origin = f"{form}, {found.description}"
     if stem == "cifar" and "stem" not in metadata:
         origin += "; the weights do not tell the variants of a 3x3 stem apart: taken as padding 1 without pooling"
-    return Backbone(arch, stem, tensors, metadata, origin, file_hash(path))
+    return Backbone(arch, stem, tensors, metadata, origin, file_hash(path), stated)
 
 
 def write_backbone(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, Any]) -> None:

@@ -225,6 +225,8 @@ class _Check:
             self.counts["'iscrowd' is missing: taken as 0"] += 1
         change["iscrowd"] = crowd or 0
         breaks = kind is not None and kind not in HARMLESS
+        if not self.masks and "segmentation" in item and mask_fault(item["segmentation"], width, height):
+            self.rewrite = True  # Detectron2 reads masks, whether they are trained or not: without them
         if has_masks and not breaks:
             fault, mask_breaks = self._mask(item, change, width, height)
             kind, breaks = (fault, True) if mask_breaks else (kind or fault, breaks)

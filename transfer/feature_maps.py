@@ -1,7 +1,14 @@
-"""The proof that matters in the end: the checkpoint's own network and Detectron2's see the same in real photos."""
+"""Compares the feature maps of photos: Detectron2's network with the one that the tensors come from.
 
+That one is torchvision's ResNet with these tensors or, where the checkpoint names a network of timm and timm is
+installed, timm's. What this cannot show: that the network which was trained is the one that is compared.
+Anti-aliased or dilated ResNets, strides in the 1x1 convolutions, another activation or another epsilon leave no trace
+in the tensors; where the file names such a network, `pretrain.stated_architecture` refuses it.
+"""
+
+import importlib.util
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +31,13 @@ def compare_maps(backbone: "Backbone", network: nn.Module, content: "Converted")
     None where both maps are zero all over (of a backbone that is dead), which proves nothing.
 
     Args:
-        backbone: as the checkpoint has it; run as torchvision's network.
+        backbone: as the checkpoint has it; run as `reference_name` says.
         network: Detectron2's ResNet that holds `content`, the conversion of `backbone`; it has outputs res2 to res5.
     Raises:
         UserError: a difference above `TOLERANCE`; maps that are not finite.
     """
     images = photos(content.pixel_mean, content.pixel_std)
-    original = torchvision_maps(backbone, images)
+    original = source_maps(backbone, images)
     with torch.no_grad():
         converted = network.eval()(images)
     differences: dict[str, float | None] = {}
@@ -48,15 +55,40 @@ def compare_maps(backbone: "Backbone", network: nn.Module, content: "Converted")
     return differences
 
 
+def reference_name(backbone: "Backbone") -> str:
+    """The network with which Detectron2's is compared, e.g. "torchvision's resnet50"."""
+    return f"timm's {backbone.stated_arch}" if _timm_network(backbone) is not None else f"torchvision's {backbone.arch}"
+
+
+def _timm_network(backbone: "Backbone") -> Any:
+    """timm's network of the name that the checkpoint states; None without a name, without timm, of another kind."""
+    if backbone.stated_arch is None or importlib.util.find_spec("timm") is None:
+        return None
+    import timm
+    from timm.models.resnet import ResNet
+
+    if not timm.is_model(backbone.stated_arch):
+        return None
+    network = timm.create_model(backbone.stated_arch, pretrained=False)
+    return network if isinstance(network, ResNet) else None
+
+
 @torch.no_grad()
-def torchvision_maps(backbone: "Backbone", images: Tensor) -> dict[str, Tensor]:
-    """{"res2": [N, C, H, W], ...} of torchvision's network with these tensors; images: [N, 3, H, W], normalised."""
+def source_maps(backbone: "Backbone", images: Tensor) -> dict[str, Tensor]:
+    """{"res2": [N, C, H, W], ...} of the network in `reference_name` with these tensors.
+
+    Args:
+        images: [N, 3, H, W], normalised.
+    """
     from torchvision.models import get_model
 
-    network = get_model(backbone.arch)
+    network = _timm_network(backbone)
+    if network is None:
+        network = get_model(backbone.arch)
     network.load_state_dict(backbone.tensors, strict=False)  # complete, as `read_backbone` gives it, but for its head
     network.eval()
-    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+    activation = network.act1 if hasattr(network, "act1") else network.relu
+    x = network.maxpool(activation(network.bn1(network.conv1(images))))
     maps = {}
     for number, stage in enumerate(STAGES, 1):
         x = maps[stage] = getattr(network, f"layer{number}")(x)

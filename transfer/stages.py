@@ -36,7 +36,7 @@ def convert_stage(
     from pretrain.checkpoint import read_backbone
     from transfer import convert
     from transfer.detectron import detectron2_resnet
-    from transfer.feature_maps import compare_maps
+    from transfer.feature_maps import compare_maps, reference_name
 
     backbone = read_backbone(ckpt, encoder, unsafe_pickle)
     content = convert.converted(backbone, ckpt.name)
@@ -56,7 +56,7 @@ def convert_stage(
             maps = compare_maps(backbone, network, content)
             path = run.folder / convert.D2_FILE
             convert.write_d2(path, content)
-            run.metrics.update(proof.metrics, maps=maps)
+            run.metrics.update(proof.metrics, maps=maps, maps_reference=reference_name(backbone))
             run.artifact("detectron2", path)
         _say_proof(run.record, say)
     return run.record
@@ -70,8 +70,9 @@ def _say_proof(record: Record, say: Callable[[str], None]) -> None:
     if "maps" in metrics:  # conversions of earlier versions were proven by their tensors alone
         maps = metrics["maps"].items()
         text = ", ".join(f"{stage} {'all zero' if value is None else format(value, '.1g')}" for stage, value in maps)
+        reference = metrics.get("maps_reference", "torchvision's ResNet")
         say(
-            "feature maps of two photos, Detectron2's ResNet less torchvision's with these tensors, in parts of their "
+            f"feature maps of two photos, Detectron2's ResNet less {reference} with these tensors, in parts of their "
             f"largest value: {text}"
         )
 

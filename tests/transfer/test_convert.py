@@ -1,5 +1,7 @@
 """A converted backbone is the same network in Detectron2, tensor by tensor and map by map."""
 
+import argparse
+import dataclasses
 import hashlib
 import os
 import pickle
@@ -17,7 +19,7 @@ from pretrain.checkpoint import Backbone, read_backbone
 from tests.support.formats import resnet
 from transfer.convert import Converted, convert, converted, detectron2_name, load_proven, prove, read_d2, write_d2
 from transfer.detectron import detectron2_resnet
-from transfer.feature_maps import compare_maps, photos
+from transfer.feature_maps import compare_maps, photos, reference_name
 from transfer.records import convert_config, convert_id
 from transfer.stages import convert_stage
 from whitebench.errors import UserError
@@ -78,6 +80,39 @@ def test_maps_of_photos_agree_and_the_comparison_can_fail(backbone: Backbone) ->
     prove(network, content)
     with pytest.raises(UserError, match=r"res3 of Detectron2's network differs from the original by"):
         compare_maps(backbone, network, content)
+
+
+@pytest.mark.parametrize(
+    ("beside", "message"),
+    [
+        ({"arch": "resnetaa50"}, "its network is 'resnetaa50'"),
+        ({"args": argparse.Namespace(model="timm/resnetblur50.bt_in1k")}, "its network is 'resnetblur50'"),
+        ({"hyper_parameters": {"backbone": {"name": "resnet50_dilated8"}}}, "its network is 'resnet50_dilated8'"),
+        ({"meta": {"config": "backbone=dict(type='ResNet', depth=50, style='caffe')"}}, "its network is 'style='caffe"),
+    ],
+)
+def test_network_of_another_name_is_refused_though_its_tensors_fit(
+    backbone: Backbone, tmp_path: Path, beside: dict[str, Any], message: str
+) -> None:
+    torch.save({"state_dict": backbone.tensors, **beside}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=message):
+        convert_stage(tmp_path / "model.pth", unsafe_pickle=True, out=tmp_path, say=lambda _: None)
+
+
+def test_named_timm_network_is_the_reference_and_can_fail(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    tensors = timm.create_model("resnetaa50", pretrained=False).state_dict()
+    torch.save({"arch": "resnet50", "state_dict": tensors}, tmp_path / "plain.pth")
+    backbone = read_backbone(tmp_path / "plain.pth")
+    network, content = detectron2_resnet("resnet50"), converted(backbone)
+    load_proven(network, content)
+    assert reference_name(backbone) == "timm's resnet50"
+    compare_maps(backbone, network, content)
+    other = dataclasses.replace(backbone, stated_arch="resnetaa50")
+    assert reference_name(other) == "timm's resnetaa50"
+    with pytest.raises(UserError, match=r"res2 of Detectron2's network differs"):
+        compare_maps(other, network, content)
 
 
 def test_maps_without_content_prove_nothing_and_are_said_to(backbone: Backbone, tmp_path: Path) -> None:
