@@ -37,31 +37,40 @@ def _write(roots: Sequence[Path], options: argparse.Namespace) -> None:
     from results.page.page import Options
     from results.page.snapshot import build_page, read_runs
 
-    _check_writable(options.out)
+    out = _writable(options.out)
     published = published_roots(RESULTS) if options.with_published else []
     snapshot = read_runs([*roots, *published], RESULTS / CACHE)
     if not snapshot.has_runs and not options.with_published:
         raise UserError(f"no evaluation has ended in {', '.join(map(str, roots))}: there is nothing to report yet")
     content = build_page(snapshot, Options(options.most, options.views, published=options.with_published))
     try:
-        write_atomically(options.out, content)
+        write_atomically(out, content)
     except OSError as error:
         raise UserError(f"{options.out}: cannot be written ({error.strerror})") from error
     boards = len(snapshot.tables.leaderboards)
     print(f"{os.path.relpath(options.out)}: {boards} leaderboards, {len(content) / 1e6:.1f} MB")
 
 
-def _check_writable(out: Path) -> None:
-    """Before the work, not after it.
+def _writable(out: Path) -> Path:
+    """The file behind `out`, links followed; checked before the work, not after it.
 
     Raises:
-        UserError: `out` is a folder, or its folder cannot be written to.
+        UserError: it is a folder or a device, or its folder cannot be written to.
     """
-    if out.is_dir():
+    try:
+        path = out.resolve()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a circle of links
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{str(out)[:80]}: cannot be written ({reason})") from error
+    if path.is_dir():
         raise UserError(f"{out}: is a folder; name a file, e.g. {out / 'report.html'}")
-    folder = next((parent for parent in out.absolute().parents if parent.exists()), Path("/"))
+    if exists and not path.is_file():
+        raise UserError(f"{out}: is not a regular file")
+    folder = next((parent for parent in path.parents if parent.exists()), Path("/"))
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{out}: cannot be written ({folder} is not a writable folder)")
+    return path
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -33,7 +33,7 @@ def read_inside(path: Path, folders: Sequence[Path], limit: int, from_end: bool 
     try:
         real = path.resolve(strict=True)
         if not any(real.is_relative_to(folder.resolve()) for folder in folders):
-            raise Unreadable(f"{path.name}: a link to a file outside the run's folder")
+            raise Unreadable(f"{path.name}: outside the run's folder, not read")
         with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Unreadable(f"{path.name}: not a regular file")

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import re
 from pathlib import Path
 
@@ -286,6 +287,9 @@ def test_the_command_writes_the_file(records: Records, tmp_path: Path, capsys: p
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(records: Records, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder"):
         main([str(records.root), "--out", str(tmp_path)])
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="not a regular file"):
+        main([str(records.root), "--out", str(tmp_path / "pipe")])
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         main([str(records.root), "--out", str(tmp_path / "file" / "r.html")])

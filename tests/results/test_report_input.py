@@ -112,7 +112,7 @@ def test_links_out_of_the_runs_folder_are_not_followed(records: Records, tmp_pat
     text = report(records)
     assert SECRET not in text
     assert "data:image" not in text
-    assert f"{name}: a link to a file outside the run&#39;s folder" in text
+    assert f"{name}: outside the run&#39;s folder, not read" in text
 
 
 @pytest.mark.parametrize(
