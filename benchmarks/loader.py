@@ -78,14 +78,14 @@ def race(options: argparse.Namespace) -> Results:
     """What each contestant's turns measured, on which files, machine and versions."""
     with tempfile.TemporaryDirectory() as folder:
         from pretrain.data.betons.images import WriteSettings
-        from pretrain.data.betons.write import write_image_folder
+        from pretrain.data.betons.write import write_dataset
 
         images, options.datasets = Path(folder) / "images", Path(folder) / "datasets"
         repeat(options.images, images, options.repeat)
         sizes = {}
         for name, settings in WRITTEN.items():
             place = options.datasets / name
-            manifest = write_image_folder(
+            manifest = write_dataset(
                 images, place, settings=WriteSettings(**settings), workers=options.workers, skip_bad=True
             )
             count = manifest.splits["train"].count

@@ -48,9 +48,9 @@ def main() -> None:
 
 def use_images(options: argparse.Namespace, root: Path) -> None:
     """Writes them as a dataset of their own, which the recipe then reads."""
-    from pretrain.data.betons.write import write_image_folder
+    from pretrain.data.betons.write import write_dataset
 
-    write_image_folder(options.images, root / "images", workers=2, skip_bad=True)
+    write_dataset(options.images, root / "images", workers=2, skip_bad=True)
     os.environ["WHITEBENCH_DATA"] = str(root)
     options.overrides = [*options.overrides, "data.dataset=images"]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pretrain.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from transfer.detectron import quiet
 from whitebench.errors import UserError
 from whitebench.files import write_atomically
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from pretrain.checkpoint import Backbone
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AUTHOR, METADATA = "Whitebench", "whitebench"
 D2_FILE = "d2.pkl"
 RENAMED = (

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 class Normalise(nn.Module):
     """uint8 [B, 3, S, S] -> float32, (x / 255 - mean) / std by channel, channels-last in memory."""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from pretrain.data.batch import Batch
 from pretrain.data.betons.manifest import Manifest, read_manifest
 from pretrain.data.loaders.build import evaluation_batches
-from pretrain.data.normalise import IMAGENET_MEAN, IMAGENET_STD, Normalise
+from pretrain.data.normalise import Normalise
+from pretrain.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.repeatable import derive_seed
 from whitebench.errors import UserError
 

@@ -135,6 +135,14 @@ def _first_lost(path: Path, header: np.void, length: int) -> int | None:
     return int(beyond[0]) if len(beyond) else None
 
 
+class ImageLargerThanPage(Exception):
+    """An image does not fit a beton's pages; `size` is its bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"an image of {size} bytes is larger than a page")
+        self.size = size
+
+
 class BetonWriter:
     """Writes a beton at `path`, sample by sample; valid only if the context is left without an exception."""
 
@@ -156,7 +164,7 @@ class BetonWriter:
         """Adds an image of these sides: `payload` is its JPEG, or its pixels where `mode` is RAW."""
         assert self._file is not None
         if len(payload) > self.page_size:
-            raise UserError(f"an image of {len(payload)} bytes is larger than a page ({self.page_size} bytes)")
+            raise ImageLargerThanPage(len(payload))
         if self._end // self.page_size != (self._end + len(payload) - 1) // self.page_size:
             self._end = (
                 -(-self._end // self.page_size) * self.page_size

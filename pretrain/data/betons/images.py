@@ -1,5 +1,6 @@
-"""From a file of any image format to what a beton keeps: the original bytes wherever that can be, or pixels."""
+"""From a file of any image format to what a beton holds: the original bytes wherever that can be, or pixels."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,25 @@ from PIL import Image
 
 from pretrain.data.betons.format import JPEG, MAX_SIDE, RAW
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".png", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".gif", ".tif"),
+    *(".tiff", ".webp", ".jp2", ".j2k", ".tga"),
+)
 KEPT_MODES = ("RGB", "L")
-"""What a JPEG decodes to in the loader as it does in Pillow; CMYK, for one, does not."""
+"""Modes of JPEGs that the loader decodes as Pillow does; CMYK, for one, is not."""
+LOSSLESS_PIXELS = 256 * 256
+"""Images of a lossless format up to this size are stored as pixels: a JPEG of a small image is visibly worse (2 levels
+in the mean for CIFAR), and saves little disk."""
+_LOST = {
+    **dict.fromkeys(("RGBA", "LA", "PA", "RGBa", "La"), ", without its transparency"),
+    **dict.fromkeys(("I", "I;16", "I;16B", "I;16L", "I;16N"), ", scaled from 16 to 8 bits"),
+}
+"""What a mode has that pixels of 8 bits do not."""
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a camera was held."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # photos of 90 megapixels are no attack
+warnings.filterwarnings("ignore", message="Palette images with Transparency")  # it is dropped, as we say
 
 
 class BadImage(Exception):
@@ -22,62 +39,85 @@ class BadImage(Exception):
 
 @dataclass(frozen=True)
 class WriteSettings:
+    """How images are stored."""
+
     max_side: int | None = None
-    """The longer side is reduced to so many pixels where it exceeds them; None keeps every image as it is."""
+    """A longer side is reduced to this many pixels; None keeps every image as it is."""
     quality: int = 95
     """Of the JPEG where one has to be written."""
     raw: bool = False
-    """Pixels are kept in place of a JPEG: nothing is left to decode, in files some 5 times as large."""
+    """Pixels in place of JPEGs: nothing is left to decode, in files some 5 times as large."""
 
 
 @dataclass(frozen=True)
 class Prepared:
+    """What a beton stores of an image."""
+
     payload: bytes
     """A JPEG that the ffcv loader decodes, or pixels [height, width, 3]."""
     height: int
     width: int
     change: str | None
-    """Why it does not hold the original bytes; None where it does."""
+    """How it differs from the file's own bytes; None if it does not."""
     mode: int = JPEG
-    """Which of them, as a beton's `mode`."""
+    """JPEG or RAW, as a beton's `mode`."""
+    rotated: bool = False
+    """Whether its EXIF data asks for a rotation, which nobody applies."""
 
 
 def prepare(data: bytes, settings: WriteSettings) -> Prepared:
-    """The image of a file's bytes, ready for a beton.
+    """The image of a file's bytes, ready for a beton. The same with FFCV and without.
 
     Raises:
         BadImage: it does not decode.
     """
-    if settings.raw:
-        pixels = _decoded_alike(data, settings.max_side)
+    with _opened(data) as picture:
+        rotated = picture.getexif().get(ORIENTATION, 1) not in (0, 1)
+        reduces = settings.max_side is not None and max(picture.size) > settings.max_side
+        is_jpeg = picture.format == "JPEG" and picture.mode in KEPT_MODES
+        if is_jpeg and not reduces and not settings.raw and max(picture.size) <= MAX_SIDE:
+            _check_decodes(data, picture)
+            return Prepared(data, picture.height, picture.width, None, rotated=rotated)
+        source = f"{picture.format} {picture.mode}{_LOST.get(picture.mode, '')}"
+        pixels = _pixels(picture, settings.max_side)
         height, width, _ = pixels.shape
-        return Prepared(pixels.tobytes(), height, width, "raw", RAW)
-    with _opened(data) as picture:
-        change = _change_needed(data, picture, settings)
-        if change is None:
-            return Prepared(data, picture.height, picture.width, None)
-        smaller = reduced(picture.convert("RGB"), settings.max_side)
+        if max(height, width) > MAX_SIDE:
+            raise BadImage(f"{width} x {height} pixels; a side may have {MAX_SIDE:,}, --max-side reduces it")
+        if settings.raw:
+            return Prepared(pixels.tobytes(), height, width, "stored as pixels", RAW, rotated)
+        lossless = picture.format not in ("JPEG", "MPO")
+        if lossless and not reduces and height * width <= LOSSLESS_PIXELS:
+            return Prepared(pixels.tobytes(), height, width, f"stored as pixels: {source}", RAW, rotated)
+    change = "reduced" if reduces and is_jpeg else f"re-encoded as JPEG, with loss: {source}"
+    return Prepared(_encoded(pixels, settings.quality), height, width, change, rotated=rotated)
+
+
+def _encoded(pixels: NDArray[np.uint8], quality: int) -> bytes:
     out = BytesIO()
-    smaller.save(out, "JPEG", quality=settings.quality)
-    return Prepared(out.getvalue(), smaller.height, smaller.width, change)
+    Image.fromarray(pixels).save(out, "JPEG", quality=quality)
+    return out.getvalue()
 
 
-def _decoded_alike(data: bytes, max_side: int | None) -> NDArray[np.uint8]:
-    """As `decode`, but where the ffcv loader would decode a JPEG with the very pixels that it would have."""
-    from pretrain.data.betons.libjpeg import decode_jpeg, has_ffcv
-
-    with _opened(data) as picture:
-        if picture.format == "JPEG" and picture.mode in KEPT_MODES and has_ffcv():
-            pixels = decode_jpeg(data, picture.height, picture.width)
-            if pixels is not None:
-                return np.asarray(reduced(Image.fromarray(pixels), max_side))
-    return decode(data, max_side)
-
-
-def reduced(picture: Image.Image, max_side: int | None) -> Image.Image:
-    """`picture` with a longer side of at most `max_side`, proportions kept."""
+def _pixels(picture: Image.Image, max_side: int | None) -> NDArray[np.uint8]:
+    """[H, W, 3], the longer side reduced to `max_side`, proportions kept."""
     height, width = _reduced_sides(picture, max_side)
-    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.LANCZOS)
+    rgb = _as_rgb(picture)
+    if rgb.size != (width, height):
+        rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(rgb)
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    """In 8 bits. Pillow's own conversion cuts 16 bits off at 255 (white), and fractions at 0 (black)."""
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PPM", "PNG")):
+        levels = np.asarray(picture).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 0xFFFF:
+            raise BadImage(f"levels from {levels.min()} to {levels.max()} are not of 16 bits; convert it to 8 bits")
+        return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        kind = "floating-point" if picture.mode == "F" else "32-bit"
+        raise BadImage(f"{kind} pixels, of a range that the file does not state; convert it to 8 bits")
+    return picture.convert("RGB")
 
 
 def _reduced_sides(picture: Image.Image, max_side: int | None) -> tuple[int, int]:
@@ -87,43 +127,46 @@ def _reduced_sides(picture: Image.Image, max_side: int | None) -> tuple[int, int
 
 
 def decode(data: bytes, max_side: int | None) -> NDArray[np.uint8]:
-    """Pixels [H, W, 3] by Pillow, reduced as they would be for a beton; `BadImage` where it does not decode."""
+    """Pixels [H, W, 3] by Pillow, reduced as they would be for a beton.
+
+    Raises:
+        BadImage: it does not decode.
+    """
     with _opened(data) as picture:
-        return np.asarray(reduced(picture.convert("RGB"), max_side))
+        return _pixels(picture, max_side)
 
 
 def size_of(data: bytes, max_side: int | None) -> tuple[int, int]:
-    """Height and width of what `decode` returns, without decoding; `BadImage` where it is no image."""
+    """Height and width of what `decode` returns, without decoding; raises `BadImage` if it is not an image."""
     with _opened(data) as picture:
         return _reduced_sides(picture, max_side)
+
+
+def check_jpeg(data: bytes) -> None:
+    """Raises `BadImage` if a JPEG of a beton does not decode."""
+    with _opened(data) as picture:
+        _check_decodes(data, picture)
 
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
     """The picture of a file's bytes; whatever goes wrong with it is a `BadImage`."""
+    if not data:
+        raise BadImage("an empty file")
     try:
         with Image.open(BytesIO(data)) as picture:
             yield picture
+    except BadImage:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise BadImage(f"not an image: it starts with {data[:12]!r}") from error
     except Exception as error:  # decoders of strangers' bytes raise anything
         raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _change_needed(data: bytes, picture: Image.Image, settings: WriteSettings) -> str | None:
-    """Why the bytes cannot be kept; None where they can."""
-    if max(picture.size) > MAX_SIDE:
-        raise ValueError(f"{picture.width} x {picture.height} pixels are more than a beton can hold")
-    if picture.format != "JPEG" or picture.mode not in KEPT_MODES:
-        return f"{picture.format} {picture.mode}"
-    if settings.max_side is not None and max(picture.size) > settings.max_side:
-        return "reduced"
-    return None if _decodes(data, picture) else "JPEG with a flaw"
-
-
-def _decodes(data: bytes, picture: Image.Image) -> bool:
-    """By the decoder that will read it; without FFCV by Pillow, which raises."""
+def _check_decodes(data: bytes, picture: Image.Image) -> None:
+    """By FFCV, which is faster; what it warns of (extraneous bytes) may be sound: Pillow decides, and raises."""
     from pretrain.data.betons.libjpeg import decode_jpeg, has_ffcv
 
-    if has_ffcv():
-        return decode_jpeg(data, picture.height, picture.width) is not None
-    picture.load()
-    return True
+    if not has_ffcv() or decode_jpeg(data, picture.height, picture.width) is None:
+        picture.load()

@@ -1,12 +1,17 @@
-"""What a dataset folder of $WHITEBENCH_DATA holds: `manifest.json` beside the betons."""
+"""What a dataset folder of $WHITEBENCH_DATA holds: `manifest.json` next to the betons."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from pretrain.data.betons.format import check_length
+import numpy as np
+from numpy.typing import NDArray
+
+from pretrain.data.betons.format import check_length, read_samples
+from pretrain.data.statistics import Three
 from whitebench.errors import UserError, nearest
 from whitebench.files import write_json
 from whitebench.hashing import content_hash
@@ -14,34 +19,46 @@ from whitebench.records import data_root
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-Three = tuple[float, float, float]
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-STATISTICS: dict[str, tuple[Three, Three]] = {
-    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "stl": ((0.43, 0.42, 0.39), (0.27, 0.26, 0.27)),
-    "tiny": ((0.480, 0.448, 0.398), (0.277, 0.269, 0.282)),
-}
-"""Mean and standard deviation of the channels, in 0..1, as the papers' code has them; all others as ImageNet."""
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitRecord:
+    """What is known of a split that was written."""
+
     count: int
     beton: str
     """Name of its file in the dataset's folder."""
     content_sha256: str
     """Of the images' bytes and labels, in order."""
     changed: dict[str, int]
-    """Images that do not hold their file's own bytes: why, and how many."""
+    """Images that do not hold their file's own bytes: how they differ, and how many."""
     skipped: int = 0
     """Files that did not decode and were left out."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """All that was left out: why, and how many; their names are in `left_out_list`."""
+    unlabelled: int = 0
+    """Images without a label, which are trained on and not evaluated."""
+    rotated: int = 0
+    """Images whose EXIF orientation is not applied (torchvision does not apply it, either)."""
 
     @property
     def files(self) -> str:
-        """Name of the list of the images' files, `<class>/<file>` a line, in order."""
+        """Name of the list of the images' files, `<class>/<file>`, one per line, in order."""
         return f"{Path(self.beton).stem}.files.txt"
+
+    @property
+    def left_out_list(self) -> str:
+        """Name of the list of what was left out, a file and a reason per line."""
+        return f"{Path(self.beton).stem}.left_out.txt"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The fields as JSON; what there is nothing of is not mentioned."""
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if value or key not in ("left_out", "unlabelled", "rotated")
+        }
 
 
 @dataclass(frozen=True)
@@ -49,17 +66,19 @@ class Manifest:
     dataset: str
     folder: Path
     classes: tuple[str, ...]
-    splits: dict[str, Split]
+    splits: dict[str, SplitRecord]
     max_side: int | None
     quality: int
     source: str
-    """The ImageFolder it was made from; where the `folder` loader looks if the dataset's own folder has no images."""
+    """What it was written from; where the `folder` loader looks if the dataset's own folder has no images."""
     source_splits: dict[str, str]
     """Folder of each split below `source`; "" is `source` itself."""
     mean: Three
     std: Three
     raw: bool = False
-    """Whether pixels are kept in place of JPEGs."""
+    """Whether all images are stored as pixels."""
+    notes: tuple[str, ...] = ()
+    """What `write` had to say about its classes and splits."""
 
     @cached_property
     def content_hash(self) -> str:
@@ -72,7 +91,7 @@ class Manifest:
     def summary(self) -> dict[str, Any]:
         """What a record says of its data: source (its name alone), counts, hashes, how it was written."""
         splits = {
-            name: {key: value for key, value in asdict(split).items() if key != "beton"}
+            name: {key: value for key, value in split.record.items() if key != "beton"}
             for name, split in self.splits.items()
         }
         return {
@@ -85,16 +104,17 @@ class Manifest:
             "content_hash": self.content_hash,
         }
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str) -> SplitRecord:
+        """A split by its name; raises `UserError` if there is none."""
         if name not in self.splits:
             raise UserError(f"dataset '{self.dataset}' has no split '{name}'{nearest(name, self.splits)}")
         return self.splits[name]
 
     def beton(self, split: str) -> Path:
-        """The beton of a split, whole.
+        """The complete beton of a split.
 
         Raises:
-            UserError: it is missing or cut short.
+            UserError: it is missing or truncated.
         """
         path = self.folder / self.split(split).beton
         check_length(path)
@@ -104,24 +124,38 @@ class Manifest:
         """The files of a split, `<class>/<file>`, in its order."""
         path = self.folder / self.split(split).files
         try:
-            names = path.read_text(errors="surrogateescape").split("\n")[:-1]
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: the list of the images' files is missing; write the dataset again") from error
+            lines = path.read_bytes().decode(errors="surrogateescape").split("\n")[:-1]
+            names = [json.loads(line) if line.startswith('"') else line for line in lines]
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path}: the list of the images' files is missing or damaged; write the dataset again"
+            ) from error
         if len(names) != self.split(split).count:
             count = self.split(split).count
             raise UserError(f"{path}: names {len(names)} files for {count} images; write the dataset again")
         return names
 
+    def labelled(self, split: str) -> NDArray[np.int64] | None:
+        """Dataset indices of the images that have labels; None if all have."""
+        if not self.split(split).unlabelled:
+            return None
+        return np.flatnonzero(read_samples(self.beton(split)).label >= 0)
+
     def write(self) -> None:
-        content = {key: value for key, value in asdict(self).items() if key != "folder"}
+        """Writes the manifest into the dataset's folder."""
+        content = {key: value for key, value in asdict(self).items() if key != "folder" and (value or key != "notes")}
+        content["splits"] = {name: split.record for name, split in self.splits.items()}
         write_json(self.folder / MANIFEST, {"schema": SCHEMA, **content, "content_hash": self.content_hash})
 
 
-def statistics_for(dataset: str) -> tuple[Three, Three]:
-    return next((value for name, value in STATISTICS.items() if dataset.lower().startswith(name)), IMAGENET)
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """A text file of names, one per line; a name with a line break in it is written as JSON has it."""
+    quoted = [json.dumps(line) if line.startswith('"') or "\n" in line or "\r" in line else line for line in lines]
+    path.write_bytes("".join(f"{line}\n" for line in quoted).encode(errors="surrogateescape"))
 
 
 def dataset_names() -> list[str]:
+    """Of all datasets in $WHITEBENCH_DATA."""
     return sorted(path.parent.name for path in data_root().glob(f"*/{MANIFEST}"))
 
 
@@ -129,19 +163,21 @@ def read_manifest(dataset: str | Path) -> Manifest:
     """The manifest of a dataset of $WHITEBENCH_DATA, by its name, or of any dataset folder, by its `Path`.
 
     Raises:
-        UserError: there is no such dataset, or its manifest is damaged.
+        UserError: the dataset does not exist, or its manifest is damaged.
     """
     folder = dataset if isinstance(dataset, Path) else data_root() / dataset
     try:
         state = (folder / MANIFEST).stat()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(_absent(folder.name, folder)) from error
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a null byte
+        raise UserError(f"{folder}: cannot be read: {error}") from error
     return _read(folder, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache
 def _read(folder: Path, modified: int, size: int) -> Manifest:
-    """Once while the file stays as it is: a sweep asks several times a cell."""
+    """Read once per version of the file: a sweep asks several times per cell."""
     path = folder / MANIFEST
     try:
         raw = json.loads(path.read_bytes())
@@ -149,7 +185,7 @@ def _read(folder: Path, modified: int, size: int) -> Manifest:
         raise UserError(f"{path}: not a readable manifest ({error}); write the dataset again") from error
     manifest = _parsed(raw, folder, path)
     if raw.get("content_hash") != manifest.content_hash:
-        raise UserError(f"{path}: its content hash does not fit its content; write the dataset again")
+        raise UserError(f"{path}: its content hash does not match its content; write the dataset again")
     return manifest
 
 
@@ -157,19 +193,24 @@ def _parsed(raw: Any, folder: Path, path: Path) -> Manifest:
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         raise UserError(f"{path}: not a manifest of schema {SCHEMA}; write the dataset again")
     try:
-        known = {field.name: raw[field.name] for field in fields(Manifest) if field.name not in ("folder", "raw")}
-        known["raw"] = raw.get("raw", False)  # manifests of before know JPEGs only
-        known["splits"] = {name: Split(**split) for name, split in known["splits"].items()}
-        for key in ("classes", "mean", "std"):
-            known[key] = tuple(known[key])
-        return Manifest(folder=folder, **known)
+        optional = {"raw": False, "notes": ()}
+        values = {
+            column.name: raw.get(column.name, optional[column.name]) if column.name in optional else raw[column.name]
+            for column in fields(Manifest)
+            if column.name not in ("folder", "dataset")
+        }
+        values["splits"] = {name: SplitRecord(**split) for name, split in values["splits"].items()}
+        for key in ("classes", "mean", "std", "notes"):
+            values[key] = tuple(values[key])
+        return Manifest(dataset=folder.name, folder=folder, **values)  # a folder that was renamed has a new name
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a whole manifest ({error}); write the dataset again") from error
+        raise UserError(f"{path}: an incomplete manifest ({error}); write the dataset again") from error
 
 
 def _absent(dataset: str, folder: Path) -> str:
     if dataset == "sample":
-        return f"{folder}: the built-in sample is not there yet; python -m pretrain.data sample makes it"
-    there = dataset_names()
-    known = nearest(dataset, there) if there else f"; {data_root()} holds none yet"
-    return f"no dataset '{dataset}' in {folder.parent}{known}. python -m pretrain.data write SOURCE {dataset} makes one"
+        return f"{folder}: the built-in sample has not been made yet; create it with: python -m pretrain.data sample"
+    names = dataset_names()
+    hint = nearest(dataset, names) if names else f"; {data_root()} holds none yet"
+    advice = f"Create it with: python -m pretrain.data write SOURCE {dataset}"
+    return f"no dataset '{dataset}' in {folder.parent}{hint}. {advice}"

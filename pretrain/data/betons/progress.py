@@ -11,7 +11,8 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextmanager
-def shown_progress() -> Iterator[Progress]:
+def progress_display() -> Iterator[Progress]:
+    """A function that shows how far the work is, for as long as the context lasts."""
     if sys.stderr.isatty():
         with _bar() as progress:
             yield progress
@@ -27,25 +28,25 @@ def _bar() -> Iterator[Progress]:
     with Bars(console=Console(stderr=True)) as bars:
         tasks: dict[str, int] = {}
 
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)  # type: ignore[arg-type]
+        def progress(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)  # type: ignore[arg-type]
 
         yield progress
 
 
 def _lines() -> Progress:
     started: dict[str, float] = {}
-    said: dict[str, float] = {}
+    printed: dict[str, float] = {}
 
-    def progress(what: str, done: int, total: int) -> None:
+    def progress(name: str, done: int, total: int) -> None:
         now = time.monotonic()
-        started.setdefault(what, now)
-        if done < total and now - said.get(what, started[what]) < SECONDS_BETWEEN_LINES:
+        started.setdefault(name, now)
+        if done < total and now - printed.get(name, started[name]) < SECONDS_BETWEEN_LINES:
             return
-        said[what] = now
-        rate = done / max(now - started[what], 1e-9)
-        print(f"{what}: {done:,} of {total:,}, {rate:,.0f} images/s", file=sys.stderr, flush=True)
+        printed[name] = now
+        rate = done / max(now - started[name], 1e-9)
+        print(f"{name}: {done:,} of {total:,}, {rate:,.0f} images/s", file=sys.stderr, flush=True)
 
     return progress

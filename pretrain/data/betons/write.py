@@ -1,10 +1,11 @@
-"""Writes datasets: images of a folder, or of another dataset, as betons with a manifest, verified by reading back.
+"""Writes datasets: images of a source, or of another dataset, as betons with a manifest, verified by reading back.
 
-Everything is written into a hidden folder inside its place and moved when it is whole, the manifest last: whatever
-stops a write, a dataset is there or it is not. What a killed write left is cleared away by the next, which starts anew;
-two at once into one place are refused.
+Everything is written into a hidden folder inside the dataset's folder and moved when it is complete, the manifest last:
+whatever stops a write, a dataset exists or it does not. What a killed write left is removed by the next, which starts
+over; two at once into one folder are refused.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -14,23 +15,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pretrain.data.betons.format import read_samples
-from pretrain.data.betons.images import WriteSettings
-from pretrain.data.betons.manifest import MANIFEST, Manifest, Three, read_manifest, statistics_for
-from pretrain.data.betons.sources import Source, image_folder, reduced, subset, with_validation
-from pretrain.data.betons.split_writer import Progress, SplitWriter, content_digest, quiet, read_digests
+from pretrain.data.betons.images import BadImage, WriteSettings, size_of
+from pretrain.data.betons.manifest import MANIFEST, Manifest, read_manifest
+from pretrain.data.betons.split_writer import Progress, SplitWriter, content_digest, in_order, quiet, read_digests
+from pretrain.data.sources.open import open_source
+from pretrain.data.sources.source import (
+    ImageEntry,
+    ImageSource,
+    dataset_source,
+    with_classes,
+    with_per_class,
+    with_validation,
+    without_empty_splits,
+)
+from pretrain.data.statistics import Three, statistics_for
 from whitebench.errors import UserError
 
 ORIGINAL = WriteSettings()
 """Every image as it is."""
 WRITING = ".writing"
-"""The hidden folder inside a dataset's place."""
+"""The hidden folder inside a dataset's folder."""
 
 
-def write_image_folder(
+def write_dataset(
     source: Path,
     folder: Path,
     *,
     splits: Mapping[str, str] | None = None,
+    labels: Mapping[str, Path] | None = None,
     classes: Sequence[str] | None = None,
     val_fraction: float = 0.0,
     per_class: int | None = None,
@@ -41,23 +53,24 @@ def write_image_folder(
     force: bool = False,
     progress: Progress = quiet,
 ) -> Manifest:
-    """Writes the ImageFolder `source` as the dataset `folder` (`$WHITEBENCH_DATA/<dataset>`, which may be `source`).
+    """Writes `source` as the dataset `folder` (`$WHITEBENCH_DATA/<dataset>`, which may be `source`).
 
     Args:
-        splits, classes: see `sources.image_folder`.
+        splits, labels, classes: see `sources.open.open_source`.
         val_fraction: share of the training images (of each class) that become the split val.
-        per_class: at most so many images of each class in every split, see `sources.reduced`.
+        per_class: at most this many images of each class in every split, see `sources.source.with_per_class`.
         statistics: mean and standard deviation of the channels, in 0..1; by default those usual for the dataset's name.
         skip_bad: images that do not decode are counted and left out; otherwise they are an error.
     Raises:
-        UserError: nothing to write, an image that does not decode, a dataset already there (without `force`).
+        UserError: nothing to write, an image that does not decode, the dataset exists already (without `force`).
     """
-    images = image_folder(source, splits, classes)
+    _check_target(folder, force)
+    images = open_source(source, splits, labels, classes)
     if val_fraction:
         images = with_validation(images, val_fraction)
     if per_class:
-        images = reduced(images, per_class)
-    return _write(images, folder, settings, statistics, workers, skip_bad, force, progress)
+        images = with_per_class(images, per_class)
+    return _write(images, folder, settings, statistics, workers, skip_bad, progress)
 
 
 def write_subset(
@@ -72,50 +85,57 @@ def write_subset(
 ) -> Manifest:
     """Writes some `classes` of a dataset (None: all), or some images of each, as another one; images keep their bytes.
 
-    Classes are numbered in sorted order. `per_class`: see `sources.reduced`.
+    Classes are numbered in sorted order. `per_class`: see `sources.source.with_per_class`.
     """
-    if source.raw:
-        raise UserError(
-            f"{source.folder}: holds raw pixels; python -m pretrain.data write {source.source} {folder.name} "
-            "--raw --classes FILE makes a subset from the images"
-        )
-    settings = WriteSettings(source.max_side, source.quality)  # nothing is left to reduce, but the manifest says it
-    statistics = (source.mean, source.std)
-    images = subset(source, source.classes if classes is None else classes)
+    _check_target(folder, force)
+    settings = WriteSettings(source.max_side, source.quality, source.raw)  # of the images as they are; none is changed
+    images = dataset_source(source)
+    if classes is not None:
+        images = without_empty_splits(with_classes(images, classes))
     if per_class:
-        images = reduced(images, per_class)
-    return _write(images, folder, settings, statistics, workers, False, force, progress)
+        images = with_per_class(images, per_class)
+    return _write(images, folder, settings, (source.mean, source.std), workers, False, progress)
 
 
 def verify_dataset(dataset: str | Path, *, workers: int = 1, progress: Progress = quiet) -> Manifest:
-    """Reads every image of a dataset; raises `UserError` where one does not decode or is not what the manifest says."""
+    """Reads every image of a dataset; raises `UserError` if one does not decode or differs from what was written."""
     manifest = read_manifest(dataset)
     with ThreadPoolExecutor(workers) as pool:
         for name, split in manifest.splits.items():
             samples = read_samples(manifest.beton(name))
             digests = read_digests(samples, pool, lambda *done, name=name: progress(f"verify {name}", *done))
             if content_digest(list(digests), samples.label.tolist()) != split.content_sha256:
-                raise UserError(f"{samples.path}: does not hold what its manifest says; write the dataset again")
+                raise UserError(f"{samples.path}: its content differs from its manifest; write the dataset again")
     return manifest
 
 
+def _check_target(folder: Path, force: bool) -> None:
+    """Before anything is read: reading a large source takes minutes."""
+    try:
+        if (folder / MANIFEST).exists() and not force:
+            raise UserError(f"{folder}: dataset exists; use --force to overwrite it")
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: a file with the name of the dataset is in the way")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be used: {(error.strerror or str(error)).lower()}") from error
+
+
 def _write(
-    source: Source,
+    source: ImageSource,
     folder: Path,
     settings: WriteSettings,
     statistics: tuple[Three, Three] | None,
     workers: int,
     skip_bad: bool,
-    force: bool,
     progress: Progress,
 ) -> Manifest:
-    if (folder / MANIFEST).exists() and not force:
-        raise UserError(f"{folder}: this dataset is there already; --force writes it anew")
     mean, std = statistics or statistics_for(folder.name)
-    with _workplace(folder, source.size) as place, ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool, _workplace(folder, _bytes_needed(source, settings, pool)) as place:
         splits = {
-            name: SplitWriter(place / f"{name}.beton", name, pool, progress).write(items, settings, skip_bad)
-            for name, items in source.splits.items()
+            name: SplitWriter(place / f"{name}.beton", name, pool, progress).write(
+                entries, settings, skip_bad, source.left_out.get(name, ())
+            )
+            for name, entries in source.splits.items()
         }
         manifest = Manifest(
             dataset=folder.name,
@@ -129,37 +149,84 @@ def _write(
             mean=mean,
             std=std,
             raw=settings.raw,
+            notes=source.notes,
         )
-        (folder / MANIFEST).unlink(missing_ok=True)  # from here on an old dataset is no more
+        (folder / MANIFEST).unlink(missing_ok=True)  # from here on the old dataset no longer exists
+        for path in folder.glob("*.left_out.txt"):
+            path.unlink()
         for path in place.iterdir():
             os.replace(path, folder / path.name)
         manifest.write()
     return manifest
 
 
+def _bytes_needed(source: ImageSource, settings: WriteSettings, pool: ThreadPoolExecutor) -> int:
+    """At least what a write will take; of images that are reduced to JPEGs nobody knows before."""
+    entries = [entry for split in source.splits.values() for entry in split]
+    if all(entry.stored for entry in entries):
+        return source.size
+    if settings.raw:
+        return sum(in_order(pool, lambda entry: _raw_size(entry, settings), entries, lambda *done: None))
+    return 0 if settings.max_side else source.size
+
+
+def _raw_size(entry: ImageEntry, settings: WriteSettings) -> int:
+    try:
+        height, width = size_of(entry.read(), settings.max_side)
+    except BadImage:  # reported when it is to be written
+        return 0
+    return 3 * height * width
+
+
+def _size(count: int) -> str:
+    """12 kB, 3.4 MB, 5.6 GB."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
+        if count >= factor / 10:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count / 1000:.0f} kB"
+
+
 @contextmanager
 def _workplace(folder: Path, size: int) -> Iterator[Path]:
-    """A hidden folder in `folder` with room for `size` bytes; gone afterwards, and `folder` with it if that was new."""
-    new = not folder.exists()
+    """A hidden folder in `folder` with room for `size` bytes; removed afterwards, with `folder` if that was new.
+
+    Raises:
+        UserError: the disk is or becomes full, or nothing can be written there.
+    """
+    created = None
+    try:
+        created = _make_folders(folder)
+        with _alone_in(folder):
+            place = folder / WRITING
+            try:
+                shutil.rmtree(place, ignore_errors=True)  # of a write that was killed
+                place.mkdir()
+                free = shutil.disk_usage(place).free
+                if size > free:
+                    raise UserError(f"{folder}: at least {_size(size)} are needed, {_size(free)} are free on its disk")
+                yield place
+            except BaseException:
+                shutil.rmtree(created or place, ignore_errors=True)
+                raise
+            place.rmdir()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{folder}: no space left on the disk; nothing was written") from error
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise UserError(f"{error.filename or folder}: a file is where a folder is needed") from error
+        raise UserError(f"{error.filename or folder}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _make_folders(folder: Path) -> Path | None:
+    """Creates `folder` and those above it; the first one that was new, or None."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder / WRITING
-    with _alone_in(folder):
-        try:
-            shutil.rmtree(place, ignore_errors=True)  # of a write that was killed
-            place.mkdir()
-            free = shutil.disk_usage(place).free
-            if size > free:
-                raise UserError(f"{folder}: {size / 1e9:.1f} GB are needed there, {free / 1e9:.1f} GB are free")
-            yield place
-        except BaseException:
-            shutil.rmtree(folder if new else place, ignore_errors=True)
-            raise
-        place.rmdir()
+    return new[-1] if new else None
 
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """A lock on the folder itself, which dies with its holder."""
+    """A lock on the folder itself, which ends with its holder."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:

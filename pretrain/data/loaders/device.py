@@ -15,7 +15,7 @@ from torch import Tensor
 from pretrain.data.batch import Batch
 from pretrain.data.betons.manifest import Manifest
 from pretrain.data.betons.read import BetonImages
-from pretrain.data.loaders.folder import ImageFiles
+from pretrain.data.loaders.folder import open_images
 from pretrain.data.views import random_parameters as columns
 from pretrain.data.views.colour_batched import recolour
 from pretrain.data.views.deterministic_sums import BITS, BITS_CUBIC, resample, whole_weights
@@ -95,7 +95,7 @@ def _read_all(manifest: Manifest, split: str, workers: int) -> tuple[Tensor, Int
     """All images of a split, uint8 [N, 3, H, W] on the CPU, and their labels; by FFCV where it is installed."""
     from pretrain.data.betons.libjpeg import has_ffcv
 
-    images: Any = BetonImages(manifest, split) if has_ffcv() else ImageFiles(manifest, split)
+    images: Any = BetonImages(manifest, split) if has_ffcv() else open_images(manifest, split)
     height, width = images.sides(0)
     needed = len(images.label) * 3 * height * width
     if needed > MAX_BYTES:

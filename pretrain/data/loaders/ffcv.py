@@ -22,12 +22,11 @@ from pretrain.data.batch import Batch
 from pretrain.data.betons.format import JPEG, check_length, read_samples
 from pretrain.data.betons.libjpeg import import_ffcv
 from pretrain.data.betons.manifest import Manifest
-from pretrain.data.betons.read import undecodable
+from pretrain.data.betons.read import BetonImages
 from pretrain.data.views.jit import inner, kernel
 from pretrain.data.views.random_parameters import Integers
 from pretrain.data.views.render import AHEAD, PendingBatch, ViewBuffers, render_views, start_batch
 from pretrain.data.views.view_sets import ViewSet
-from whitebench.errors import UserError
 
 _ffcv_loader = import_ffcv("ffcv.loader.loader")
 _os_cache = import_ffcv("ffcv.memory_managers.os_cache")
@@ -78,9 +77,9 @@ class BetonRenderer:
 
         def render(buffers: ViewBuffers, first: int, last: int) -> None:
             columns = (samples.offset, samples.size, samples.mode, samples.height, samples.width)
-            failed = _render(file, *columns, index, buffers, first, last)
-            if failed >= 0:
-                raise UserError(undecodable(self.manifest, self.split, int(index[failed])))
+            while (failed := _render(file, *columns, index, buffers, first, last)) >= 0:
+                render_views(BetonImages(self.manifest, self.split).pixels(int(index[failed])), buffers, failed)
+                first = failed + 1
 
         return start_batch(self.views, index, samples.label[index], table, self.workers, render)
 

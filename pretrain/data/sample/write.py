@@ -68,12 +68,12 @@ def is_whole(folder: Path) -> bool:
 
 
 def _write_classification(folder: Path) -> None:
-    from pretrain.data.betons.write import write_image_folder
+    from pretrain.data.betons.write import write_dataset
 
     for split, made_of in material().items():
         for number, label in enumerate(made_of.labels):
             _save_jpeg(folder / split / CLASSES[label] / f"{number:04d}.jpg", picture(split, number, made_of))
-    manifest = write_image_folder(folder, folder)
+    manifest = write_dataset(folder, folder)
     replace(manifest, source="scikit-learn's digits and photos").write()  # not the place where it was written
 
 

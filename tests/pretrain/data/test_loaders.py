@@ -20,7 +20,7 @@ from pretrain.data.batch import Batch
 from pretrain.data.betons.format import read_samples
 from pretrain.data.betons.libjpeg import decode_jpeg, import_ffcv
 from pretrain.data.betons.manifest import Manifest, read_manifest
-from pretrain.data.betons.write import write_image_folder
+from pretrain.data.betons.write import write_dataset
 from pretrain.data.loaders.build import evaluation_batches, make_loader, training_loader
 from pretrain.data.loaders.placement import placement_of
 from pretrain.recipe import Colour, Data, Views
@@ -37,14 +37,14 @@ TRAIN = 24
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """Photos of many sizes."""
     source = image_folder(tmp_path_factory.mktemp("photos"), TRAIN)
-    return write_image_folder(source, tmp_path_factory.mktemp("data") / "photos")
+    return write_dataset(source, tmp_path_factory.mktemp("data") / "photos")
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """Photos of 64 x 64 pixels, which the `device` loader can take."""
     source = image_folder(tmp_path_factory.mktemp("small"), TRAIN, side=64)
-    return write_image_folder(source, tmp_path_factory.mktemp("data") / "small")
+    return write_dataset(source, tmp_path_factory.mktemp("data") / "small")
 
 
 def data(loader: str = "ffcv", groups: tuple[Views, ...] = GROUPS, colour: Colour = COLOUR, **other: Any) -> Data:
@@ -298,7 +298,7 @@ def test_an_image_that_does_not_decode_is_named_to_the_caller(photos: Manifest, 
 
 def test_a_file_that_does_not_decode_is_named_to_the_caller(tmp_path: Path) -> None:
     source = image_folder(tmp_path / "source")
-    manifest = write_image_folder(source, tmp_path / "data")
+    manifest = write_dataset(source, tmp_path / "data")
     (source / "train" / "cat" / "004.jpg").write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"cat/004.jpg: image \d+ does not decode"):
         digests(loader(manifest, "folder").epoch(0))

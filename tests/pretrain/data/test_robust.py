@@ -17,7 +17,7 @@ import torchvision.transforms.v2.functional as functional
 from pretrain.data.betons.format import read_samples
 from pretrain.data.betons.manifest import Manifest
 from pretrain.data.betons.read import BetonImages
-from pretrain.data.betons.write import write_image_folder
+from pretrain.data.betons.write import write_dataset
 from pretrain.data.loaders import host, placement, preflight
 from pretrain.data.loaders.build import training_loader
 from pretrain.data.loaders.host import Host, filesystem_of
@@ -34,7 +34,7 @@ BATCH, TRAIN = 8, 40
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     source = image_folder(tmp_path_factory.mktemp("photos"), TRAIN, side=96)
-    return write_image_folder(source, tmp_path_factory.mktemp("data") / "photos")
+    return write_dataset(source, tmp_path_factory.mktemp("data") / "photos")
 
 
 def held() -> tuple[int, int, int]:
@@ -76,7 +76,7 @@ def test_a_beton_cut_short_names_the_first_image_that_is_lost(photos: Manifest, 
         with pytest.raises(UserError, match=rf"train.beton: truncated .*\(image {lost} is the first incomplete one"):
             read_samples(path)
     path.write_bytes(content[:-1])  # of the table alone
-    with pytest.raises(UserError, match=r"train.beton: truncated or damaged: \d+ bytes where its header says \d+; "):
+    with pytest.raises(UserError, match=r"train.beton: truncated or damaged: \d+ bytes but its header says \d+; "):
         read_samples(path)
 
 
