@@ -1,6 +1,7 @@
 """What holds of the spectral transforms, whatever the method."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pretrain.losses.similarity import unit_rows
 from pretrain.losses.whitening import Axis, Transform, permute_rows, whiten, whiten_matrices
+from tests.golden_trajectories import waves
 from whitebench.errors import UserError
 
 FULL: list[Transform] = ["zca", "pca", "cholesky", "power"]
@@ -134,6 +137,35 @@ def test_iternorm_equals_newtons_iteration_on_the_full_covariance() -> None:
         for _ in range(4):
             root = 1.5 * root - 0.5 * root @ root @ root @ covariance / trace
         torch.testing.assert_close(whiten(x, "iternorm"), root @ c / trace.sqrt())
+
+
+HARD: dict[str, Callable[[Tensor], Tensor]] = {
+    "random": lambda x: x,
+    "waves": lambda x: waves(*x.shape, 0, 0.3),
+    "rows of lengths from 1 to 1/1000": lambda x: torch.logspace(0, -3, len(x), dtype=x.dtype).unsqueeze(1) * x,
+    "nearly collapsed": lambda x: x[:1] + 0.01 * x.roll(1, 0),
+}
+"""Inputs whose covariances are more and more ill-conditioned."""
+
+
+@pytest.mark.parametrize("kind", HARD)
+@pytest.mark.parametrize("axis", ["channel", "batch"])
+@pytest.mark.parametrize("iterations", [4, 7, 9])
+def test_iternorm_in_float32_is_exact_to_rounding_whatever_its_steps(kind: str, axis: Axis, iterations: int) -> None:
+    """Newton's iteration in the form of the formula is off by orders of magnitude at T = 9."""
+    x = HARD[kind](embeddings(64, 256) if axis == "channel" else embeddings(256, 64)).float()
+    direction = embeddings(*x.shape, seed=1)
+    outputs, gradients = [], []
+    for dtype in (torch.float32, torch.float64):
+        views = x.to(dtype, copy=True).requires_grad_()
+        output = whiten(views, "iternorm", axis=axis, iterations=iterations)
+        (unit_rows(output) * unit_rows(direction.to(dtype))).sum().backward()
+        assert views.grad is not None
+        outputs.append(output.detach().double())
+        gradients.append(views.grad.double())
+    centring = 10 if axis == "batch" and kind == "nearly collapsed" else 1  # means near 1 of deviations near 0.01
+    assert float((outputs[0] - outputs[1]).norm() / outputs[1].norm()) < 2e-6 * centring
+    assert float((gradients[0] - gradients[1]).norm() / gradients[1].norm()) < 1e-5 * centring
 
 
 @pytest.mark.parametrize("transform", SYMMETRIC)
