@@ -92,6 +92,8 @@ def read_record(folder: Path) -> Record | None:
         UserError: the record is damaged or not readable.
     """
     path = folder / RECORD
+    if path.exists() and not path.is_file():  # reading a pipe or device would wait for ever
+        raise UserError(f"{path}: not a regular file")
     try:
         return parse_record(path.read_bytes(), path)
     except FileNotFoundError:

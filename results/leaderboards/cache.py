@@ -8,6 +8,7 @@ depends on it: without it, or with a damaged one, everything is read.
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Cache:
         self._load()
 
     def _load(self) -> None:
-        if self.file is None:
+        if self.file is None or not self.file.is_file():
             return
         try:
             content = json.loads(self.file.read_bytes())
@@ -70,7 +71,8 @@ class Cache:
         """Keeps the entries of the files that were asked for, and these texts, where they are others than before."""
         if self.file is not None and (self.read or self.seen.keys() != self.known.keys()):
             content = {"code": self.code, "texts": texts, "entries": self.seen}
-            write_atomically(self.file, json.dumps(content, separators=(",", ":")).encode())
+            with suppress(OSError):  # on a read-only disk everything is read again the next time
+                write_atomically(self.file, json.dumps(content, separators=(",", ":")).encode())
 
 
 def _mark(state: os.stat_result) -> list[int]:

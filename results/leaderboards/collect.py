@@ -8,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from results.leaderboards.cache import Cache, Entry
@@ -22,6 +22,7 @@ from results.leaderboards.run_table import (
     evaluation_facts,
     flat,
     pretrain_facts,
+    real,
     setting,
 )
 from whitebench.errors import UserError
@@ -102,6 +103,8 @@ def _entry(path: Path, cache: Cache) -> Entry:
         entry = _reduced(read_proven(path), cache)
     except UserError as error:
         entry = {"fault": str(error)}
+    except RecursionError:
+        entry = {"fault": f"{path}: not a readable record (nested too deeply)"}
     cache.put(path, state, entry)
     return entry
 
@@ -129,28 +132,63 @@ def _reduced(record: Record, cache: Cache) -> Entry:
 
 
 def read_proven(path: Path) -> Record:
-    """The record at `path`, of sound types, and whose id is its config's.
+    """The record at `path`, with fields of the right types, values that are possible, and the id of its config.
 
     Raises:
         UserError: naming what is wrong with it.
     """
+    if not path.is_file():  # reading a pipe or device would wait for ever
+        raise UserError(f"{path}: not a regular file")
     try:
-        record = parse_record(path.read_bytes(), path)
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: not readable ({error.strerror})") from error
+    record = parse_record(content, path)
     for name in ("config", "cell", "hashes", "data", "metrics", "cost", "environment"):
         if not isinstance(getattr(record, name), dict):
-            raise UserError(f"{path}: not a complete record ({name} is not a mapping)")
+            raise UserError(f"{path}: not a whole record ({name} is no mapping)")
     if not all(isinstance(value, str) for value in (record.id, record.stage)) or record.status not in STATUSES:
-        raise UserError(f"{path}: not a complete record (id, stage or status)")
+        raise UserError(f"{path}: not a whole record (id, stage or status)")
     for name in ("parents", "earlier"):
         if not isinstance(getattr(record, name), list):
-            raise UserError(f"{path}: not a complete record ({name} is not a list)")
+            raise UserError(f"{path}: not a whole record ({name} is no list)")
     if record.status == "failed" and not record.config:  # as `slurm.worker.leave_failure` writes it
         raise UserError(f"{path}: failed before it began: {record.error}")
-    if not record.id.endswith(f"-{plain_hash(record.config)[:12]}"):
+    if ESCAPED_SURROGATE in content.lower() and not _encodable(record):
+        raise UserError(f"{path}: holds text that is not valid Unicode")
+    _check_values(record, path)
+    try:
+        digest = plain_hash(record.config)[:12]
+    except RecursionError as error:
+        raise UserError(f"{path}: not a readable record (nested too deeply)") from error
+    if not record.id.endswith(f"-{digest}"):
         raise UserError(f"{path}: its id is not that of its config: changed after it was written")
+    record.command = record.command if isinstance(record.command, str) else ""
     return record
+
+
+ESCAPED_SURROGATE = b"\\ud"
+"""How JSON writes half of a character; two halves in a row are a character, one alone cannot be written to a file."""
+
+
+def _encodable(record: Record) -> bool:
+    try:
+        json.dumps(asdict(record), ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
+
+
+def _check_values(record: Record, path: Path) -> None:
+    """Raises a UserError for percentages outside 0 to 100 and for negative costs."""
+    for metric in METRICS.get(record.stage, ()):
+        value = real(record.metrics.get(metric))
+        if value is not None and not 0 <= value <= 100:
+            raise UserError(f"{path}: {metric} is {value:g}, not between 0 and 100 per cent")
+    for name, cost in record.cost.items():
+        value = real(cost)
+        if value is not None and value < 0:
+            raise UserError(f"{path}: cost {name} is {value:g}, below 0")
 
 
 def _add(collection: Collection, entry: Entry, path: Path, order: int) -> None:

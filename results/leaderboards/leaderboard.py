@@ -22,6 +22,11 @@ from whitebench.hashing import content_hash
 BOARD = ["dataset", "stage", "protocol"]
 ORDER = [*BOARD, "method", "recipe", "config", "eval_config", "seed", "eval_seed", "id"]
 ENDED = ("done", "failed")
+MISSING_CELLS = {"string": "", "boolean": False}
+"""What stands in `runs.csv` where a record says nothing, so that columns read back as text and as truth values."""
+
+LONGEST_NAME = 150
+"""Letters of a leaderboard's name; of a longer one the rest is a hash."""
 
 
 @dataclass
@@ -88,8 +93,8 @@ def tabulate(collection: Collection, published: Published | None = None) -> Tabl
 def _runs(collection: Collection) -> pd.DataFrame:
     rows = list(map(_row_of(collection), (found for found in collection.evaluations if found.status in ENDED)))
     columns = {name: pd.Series([row.get(name) for row in rows], dtype=kind) for name, kind in COLUMNS.items()}
-    texts = {name: "" for name, kind in COLUMNS.items() if kind == "string"}
-    return pd.DataFrame(columns).fillna(texts).sort_values(ORDER, kind="stable", ignore_index=True)
+    missing = {name: MISSING_CELLS[kind] for name, kind in COLUMNS.items() if kind in MISSING_CELLS}
+    return pd.DataFrame(columns).fillna(missing).sort_values(ORDER, kind="stable", ignore_index=True)
 
 
 def _row_of(collection: Collection) -> Callable[[Found], Facts]:
@@ -129,8 +134,8 @@ def _file_name(dataset: str, protocol: str, taken: set[str]) -> str:
     """`<dataset>_<protocol>`, fit for a file; with a hash where that is taken already."""
     parts = dataset, protocol
     name = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-.") or "unnamed" for part in parts)
-    if name in taken:
-        name += f"-{content_hash(parts)[:6]}"
+    if name in taken or len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}-{content_hash(parts)[:6]}"
     taken.add(name)
     return name
 

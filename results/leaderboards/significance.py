@@ -144,7 +144,7 @@ def spread(values: npt.ArrayLike, resolution: float = 0.0) -> Spread:
     pooled = total / freedom[several].sum()
     squares = (freedom * own**2)[several].sum()
     shared = total**2 / squares if squares > 0 else freedom[several].sum()
-    below = several & (own <= pooled)
+    below = several & (own <= pooled * (1 + 1e-9))  # equal ones, too, whatever their last bits
     return Spread(np.where(below, pooled, own), np.where(below, shared, freedom), below)
 
 

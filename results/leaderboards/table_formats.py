@@ -3,11 +3,23 @@
 import csv
 import html
 import io
+import re
 from collections.abc import Callable, Sequence
 
 from results.leaderboards.latex import to_latex
 from results.leaderboards.table_cells import BEST, SECOND, Cell, Grid
 from results.page.environment import render
+
+
+def inert(text: object) -> object:
+    """A cell's text, with an apostrophe before it where a spreadsheet would run it as a formula; numbers stay."""
+    if not isinstance(text, str) or not text.startswith(FORMULA_SIGNS) or NUMBER.fullmatch(text):
+        return text
+    return f"'{text}"
+
+
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def to_csv(grid: Grid) -> str:
@@ -29,7 +41,7 @@ def to_csv(grid: Grid) -> str:
         for i, cell in enumerate(row):
             cells += [cell.text, *([cell.spread] if spread[i] else [])]
             cells += ["" if cell.n is None else str(cell.n)] if counted[i] else []
-        writer.writerow(cells)
+        writer.writerow(map(inert, cells))
     return stream.getvalue()
 
 

@@ -1,8 +1,10 @@
 """The tables' files: the same records always give the same bytes, and a reader always sees a whole file."""
 
 import csv
+import errno
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +13,7 @@ from results.leaderboards.leaderboard import Tables
 from results.leaderboards.paper_tables import layouts
 from results.leaderboards.published import Published
 from results.leaderboards.published_tables import paper_tables
-from results.leaderboards.table_formats import FORMATS
+from results.leaderboards.table_formats import FORMATS, inert
 from whitebench.errors import UserError
 from whitebench.files import write_atomically
 from whitebench.records import parse_record
@@ -19,6 +21,9 @@ from whitebench.records import parse_record
 RUNS, PAIRS, LAYOUTS = "runs.csv", "comparisons.csv", "tables"
 OURS = (RUNS, PAIRS, "leaderboard_*.csv", *(f"{LAYOUTS}/*.{end}" for end in FORMATS))
 """Patterns of the files that are written, and removed where the records do not give them."""
+
+LONGEST_NAME = 200
+"""Letters of a file's name that every file system takes, with room for endings."""
 
 STALE = "stale"
 """The column that says what has changed in this checkout since: no other hangs on anything but the records."""
@@ -38,11 +43,23 @@ def write_tables(tables: Tables, out: Path) -> None:
 def write_contents(tables: Tables, out: Path) -> None:
     """As `write_tables`; without any evaluation only the published papers' tables."""
     contents = _contents(tables)
-    for name, content in contents.items():
-        if not (out / name).exists() or (out / name).read_bytes() != content:
-            write_atomically(out / name, content)
-    for name in _present(out) - contents.keys():
-        (out / name).unlink(missing_ok=True)
+    with writing_to(out):
+        for name, content in contents.items():
+            if not (out / name).exists() or (out / name).read_bytes() != content:
+                write_atomically(out / name, content)
+        for name in _present(out) - contents.keys():
+            (out / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_to(out: Path) -> Iterator[None]:
+    """Turns what keeps tables from being written to `out` into a `UserError`; a full disk is reported by all commands."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{error.filename or out}: the tables cannot be written there ({error.strerror})") from error
 
 
 def publish(sources: Collection[Path], records: Path) -> int:
@@ -50,7 +67,8 @@ def publish(sources: Collection[Path], records: Path) -> int:
     for path in sources:
         content = path.read_bytes()
         record = parse_record(content, path)
-        write_atomically(records / record.stage / f"{record.id}.json", content)
+        name = record.id if len(record.id) <= LONGEST_NAME else record.id[:100] + record.id[-13:]  # the hash stays
+        write_atomically(records / record.stage / f"{name}.json", content)
     return len(sources)
 
 
@@ -111,7 +129,9 @@ def _renderings(tables: Tables, published: Published) -> dict[str, bytes]:
 
 def csv_bytes(table: pd.DataFrame) -> bytes:
     """Plain floats of up to six decimals, whatever their size; empty where there is no value."""
-    text: str = table.to_csv(index=False, float_format=_plain, lineterminator="\n")
+    texts = [str(name) for name in table if not pd.api.types.is_numeric_dtype(table[name].dtype)]
+    safe = table.assign(**{name: table[name].map(inert, na_action="ignore") for name in texts})
+    text: str = safe.to_csv(index=False, float_format=_plain, lineterminator="\n")
     return text.encode()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
-from results.claims import HOLDS, measured
+from results.leaderboards.claim_tests import HOLDS, measured
 from results.page.data_tables import Cell, Head, Table, TableRow, chips
 from results.page.environment import macro
 

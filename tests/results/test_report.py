@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from results.aggregate import RESULTS, tables_of
-from results.claims import HOLDS, TABLE
+from results.claims import TABLE
+from results.leaderboards.claim_tests import HOLDS
 from results.page.claims import claim_table
 from results.page.curves import thinned
 from results.page.dot_plots import Scale
