@@ -102,9 +102,8 @@ def read_records(roots: Sequence[Path], recipes: Collection[str]) -> dict[Path, 
 
 def measure(records: Collection[Record]) -> Values:
     """What the records say of each arm, in the order of pretraining seeds."""
-    pretrained = sorted(
-        (r for r in records if r.stage == PRETRAIN), key=lambda r: (whole(r.config.get("seed")) or 0, r.id)
-    )
+    pretrained = [record for record in records if record.stage == PRETRAIN]
+    pretrained.sort(key=lambda record: (whole(record.config.get("seed")) or 0, record.id))
     values: Values = {}
     for parent in pretrained:
         arm = str(text(parent.cell.get("recipe")))
@@ -141,10 +140,9 @@ def judge(claims: Sequence[Claim], values: Values, points: Mapping[str, float] |
     table = pd.DataFrame(rows)
     table["p_adjusted"] = holm(table["p"].astype(float))
     table["verdict"] = [_verdict(row) for row in table.to_dict("records")]
-    works = {
-        test.arm: v for (claim, test), v in zip(_pairs(claims), table.verdict, strict=True) if WORKS in claim.claim
-    }
-    table["arm_works"] = [works.get(test.arm, "") for _, test in _pairs(claims)]
+    pairs = [(claim, test) for claim in claims for test in claim.tests]
+    works = {test.arm: word for (claim, test), word in zip(pairs, table.verdict, strict=True) if WORKS in claim.claim}
+    table["arm_works"] = [works.get(test.arm, "") for _, test in pairs]
     whole_claim = table.groupby(["claim", "paper"], sort=False).verdict.agg(_together).rename("claim_verdict")
     table = table.join(whole_claim, on=["claim", "paper"])
     return table[COLUMNS]
@@ -154,10 +152,6 @@ COLUMNS = [
     *("claim", "paper", "claim_verdict", "test", "arm_mean", "arm_sd", "arm_n", "other_mean", "other_sd", "other_n"),
     *("difference", "ci95_low", "ci95_high", "p", "p_adjusted", "verdict", "arm_works", "why"),
 ]
-
-
-def _pairs(claims: Sequence[Claim]) -> list[tuple[Claim, Comparison]]:
-    return [(claim, test) for claim in claims for test in claim.tests]
 
 
 def _together(verdicts: pd.Series) -> str:

@@ -53,7 +53,7 @@ def write_contents(tables: Tables, out: Path) -> None:
 
 @contextmanager
 def writing_to(out: Path) -> Iterator[None]:
-    """Turns what keeps tables from being written to `out` into a `UserError`; a full disk is reported by all commands."""
+    """Turns what keeps tables from being written to `out` into a `UserError`, except a full disk."""
     try:
         yield
     except OSError as error:
