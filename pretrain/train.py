@@ -26,6 +26,7 @@ from pretrain.data.normalise import Normalise
 from pretrain.diagnostics.probe import Probe, headline, keep
 from pretrain.distributed import World, convert_sync_bn
 from pretrain.evaluate.online import embed_training_set, online_knn, read_val
+from pretrain.losses.deferred import report_failed_checks
 from pretrain.method import Method, find_method
 from pretrain.networks import build_encoder
 from pretrain.processes import check_processes, record_processes, unfinished_with_other_world_size
@@ -192,6 +193,7 @@ class Trainer:
     def _end_epoch(self, run: Run, epoch: int, epochs: int) -> None:
         step = (epoch + 1) * self.steps_per_epoch
         values = self.meter.finish()
+        report_failed_checks()
         if not math.isfinite(values["loss"]):
             fault = "the loss was not finite in any step of the epoch"
             raise UserError(divergence.message(fault, step, self.recipe.precision))

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import rank, world_size
+from pretrain.losses.deferred import report_failed_checks
 from pretrain.method import Method, Step
 from pretrain.optim import LearningRate, build_optimizer, clip_gradients, weight_decay_at
 from pretrain.recipe import Recipe
@@ -45,7 +46,12 @@ class TrainingStep:
         return outcome
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs of this, as plain data and tensors."""
+        """All that a resumed training needs of this, as plain data and tensors.
+
+        Raises:
+            UserError: a check of a loss has failed that the host did not wait for.
+        """
+        report_failed_checks()
         return {
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),

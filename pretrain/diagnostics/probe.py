@@ -28,6 +28,7 @@ from pretrain.diagnostics.measures import (
     uniformity,
 )
 from pretrain.evaluate.online import evaluating
+from pretrain.losses.deferred import report_failed_checks
 from pretrain.method import Method
 from pretrain.recipe import Recipe
 from whitebench.errors import UserError
@@ -85,6 +86,7 @@ class Probe:
         try:
             with torch.no_grad():
                 outputs = [method.transformed(torch.stack([own, other], 1).flatten(0, 1)) for other in (first, second)]
+            report_failed_checks()
         except UserError as error:  # a collapsed embedding cannot be whitened, and that is worth knowing
             return {"error": str(error)}
         a, b = outputs

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pretrain.losses.deferred import require
 from whitebench.errors import UserError, nearest
 
 Transform = Literal["zca", "pca", "cholesky", "iternorm", "power"]
@@ -55,7 +56,7 @@ def whiten(
         are arbitrary, and the gradient grows without bound as two eigenvalues meet.
     Raises:
         UserError: sizes that cannot be whitened (with the constraint), a covariance that is numerically singular,
-            embeddings that are constant or not finite.
+            embeddings that are constant or not finite. On a GPU those of values come later: see `losses.deferred`.
     """
     _check_arguments(x, transform, axis, groups, permutation)
     n, d = x.shape
@@ -273,8 +274,8 @@ def _iternorm(covariance: Tensor, trace: Tensor, iterations: int) -> Tensor:
     """
     if iterations < 1:
         raise UserError(f"iternorm: at least 1 iteration, not {iterations}")
-    if not bool(((trace > 0) & trace.isfinite()).all()):
-        raise UserError("iternorm: the embeddings are constant (no variance to normalise) or not finite")
+    message = "iternorm: the embeddings are constant (no variance to normalise) or not finite"
+    require((trace > 0) & trace.isfinite(), lambda: UserError(message))
     variables, dtype = covariance.shape[-1], covariance.dtype
     if variables <= WIDE_NEWTON:
         covariance, trace = covariance.double(), trace.double()
@@ -304,11 +305,12 @@ def _eigh(s: Tensor) -> tuple[Tensor, Tensor]:
 def _refuse_singular(smallest: Tensor, largest: Tensor, variables: int) -> None:
     """Raises where the smallest eigenvalue [B] is no more than the rounding error of the largest."""
     tolerance = 2 * math.sqrt(variables) * torch.finfo(smallest.dtype).eps
-    fine = smallest > tolerance * largest
-    if bool(fine.all()):
-        return
-    worst = int(fine.long().argmin())
-    raise UserError(
+    regular = smallest > tolerance * largest
+    require(regular, lambda: _singular(smallest, largest, int(regular.long().argmin()), variables))
+
+
+def _singular(smallest: Tensor, largest: Tensor, worst: int, variables: int) -> UserError:
+    return UserError(
         f"whitening: the covariance of {variables} variables is numerically singular (eigenvalues from "
         f"{float(smallest[worst]):.3g} to {float(largest[worst]):.3g}): constant or repeated embeddings, or too many "
         f"variables for the observations; whiten fewer at once, or set eps, e.g. 1e-4"

@@ -124,6 +124,36 @@ def test_the_last_layer_is_a_weight_normalised_one_of_gain_one() -> None:
     torch.testing.assert_close(own(z), peer(unit_rows(z)))
 
 
+def test_the_head_starts_as_in_the_official_code_and_the_teacher_as_its_copy() -> None:
+    torch.manual_seed(0)
+    method = build("dino", {"outputs": 3000}, embedding_dim=64)
+    assert isinstance(method, DINO)
+    for layer in (method.encoder.projector[0], method.encoder.projector[3]):
+        assert float(layer.weight.std()) == pytest.approx(0.02, rel=0.05)
+        assert not layer.bias.any()
+    assert float(method.last.weight.norm(dim=1).mean()) == pytest.approx(3**-0.5, rel=0.02)
+    student, teacher = method.encoder.state_dict(), method.teacher.network.state_dict()
+    assert all(tensor.equal(teacher[name]) for name, tensor in student.items())
+    plain = build("dino", {"outputs": 30, "head_init": "default"}, embedding_dim=64)
+    assert float(plain.encoder.projector[3].weight.std()) == pytest.approx(24**-0.5 / 3**0.5, rel=0.05)
+
+
+def test_the_teacher_moves_after_the_update() -> None:
+    method = build("dino", {"outputs": 30, "momentum": 0.9})
+    assert isinstance(method, DINO)
+    with torch.no_grad():
+        for parameter in (*method.encoder.parameters(), *method.last.parameters()):
+            parameter += 1
+    start = [parameter.clone() for parameter in (*method.teacher.parameters(), *method.teacher_last.parameters())]
+    method.progress = 0.5
+    method(batch_of(16)).loss.backward()
+    moved = (*method.teacher.parameters(), *method.teacher_last.parameters())
+    assert all(parameter.equal(before) for before, parameter in zip(start, moved, strict=True))
+    method.after_update()
+    for before, parameter in zip(start, moved, strict=True):
+        torch.testing.assert_close(parameter, before + 0.05)
+
+
 def test_the_last_layer_is_frozen_in_the_first_epoch() -> None:
     method = build("dino", {"outputs": 30})
     assert isinstance(method, DINO)

@@ -1,0 +1,64 @@
+"""Checks of values on an accelerator for which the host does not wait.
+
+Asking a GPU for a value holds the host until the GPU has done all that was asked before, and the GPU then idles until
+the host has caught up. So a check there is copied to the host in the background and reported once it has arrived: by
+a later check, or by `report_failed_checks`, at the latest before a checkpoint is written.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from whitebench.errors import UserError
+
+DEFERRED = {"cuda"}
+"""Device types whose values arrive later."""
+
+
+@dataclass(frozen=True)
+class _Check:
+    passed: Tensor
+    """A bool on the host; valid once `arrived` has occurred."""
+    arrived: torch.cuda.Event | None
+    error: Callable[[], UserError]
+
+
+_pending: deque[_Check] = deque()
+
+
+def require(passed: Tensor, error: Callable[[], UserError]) -> None:
+    """Raises error() unless all of `passed` (bool) is true: at once on a CPU; see above for accelerators."""
+    if passed.device.type not in DEFERRED:
+        if not bool(passed.all()):
+            raise error()
+        return
+    report_failed_checks(wait=False)
+    _pending.append(_check_of(passed.all(), error))
+
+
+def report_failed_checks(wait: bool = True) -> None:
+    """Raises the error of the first failed check, of those whose values have arrived or, with `wait`, of all."""
+    while _pending and (wait or _has_arrived(_pending[0])):
+        check = _pending.popleft()
+        if check.arrived is not None:
+            check.arrived.synchronize()
+        if not bool(check.passed):
+            _pending.clear()
+            raise check.error()
+
+
+def _check_of(passed: Tensor, error: Callable[[], UserError]) -> _Check:
+    if passed.device.type != "cuda":
+        return _Check(passed, None, error)
+    on_host = torch.empty((), dtype=torch.bool, pin_memory=True)
+    on_host.copy_(passed, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return _Check(on_host, arrived, error)
+
+
+def _has_arrived(check: _Check) -> bool:
+    return check.arrived is None or check.arrived.query()
