@@ -41,6 +41,8 @@ def build_optimizer(
     if optimizer.name in ("lars", "larc"):
         adaptive = LARS if optimizer.name == "lars" else LARC
         return adaptive(groups, lr=rate, momentum=optimizer.momentum)
+    if optimizer.name in ("lars-clipped", "lars-unclipped"):
+        return SoloLARS(groups, rate, optimizer.momentum, clipped=optimizer.name == "lars-clipped")
     return torch.optim.SGD(groups, lr=rate, momentum=optimizer.momentum)
 
 
@@ -109,6 +111,28 @@ class LARC(LARS):
         ratio = group["trust"] * norm / (gradient_norm + decay * norm + 1e-8)
         scaled = gradient.add(parameter, alpha=decay) * ratio
         return torch.where((norm > 0) & (gradient_norm > 0), scaled, gradient)
+
+
+class SoloLARS(LARS):
+    """LARS as solo-learn has it: LARC's ratio, on parameters of more than one dimension only, and with trust 0.02.
+
+    With `clipped`, the ratio is min(ratio / rate, 1), and the rate of a weight is at most the group's.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.9, clipped: bool = True) -> None:
+        super().__init__(params, lr, momentum, trust=0.02)
+        self.clipped = clipped
+
+    def _scaled(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        decay = group["weight_decay"]
+        update = gradient.add(parameter, alpha=decay)
+        if parameter.ndim <= 1:
+            return update
+        norm, gradient_norm = parameter.norm(), gradient.norm()
+        ratio = group["trust"] * norm / (gradient_norm + decay * norm + 1e-8)
+        if self.clipped:
+            ratio = (ratio / group["lr"]).clamp_max(1.0)
+        return torch.where((norm > 0) & (gradient_norm > 0), update * ratio, gradient)
 
 
 @torch.no_grad()

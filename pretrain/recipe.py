@@ -157,8 +157,9 @@ class Network:
 
 @strict
 class Optimizer:
-    name: Literal["sgd", "adam", "adamw", "lars", "larc"] = "sgd"
-    """larc: SGD with the rates of apex's LARC without clipping; see `pretrain.optim`."""
+    name: Literal["sgd", "adam", "adamw", "lars", "larc", "lars-clipped", "lars-unclipped"] = "sgd"
+    """larc: SGD with the rates of apex's LARC without clipping; lars-clipped and lars-unclipped: solo-learn's LARS; see
+    `pretrain.optim`."""
     lr: PositiveFloat = 0.05
     """Peak learning rate, per `lr_batch` images of the global batch."""
     lr_batch: PositiveInt | None = 256

@@ -66,7 +66,6 @@ class All4One(Method[Config]):
         return with_first(self.config.export, {"online": self.encoder, "momentum": self.target.network})
 
     def forward(self, batch: Batch) -> Step:
-        self.target.update(self.target.momentum_at(self.progress))
         z = [at_least_float32(self.encoder(view).z) for view in batch.views]
         p, p2 = ([at_least_float32(net(view)) for view in z] for net in (self.predictor, self.neighbour_predictor))
         with torch.no_grad():
@@ -80,6 +79,13 @@ class All4One(Method[Config]):
 
     def constant_rate(self) -> Iterable[nn.Module]:
         return (self.transformer,)
+
+    def after_update(self) -> None:
+        self.target.update(self.target.momentum_at(self.progress))
+
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
 
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)

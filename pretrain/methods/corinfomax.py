@@ -75,6 +75,10 @@ class CorInfoMax(Method[Config]):
         self.covariance.copy_(outcome.state.covariance)
         return Step(outcome.loss, {"log_determinants": outcome.log_determinants.detach(), "spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
 
 def initial_state(width: int, initial: float = 1.0) -> State:
     """For embeddings of `width` channels: means 0, covariances `initial` times the identity."""

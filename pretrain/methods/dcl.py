@@ -42,6 +42,10 @@ class DCL(Method[Config]):
         loss = dcl_loss(views, self.config.temperature, self.config.sigma, self.config.attached)
         return Step(loss, {"spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         check_images("dcl", batch, "negatives")

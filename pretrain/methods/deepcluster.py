@@ -7,7 +7,7 @@ untrained network (there: of a pass over augmented crops). Images that an epoch 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -19,7 +19,7 @@ from pretrain.distributed import gather_with_gradient, world_size
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.spherical_kmeans import spherical_kmeans
 from pretrain.losses.whitening import float32_region
-from pretrain.method import Embed, Encoder, Method, Step
+from pretrain.method import Counting, Embed, Encoder, Method, Step
 from pretrain.networks import embed_by_size
 from whitebench.config import strict
 from whitebench.errors import UserError
@@ -45,6 +45,8 @@ class DeepCluster(Method[Config]):
     """The loss is of this process's images; the memory is of all processes', and the same on each. Prototypes get no
     gradient: they are the clusters' centroids."""
 
+    counting: ClassVar[Counting] = "inclusive"
+
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
         self.prototypes: Tensor
@@ -58,8 +60,6 @@ class DeepCluster(Method[Config]):
         if not len(self.banks):
             self.banks = torch.stack([unit_rows(embed(self.encoder))] * BANKS)
         images, clusters = self.banks.shape[1], self.config.clusters
-        if clusters > images:
-            raise UserError(f"deepcluster: {clusters} clusters cannot be made of {images} images (method.clusters)")
         assignments = []
         for head in range(self.config.heads):
             bank = self.banks[head % BANKS]
@@ -79,6 +79,16 @@ class DeepCluster(Method[Config]):
         self._keep(views, batch.index)
         used = torch.bincount(self.assignments[0], minlength=self.config.clusters).gt(0).float().mean()
         return Step(loss, {"clusters_in_use": used, "spread": spread(views[0])})
+
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
+    def check_dataset(self, images: int, classes: int) -> None:
+        if self.config.clusters > images:
+            raise UserError(
+                f"deepcluster: {self.config.clusters} clusters cannot be made of {images} images (method.clusters)"
+            )
 
     def get_extra_state(self) -> dict[str, Tensor]:
         return {"banks": self.banks, "assignments": self.assignments}

@@ -37,6 +37,10 @@ class EMPSSL(Method[Config]):
         loss = emp_ssl_loss(views, self.config.eps, self.config.weight)
         return Step(loss, {"spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
 
 def emp_ssl_loss(views: Sequence[Tensor], eps: float = 0.2, weight: float = 200.0) -> Tensor:
     """Mean over views of  -weight * mean cos(z_v, mean of all)  -  1/2 log det(I + D / (N eps) z_v^T z_v).

@@ -41,6 +41,10 @@ class FroSSL(Method[Config]):
         loss = frossl_loss(views, self.config.weight, self.config.form)
         return Step(loss, {"spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         check_images("frossl", batch, "a Gram matrix")

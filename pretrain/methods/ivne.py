@@ -45,6 +45,10 @@ class IVNE(Method[Config]):
             entropy = von_neumann_entropy(unit_rows(views[0]))
         return Step(loss, {"entropy": entropy, "spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         check_images("ivne", batch, "an entropy")

@@ -68,6 +68,10 @@ class LeJEPA(Method[Config]):
         scalars = {"invariance": invariance.detach(), "sigreg": regulariser.detach()}
         return Step(loss, {**scalars, "spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         if self.config.convex and self.config.weight > 1:

@@ -56,7 +56,6 @@ class MatrixSSL(Method[Config]):
         return with_first(self.config.export, {"online": self.encoder, "momentum": self.teacher.network})
 
     def forward(self, batch: Batch) -> Step:
-        self.teacher.update(self.teacher.momentum_at(self.progress))
         online = [self.encoder(view).z for view in batch.views]
         predictions = [gather_with_gradient(at_least_float32(self.predictor(z))) for z in online]
         with torch.no_grad():
@@ -64,6 +63,13 @@ class MatrixSSL(Method[Config]):
         config = self.config
         loss = matrix_ssl_loss(predictions, targets, config.scale, config.shift, config.own_weight, config.order)
         return Step(loss, {"spread": spread(online[0])})
+
+    def after_update(self) -> None:
+        self.teacher.update(self.teacher.momentum_at(self.progress))
+
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
 
 
 def matrix_ssl_loss(

@@ -56,7 +56,6 @@ class MEC(Method[Config]):
         return with_first(self.config.export, {"online": self.encoder, "momentum": self.teacher.network})
 
     def forward(self, batch: Batch) -> Step:
-        self.teacher.update(self.teacher.momentum_at(self.progress))
         online = [self.encoder(view).z for view in batch.views]
         predictions = [gather_with_gradient(at_least_float32(self.predictor(z))) for z in online]
         with torch.no_grad():
@@ -71,6 +70,13 @@ class MEC(Method[Config]):
         """Of the divisor at this step."""
         start, steps = self.config.warmup_factor, self.config.warmup_epochs * self.steps_per_epoch
         return start + (1 - start) * min(1.0, self.step / max(1, steps - 1)) if steps else 1.0
+
+    def after_update(self) -> None:
+        self.teacher.update(self.teacher.momentum_at(self.progress))
+
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
 
 
 def mec_loss(predictions: Sequence[Tensor], targets: Sequence[Tensor], scale: float, order: int = 4) -> Tensor:

@@ -7,7 +7,7 @@ averaging it is 1 / world of this one, which layer-wise scaling hides but for bi
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from pretrain.distributed import gather_with_gradient
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.spectra import nuclear_norm
 from pretrain.losses.whitening import at_least_float32, float32_region
-from pretrain.method import Encoder, Method, Step, with_first
+from pretrain.method import Counting, Encoder, Method, Step, with_first
 from pretrain.networks import MomentumCopy, embed_by_size
 from whitebench.config import strict
 from whitebench.ranges import NonNegativeFloat, Share
@@ -36,6 +36,8 @@ class Config:
 class MMCR(Method[Config]):
     """Every process computes the loss of the whole batch."""
 
+    counting: ClassVar[Counting] = "from-zero"
+
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
         self.target = MomentumCopy(encoder, config.momentum) if config.momentum is not None else None
@@ -49,12 +51,19 @@ class MMCR(Method[Config]):
         views = [gather_with_gradient(at_least_float32(z)) for z in embed_by_size(self.encoder, batch.views)]
         targets = None
         if self.target is not None:
-            self.target.update(self.target.momentum)
             with torch.no_grad():
                 copies = embed_by_size(self.target.network, batch.views)
                 targets = [gather_with_gradient(at_least_float32(z)) for z in copies]
         loss = mmcr_loss(views, targets, self.config.local_weight)
         return Step(loss, {"spread": spread(views[0])})
+
+    def after_update(self) -> None:
+        if self.target is not None:
+            self.target.update(self.target.momentum)
+
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
 
 
 def mmcr_loss(views: Sequence[Tensor], targets: Sequence[Tensor] | None = None, local_weight: float = 0.0) -> Tensor:

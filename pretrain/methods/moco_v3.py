@@ -5,7 +5,7 @@ constants as in its official code. Keys are those of all processes; queries are 
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from pretrain.distributed import gather_with_gradient, rank
 from pretrain.losses.cross_view import find_partner
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
-from pretrain.method import Encoder, Method, Step, with_first
+from pretrain.method import Counting, Encoder, Method, Step, with_first
 from pretrain.networks import MomentumCopy, mlp
 from whitebench.config import strict
 from whitebench.ranges import PositiveInt, Share, Temperature
@@ -41,6 +41,7 @@ class MoCoV3(Method[Config]):
     """The loss is of this process's queries."""
 
     maximum_views = 2
+    counting: ClassVar[Counting] = "from-zero"
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
@@ -62,6 +63,10 @@ class MoCoV3(Method[Config]):
             keys = [gather_with_gradient(at_least_float32(self.target(view).z)) for view in batch.views]
         loss = moco_v3_loss(queries, keys, self.config.temperature, rank() * len(batch.index))
         return Step(loss, {"spread": spread(online[0])})
+
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
 
 
 def moco_v3_loss(q: Sequence[Tensor], k: Sequence[Tensor], tau: float = 1.0, first: int = 0) -> Tensor:

@@ -52,6 +52,10 @@ class NNCLR(Method[Config]):
         self.queue.push(unit_rows(z[0]))
         return Step(loss, {"spread": spread(z[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
 
 def nnclr_loss(p: Sequence[Tensor], z: Sequence[Tensor], queue: Tensor, tau: float = 0.2) -> Tensor:
     """Mean over both directions of the cross-entropy of finding, among the predictions of one view, that of the image

@@ -70,6 +70,10 @@ class ReSA(Method[Config]):
         confidence = own.max(dim=1).values.mean()
         return Step(loss, {"confidence": confidence, "spread": spread(online[0].z)})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
 
 def resa_loss(
     z: Sequence[Tensor],

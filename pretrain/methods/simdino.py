@@ -7,7 +7,7 @@ loss depends on the number of processes). eps is 0.05, of the official README's 
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from pretrain.distributed import gather_with_gradient
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.spectra import coding_rate
 from pretrain.losses.whitening import at_least_float32, float32_region
-from pretrain.method import Encoder, Method, Step, with_first
+from pretrain.method import Counting, Encoder, Method, Step, with_first
 from pretrain.networks import MomentumCopy, embed_by_size
 from whitebench.config import strict
 from whitebench.ranges import NonNegativeFloat, PositiveFloat, Share
@@ -44,6 +44,8 @@ class Config:
 class SimDINO(Method[Config]):
     """Every process computes the loss of the whole batch."""
 
+    counting: ClassVar[Counting] = "inclusive"
+
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__(encoder, config)
         self.teacher = MomentumCopy(encoder, config.momentum) if config.momentum is not None else None
@@ -57,7 +59,6 @@ class SimDINO(Method[Config]):
         student = [gather_with_gradient(at_least_float32(z)) for z in embed_by_size(self.encoder, batch.views)]
         targets = student[:GLOBAL]
         if self.teacher is not None:
-            self.teacher.update(self.teacher.momentum_at(self.progress))
             with torch.no_grad():
                 copies = embed_by_size(self.teacher.network, batch.views[:GLOBAL])
                 targets = [gather_with_gradient(at_least_float32(z)) for z in copies]
@@ -66,6 +67,14 @@ class SimDINO(Method[Config]):
         loss = -config.weight * terms.agreement - terms.expansion
         scalars = {name: term.detach() for name, term in terms._asdict().items()}
         return Step(loss, {**scalars, "spread": spread(student[0])})
+
+    def after_update(self) -> None:
+        if self.teacher is not None:
+            self.teacher.update(self.teacher.momentum_at(self.progress))
+
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
 
 
 def simdino_loss(

@@ -42,6 +42,10 @@ class SupCon(Method[Config]):
         loss = supcon_loss(views, labels, config.temperature, config.inside, config.base_temperature)
         return Step(loss, {"spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
 
 def supcon_loss(
     views: Sequence[Tensor], labels: Tensor, tau: float = 0.1, inside: bool = False, base: float | None = None

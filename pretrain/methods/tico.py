@@ -68,6 +68,10 @@ class TiCo(Method[Config]):
         self.covariance.copy_(outcome.covariance)
         return Step(outcome.loss, {"spread": spread(online)})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
 
 def tico_loss(
     online: Tensor,

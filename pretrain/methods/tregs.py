@@ -42,6 +42,10 @@ class TREGS(Method[Config]):
         length = views[0].detach().norm(dim=1).mean()
         return Step(loss, {"embedding_norm": length, "spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         check_images("tregs", batch, "a tree")

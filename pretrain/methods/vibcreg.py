@@ -38,6 +38,10 @@ class VIbCReg(Method[Config]):
         loss = vibcreg_loss(views, config.invariance_weight, config.variance_weight, config.covariance_weight)
         return Step(loss, {"spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         check_images("vibcreg", batch, "a correlation")

@@ -53,6 +53,10 @@ class VISReg(Method[Config]):
         scalars = {"invariance": invariance.detach(), **{k: v.detach() for k, v in terms._asdict().items()}}
         return Step(loss, {**scalars, "spread": spread(views[0])})
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return not config.slices_per_process
+
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         check_images("visreg", batch, "a variance")

@@ -28,6 +28,7 @@ from pretrain.evaluate.online import evaluating
 from pretrain.method import Method, find_method
 from pretrain.methods.cwrgp import cwrgp_loss
 from pretrain.networks import embed_jointly
+from pretrain.whitening_layer import Whitening
 from tests.support.tiny_encoder import batch_of, images, part_of, tiny_encoder
 from whitebench.errors import UserError
 
@@ -127,6 +128,7 @@ def run_rank(rank: int, folder: Path, port: int) -> None:
     with World.join(RANKS, "cpu", timeout_s=120) as world:
         results = {name: ranked_training(*COUPLED[name], rank) for name in COUPLED}
         results |= {"cwrgp": ranked_cwrgp(rank), "gather": ranked_gather(rank), "world": ranked_world(world)}
+        results |= {f"layer-{transform}": ranked_layer(transform, rank) for transform in ("zca", "iternorm")}
         results |= {f"norm-{name}": ranked_norm(norm, shape, rank) for name, (norm, shape) in NORMS.items()}
     assert world_size() == 1
     torch.save(results, folder / f"{rank}.pt")
@@ -189,6 +191,12 @@ def ranked_norm(norm: Callable[[], nn.Module], shape: tuple[int, ...], rank: int
     converted = convert_sync_bn(nn.Sequential(norm().double()), CPU)
     assert isinstance(converted.get_submodule("0"), AllReduceBatchNorm)
     return run_norm(converted, x.chunk(RANKS)[rank], x.cos().chunk(RANKS)[rank])
+
+
+def ranked_layer(transform: Any, rank: int) -> dict[str, Any]:
+    x = norm_input((6,))
+    layer = Whitening(6, transform, groups=2, across_ranks=True).double()
+    return run_norm(layer, x.chunk(RANKS)[rank], x.cos().chunk(RANKS)[rank])
 
 
 def affine_norm_1d() -> nn.Module:
@@ -283,6 +291,19 @@ def test_batch_norm_over_two_ranks_equals_one_process(ranks: list[dict[str, Any]
     for key in expected.keys() - {"y", "x", "eval", "parameters"}:
         for result in results:
             torch.testing.assert_close(result[key], expected[key])
+
+
+@pytest.mark.parametrize("transform", ["zca", "iternorm"])
+def test_whitening_over_two_ranks_equals_one_process(ranks: list[dict[str, Any]], transform: Any) -> None:
+    x = norm_input((6,))
+    expected = run_norm(Whitening(6, transform, groups=2).double(), x, x.cos())
+    results = [result[f"layer-{transform}"] for result in ranks]
+    for part in ("y", "x", "eval"):
+        torch.testing.assert_close(torch.cat([result[part] for result in results]), expected[part])
+    for key, gradient in expected["parameters"].items():
+        torch.testing.assert_close(results[0]["parameters"][key] + results[1]["parameters"][key], gradient)
+    for key in ("running_mean", "running_matrix"):
+        torch.testing.assert_close(results[0][key], expected[key])
 
 
 def test_ranks_know_their_place_and_agree(ranks: list[dict[str, Any]]) -> None:

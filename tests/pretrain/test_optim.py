@@ -8,7 +8,16 @@ import torch
 from torch import nn
 
 from pretrain.networks import build_backbone
-from pretrain.optim import LARC, LARS, LearningRate, base_rate, build_optimizer, clip_gradients, weight_decay_at
+from pretrain.optim import (
+    LARC,
+    LARS,
+    LearningRate,
+    SoloLARS,
+    base_rate,
+    build_optimizer,
+    clip_gradients,
+    weight_decay_at,
+)
 from pretrain.recipe import Optimizer, Schedule
 from whitebench.errors import UserError
 
@@ -272,3 +281,20 @@ def test_rates_are_pure_functions_of_the_step(kind: Any) -> None:
 def test_a_run_that_is_all_warm_up_has_a_rate_at_every_step() -> None:
     rate = rates(epochs=1, warmup_epochs=1)
     assert [rate(step) for step in (0, 9)] == pytest.approx([0.1, 1.0])
+
+
+@pytest.mark.parametrize("clipped", [True, False])
+def test_solo_learns_lars_scales_weights_by_the_ratio_of_norms(clipped: bool) -> None:
+    weight, bias = nn.Parameter(torch.full((2, 2), 3.0)), nn.Parameter(torch.full((2,), 3.0))
+    optimizer = SoloLARS([{"params": [weight], "weight_decay": 0.1}, {"params": [bias]}], 0.5, 0.9, clipped)
+    expected, velocity = weight.detach().clone(), torch.zeros(2, 2)
+    for step in range(3):
+        gradient = torch.tensor([[1.0, 2.0], [2.0, 4.0]]) * (step + 1) * (1e-4 if step == 1 else 1)
+        weight.grad, bias.grad = gradient, torch.ones(2)
+        ratio = 0.02 * float(expected.norm()) / (float(gradient.norm()) + 0.1 * float(expected.norm()) + 1e-8)
+        ratio = min(ratio / 0.5, 1.0) if clipped else ratio
+        velocity = 0.9 * velocity + (gradient + 0.1 * expected) * ratio
+        expected = expected - 0.5 * velocity
+        optimizer.step()
+    torch.testing.assert_close(weight.detach(), expected)
+    torch.testing.assert_close(bias.detach(), torch.full((2,), 3 - 0.5 * (1 + 1.9 + 2.71)))

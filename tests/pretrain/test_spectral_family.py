@@ -324,7 +324,7 @@ def test_deepcluster_classifies_by_the_memory_of_the_epoch_before() -> None:
     assert not method.banks.equal(first)
     assert method.assignments.equal(clusters)
     with pytest.raises(UserError, match="cannot be made of 16 images"):
-        build("deepcluster", {"clusters": 17}).prepare_epoch(0, lambda encoder: torch.randn(16, 48))
+        build("deepcluster", {"clusters": 17}).check_dataset(16, 10)
 
 
 def test_simdino_s_official_default_depends_on_the_number_of_processes() -> None:
