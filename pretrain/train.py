@@ -110,7 +110,10 @@ class Trainer:
         recipe = self.recipe
         method = find_method(recipe.method_name)(build_encoder(recipe.network), recipe.method)
         method.check(self.local_batch, len(recipe.view_sizes))
-        method.check_dataset(self.manifest.split("train").count, len(self.manifest.classes))
+        train = self.manifest.split("train")
+        if train.unlabelled and hasattr(recipe.method, "classes"):
+            raise UserError(f"{recipe.method_name} trains on labels; {train.unlabelled:,} training images have none")
+        method.check_dataset(train.count, len(self.manifest.classes))
         if recipe.network.sync_bn:
             convert_sync_bn(method, self.device)
         if recipe.channels_last:

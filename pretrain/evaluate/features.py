@@ -17,6 +17,7 @@ from whitebench.errors import UserError
 if TYPE_CHECKING:
     from pretrain.checkpoint import Backbone
     from pretrain.evaluate.encoder import Trained
+    from pretrain.evaluate.protocols import Interpolation
     from pretrain.evaluate.target import Options, Target
 
 
@@ -47,15 +48,17 @@ class FrozenEncoder:
         return features
 
     @torch.no_grad()
-    def features(self, split: str, batch: int = 256, store: str | None = None) -> tuple[Tensor, Tensor]:
-        """Of the centre crops of a whole split, in its order: float32 [N, F] and labels int64 [N].
+    def features(
+        self, split: str, batch: int = 256, store: str | None = None, interpolation: "Interpolation" = "bilinear"
+    ) -> tuple[Tensor, Tensor]:
+        """Of the centre crops of all labelled images of a split, in its order: float32 [N, F] and labels int64 [N].
 
         Args:
             store: the device that keeps them; None: the network's.
         Raises:
             UserError: features that are not finite.
         """
-        crops = centre_crops(self.manifest, split, self.target, self.options, batch)
+        crops = centre_crops(self.manifest, split, self.target, self.options, batch, interpolation)
         features, labels = collect(self, crops, self.manifest.split(split).count, store)
         if not bool(features.isfinite().all()):
             raise UserError(
@@ -84,10 +87,25 @@ def normalise_for(backbone: "Backbone") -> Normalise:
 
 
 def centre_crops(
-    manifest: Manifest, split: str, target: "Target", options: "Options", batch: int = 256
+    manifest: Manifest,
+    split: str,
+    target: "Target",
+    options: "Options",
+    batch: int = 256,
+    interpolation: "Interpolation" = "bilinear",
 ) -> Iterator[Batch]:
-    """A whole split, in its order."""
-    return evaluation_batches(manifest, split, target.resize, target.crop, batch, options.workers, options.loader)
+    """All labelled images of a split, in its order."""
+    return evaluation_batches(
+        manifest,
+        split,
+        target.resize,
+        target.crop,
+        batch,
+        workers=options.workers,
+        loader=options.loader,
+        indices=manifest.labelled(split),
+        interpolation=interpolation,
+    )
 
 
 def in_training_batches(z: Tensor, transform: Callable[[Tensor], Tensor | None], batch: int, seed: int) -> Tensor:

@@ -21,8 +21,8 @@ def evaluate(frozen: "FrozenEncoder", protocol: KNN) -> dict[str, float]:
 
     Features are kept in main memory; ImageNet's training split takes 10.5 GB with a ResNet-50.
     """
-    train, train_labels = frozen.features("train", store="cpu")
-    test, test_labels = frozen.features("val", store="cpu")
+    train, train_labels = frozen.features("train", store="cpu", interpolation=protocol.interpolation)
+    test, test_labels = frozen.features("val", store="cpu", interpolation=protocol.interpolation)
     return accuracy(train, train_labels, test, test_labels, protocol, frozen.device)
 
 

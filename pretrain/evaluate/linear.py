@@ -34,7 +34,7 @@ def evaluate(frozen: "FrozenEncoder", protocol: Linear, run: Run) -> dict[str, A
         UserError: the loss is not finite.
     """
     torch.manual_seed(frozen.options.seed)
-    test, test_labels = frozen.features("val")
+    test, test_labels = frozen.features("val", interpolation=protocol.interpolation)
     probe = linear_head(test.shape[1], len(frozen.manifest.classes), protocol.init_std).to(frozen.device)
     batches = _Augmented(frozen, protocol) if protocol.augment else _Embedded(frozen, protocol)
     optimizer = _optimizer(probe, protocol)
@@ -66,7 +66,7 @@ class _Embedded:
     """Features of the training split's centre crops, in another order each epoch."""
 
     def __init__(self, frozen: "FrozenEncoder", protocol: Linear) -> None:
-        self.features, self.labels = frozen.features("train")
+        self.features, self.labels = frozen.features("train", interpolation=protocol.interpolation)
         self.batch, self.seed = protocol.batch, frozen.options.seed
         self.batches_per_epoch = -(-len(self.labels) // self.batch)
 
@@ -86,7 +86,12 @@ class _Augmented:
         data = Data(dataset=frozen.target.dataset, views=(crops,), loader=options.loader)
         self.frozen = frozen
         self.loader = training_loader(
-            data, frozen.manifest, seed=options.seed, batch=protocol.batch, workers=options.workers
+            data,
+            frozen.manifest,
+            seed=options.seed,
+            batch=protocol.batch,
+            workers=options.workers,
+            indices=frozen.manifest.labelled("train"),
         )
         self.batches_per_epoch = self.loader.batches_per_epoch
 

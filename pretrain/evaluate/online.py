@@ -25,8 +25,9 @@ def online_knn(backbone: nn.Module, normalise: nn.Module, manifest: Manifest, re
     Raises:
         UserError: features that are not finite.
     """
-    count = manifest.split("train").count
-    chosen = range(0, count, -(-count // recipe.monitor.knn_images))
+    labelled = manifest.labelled("train")
+    every = range(manifest.split("train").count) if labelled is None else labelled.tolist()
+    chosen = every[:: -(-len(every) // recipe.monitor.knn_images)]
     with evaluating(backbone):
         train = _collect(backbone, normalise, _batches(manifest, "train", recipe, chosen), len(chosen))
         count = manifest.split("val").count

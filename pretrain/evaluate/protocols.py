@@ -7,7 +7,10 @@ from pydantic import Field
 
 from whitebench.config import strict
 from whitebench.errors import UserError, nearest
+from whitebench.hashing import added
 from whitebench.ranges import NonNegativeFloat, PartRange, PositiveFloat, PositiveInt, Share, Temperature
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @strict
@@ -18,6 +21,8 @@ class KNN:
     distance: Literal["cosine", "euclidean"]
     temperature: Temperature | None = None
     """Votes weigh exp(cosine / temperature); None is one neighbour one vote, a tie going to the smallest label."""
+    interpolation: Interpolation = added("bilinear")
+    """How images are resized before their centre is cut out."""
 
 
 @strict
@@ -43,6 +48,8 @@ class Linear:
     """Weights from N(0, std), zero bias; None is torch's default for a linear layer."""
     selection: Literal["last"] = "last"
     """Which epoch is reported. Probes that are judged every epoch also record the best one, apart from it."""
+    interpolation: Interpolation = added("bilinear")
+    """How images are resized before their centre is cut out; random crops are bilinear."""
 
     @property
     def base_lr(self) -> float:
@@ -131,10 +138,10 @@ PROTOCOLS: dict[str, list[KNN] | list[Linear] | list[Semi]] = {
     "knn": [
         KNN("cosine-20", "this suite's default for its sample and for online monitoring", 20, "cosine"),
         KNN("euclidean-5", "winci-ai/CW-RGP@5bbf6ed, winci-ai/INTL@0aa69af: eval/knn.py", 5, "euclidean"),
-        KNN("dino-20", "facebookresearch/dino@7c446df: eval_knn.py", 20, "cosine", 0.07),
-        KNN("dino-10", "facebookresearch/dino@7c446df: eval_knn.py", 10, "cosine", 0.07),
-        KNN("dino-100", "facebookresearch/dino@7c446df: eval_knn.py", 100, "cosine", 0.07),
-        KNN("dino-200", "facebookresearch/dino@7c446df: eval_knn.py", 200, "cosine", 0.07),
+        KNN("dino-20", "facebookresearch/dino@7c446df: eval_knn.py", 20, "cosine", 0.07, "bicubic"),
+        KNN("dino-10", "facebookresearch/dino@7c446df: eval_knn.py", 10, "cosine", 0.07, "bicubic"),
+        KNN("dino-100", "facebookresearch/dino@7c446df: eval_knn.py", 100, "cosine", 0.07, "bicubic"),
+        KNN("dino-200", "facebookresearch/dino@7c446df: eval_knn.py", 200, "cosine", 0.07, "bicubic"),
         KNN("lightly-200", "lightly-ai/lightly@e8d317f: benchmarks/imagenet", 200, "cosine", 0.1),
     ],
     "linear": [
@@ -192,6 +199,7 @@ PROTOCOLS: dict[str, list[KNN] | list[Linear] | list[Semi]] = {
             lr=0.001,
             lr_batch=256,
             batch=1024,
+            interpolation="bicubic",
         ),
         Linear(
             "lightly",

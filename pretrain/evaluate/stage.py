@@ -56,7 +56,10 @@ def config(stage: str, target: Target, options: Options) -> dict[str, Any]:
 def _check_dataset(manifest: "Manifest", protocol: Protocol) -> None:
     for split in ("train", "val"):
         manifest.split(split)
-    count = manifest.split("train").count
+    if not manifest.classes:
+        raise UserError(f"dataset '{manifest.dataset}' has no labels; evaluate on another: --dataset NAME")
+    train = manifest.split("train")
+    count = train.count - train.unlabelled
     if isinstance(protocol, Linear) and protocol.augment and protocol.batch > count:
         raise UserError(
             f"protocol '{protocol.name}' trains on batches of {protocol.batch} images, but dataset "

@@ -63,7 +63,9 @@ def choose(manifest: Manifest, protocol: Semi, seed: int, image_list: Path | Non
     """Dataset indices of the training images that keep their labels, int64 [n], ascending."""
     files = manifest.file_names("train")
     chosen = _draw(files, protocol.percent, seed) if image_list is None else _find(files, image_list, manifest.dataset)
-    return np.array(sorted(chosen), np.int64)
+    index = np.array(sorted(chosen), np.int64)
+    labelled = manifest.labelled("train")
+    return index if labelled is None else np.intersect1d(index, labelled)
 
 
 def _draw(files: list[str], percent: float, seed: int) -> list[int]:

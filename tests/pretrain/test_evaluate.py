@@ -150,6 +150,14 @@ def test_the_linear_probe_is_as_good_as_logistic_regression(probed: Any) -> None
     assert top1("features") == pytest.approx(expected, abs=1.0)
 
 
+def test_protocols_resize_as_their_sources() -> None:
+    """DINO's scripts resize with interpolation=3 (bicubic), all others bilinearly."""
+    for stage in ("knn", "linear"):
+        for protocol in PROTOCOLS[stage]:
+            expected = "bicubic" if protocol.name.startswith("dino") else "bilinear"
+            assert protocol.interpolation == expected  # type: ignore[union-attr]
+
+
 def test_an_unknown_protocol_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'cosine-20'"):
         find_protocol("knn", "cosine20")

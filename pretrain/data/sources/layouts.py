@@ -124,7 +124,7 @@ def _key(path: str) -> tuple[tuple[bool, str], ...]:
 def _entry(file: StoredFile, folder: str, name: str | None, number: Mapping[str, int]) -> ImageEntry:
     inside = file.path.removeprefix(f"{folder}/") if folder else file.path
     group = name if name is not None else "unlabeled"
-    listed = inside if inside.startswith(f"{group}/") else f"{group}/{inside.rpartition('/')[2] if name else inside}"
+    listed = inside if inside.startswith(f"{group}/") else f"{group}/{inside}"
     return ImageEntry(listed, number[name] if name is not None else UNLABELLED, file.size, file.read)
 
 

@@ -126,7 +126,11 @@ def _list_members(tree: FileTree, file: IO[bytes], start: int, length: int, pref
                 tree.folders.add(inner)
                 _list_members(tree, file, start + member.offset_data, member.size, f"{inner}/", nested=True)
             else:
-                found = TarMember(file, path, start + member.offset_data, member.size)
-                (tree.images if has_image_name(path) else tree.others).append(found)
+                if member.offset_data + member.size > length:
+                    raise tarfile.ReadError("it ends within a file")
+                stored = TarMember(file, path, start + member.offset_data, member.size)
+                (tree.images if has_image_name(path) else tree.others).append(stored)
             parents = range(1, len(parts))
             tree.folders.update("/".join(parts[:depth]) for depth in parents)
+        if 0 < length - archive.offset < tarfile.BLOCKSIZE:  # tarfile takes that for the end
+            raise tarfile.ReadError("it ends within a header")

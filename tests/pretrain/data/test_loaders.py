@@ -20,6 +20,7 @@ from pretrain.data.batch import Batch
 from pretrain.data.betons.format import read_samples
 from pretrain.data.betons.libjpeg import decode_jpeg, import_ffcv
 from pretrain.data.betons.manifest import Manifest, read_manifest
+from pretrain.data.betons.read import BetonImages
 from pretrain.data.betons.write import write_dataset
 from pretrain.data.loaders.build import evaluation_batches, make_loader, training_loader
 from pretrain.data.loaders.placement import placement_of
@@ -379,3 +380,17 @@ for kernel in (ffcv._render, random_parameters._fill, random_parameters._fill_ke
 """
     root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize("kind", ["ffcv", "folder"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_an_evaluation_view_is_resized_as_its_protocol_says(kind: Any, interpolation: Any, photos: Manifest) -> None:
+    """As torchvision's Resize(56, interpolation) and CenterCrop(48) on a tensor, which does not clip between passes."""
+    images = BetonImages(photos, "val", exact=kind == "folder")
+    batches = evaluation_batches(photos, "val", 56, 48, 4, loader=kind, interpolation=interpolation)
+    for view, index in [(v, i) for b in batches for v, i in zip(b.views[0], b.index.tolist(), strict=True)]:
+        image = torch.from_numpy(images.pixels(index).copy()).permute(2, 0, 1).float()
+        mode = functional.InterpolationMode(interpolation)
+        resized = functional.resize(image, [56], interpolation=mode, antialias=True)
+        expected = functional.center_crop(resized, [48, 48]).clamp(0, 255)
+        assert (view.float() - expected).abs().max() <= 1.3
