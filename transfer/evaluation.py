@@ -96,7 +96,8 @@ def evaluate(
             if image["file_name"] in examples_of
         ]
         after_each(done, len(loader))
-    with quiet("detectron2", "fvcore"), contextlib.redirect_stdout(io.StringIO()):
+    silent = np.errstate(divide="ignore", invalid="ignore")  # VOC's metric divides by the objects of a class: 0 of some
+    with quiet("detectron2", "fvcore"), contextlib.redirect_stdout(io.StringIO()), silent:
         evaluation: Evaluation | None = evaluator.evaluation()
     if evaluation is None or not comm.is_main_process():
         return None

@@ -1,24 +1,22 @@
 """What is reported is what pycocotools counts on the same detections; pictures and curves show just that."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import nn
 
 from tests.support.coco_folder import edit, write_coco
+from tests.support.oracle import evaluate_oracle
 from tests.support.voc_folder import write_voc
 from transfer import coco_det
 from transfer.coco_det import main
-from transfer.convert import Converted
-from transfer.detection_set import read_data, register
-from transfer.evaluation import Evaluation, evaluate
+from transfer.detection_set import read_data
+from transfer.evaluate_trained import evaluate_only
 from transfer.pictures import write_pictures
-from transfer.protocol import build_cfg, load_protocol, resolve
 from transfer.records import Options
 from transfer.stages import detect_stage
 from transfer.voc_set import CLASSES
@@ -26,56 +24,6 @@ from whitebench.errors import UserError
 from whitebench.records import read_record
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-WEIGHTS = Converted({}, {"arch": "resnet50", "mean": [0.5] * 3, "std": [0.2] * 3, "parent": "x"})
-
-
-class Oracle(nn.Module):
-    """A detector that is right, but for what `blur` (pixels) and `lost` (a share) spoil."""
-
-    def __init__(self, truths: list[dict[str, Any]], blur: float = 0.0, lost: float = 0.0, masks: bool = True) -> None:
-        super().__init__()
-        self.truths, self.masks = {truth["file_name"]: truth for truth in truths}, masks
-        self.draw, self.blur, self.lost = np.random.default_rng(0), blur, lost
-
-    def forward(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{"instances": self.found(image)} for image in batch]
-
-    def found(self, image: dict[str, Any]) -> Any:
-        from detectron2.structures import Boxes, BoxMode, Instances
-
-        boxes, classes = [], []
-        for item in self.truths[image["file_name"]]["annotations"]:
-            box = np.array(BoxMode.convert(item["bbox"], item["bbox_mode"], BoxMode.XYXY_ABS), dtype=float)
-            for _ in range(2 if self.blur else 1):  # a second one is a false alarm, or the better of the two
-                if self.draw.random() >= self.lost:
-                    boxes.append(box + self.draw.normal(0, self.blur, 4) if self.blur else box)
-                    classes.append(item["category_id"])
-        found = Instances((image["height"], image["width"]))
-        found.pred_boxes = Boxes(torch.tensor(np.array(boxes).reshape(-1, 4), dtype=torch.float32))
-        found.pred_classes = torch.tensor(classes, dtype=torch.long)
-        found.scores = torch.tensor(self.draw.random(len(boxes)), dtype=torch.float32)
-        if self.masks:
-            filled = torch.zeros(len(boxes), image["height"], image["width"], dtype=torch.bool)
-            for mask, (left, top, right, bottom) in zip(filled, found.pred_boxes.tensor.round().int().clamp(min=0)):
-                mask[top:bottom, left:right] = True
-            found.pred_masks = filled
-        return found
-
-
-def judged(
-    folder: Path, out: Path, protocol: str = "c4-1x", count: int | None = None, **spoilt: float
-) -> tuple[Evaluation, Any]:
-    """The evaluation of an `Oracle`; the images and the set's name in Detectron2."""
-    from transfer.trainer import dataset_images
-
-    data = read_data(folder)
-    cfg = build_cfg(load_protocol(protocol), resolve(load_protocol(protocol), image_size=64), WEIGHTS)
-    _, name = register(data)
-    images = dataset_images([name], False)[:count]
-    oracle = Oracle(images, masks=cfg.MODEL.MASK_ON, **spoilt)
-    found = evaluate(oracle, cfg, data, name, images, pictures=3)
-    assert found is not None
-    return found, (images, name)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +36,7 @@ def test_metrics_are_pycocotools_on_the_detections_that_are_left(coco: Path, tmp
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    found, (images, _) = judged(coco, tmp_path, count=count, blur=1.5, lost=0.2)
+    found, (images, _) = evaluate_oracle(coco, count=count, blur=1.5, lost=0.2)
     truth = COCO(str(coco / "annotations" / "instances_val2017.json"))
     for kind, task in (("box", "bbox"), ("mask", "segm")):
         counted = COCOeval(truth, truth.loadRes(str(found.write(tmp_path))), task)
@@ -103,7 +51,7 @@ def test_metrics_are_pycocotools_on_the_detections_that_are_left(coco: Path, tmp
 
 
 def test_curves_have_the_ap_as_their_mean(coco: Path, tmp_path: Path) -> None:
-    found, _ = judged(coco, tmp_path, blur=1.5, lost=0.2)
+    found, _ = evaluate_oracle(coco, blur=1.5, lost=0.2)
     for kind in ("box", "mask"):
         assert list(found.curves[kind]) == ["AP", "AP50", "AP75"]
         for metric, precision in found.curves[kind].items():
@@ -112,7 +60,7 @@ def test_curves_have_the_ap_as_their_mean(coco: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_left_is_found_again(coco: Path, tmp_path: Path) -> None:
-    found, (images, name) = judged(coco, tmp_path, blur=1.0)
+    found, (images, name) = evaluate_oracle(coco, blur=1.0)
     files = write_pictures(found, tmp_path, images, name)
     assert files.keys() == {"curves", "predictions"}
     assert json.loads((tmp_path / "pr_curves.json").read_text()) == found.curves
@@ -127,10 +75,10 @@ def test_what_is_left_is_found_again(coco: Path, tmp_path: Path) -> None:
 
 def test_voc_is_judged_by_detectron2_and_by_coco_beside_it(tmp_path: Path) -> None:
     folder = write_voc(tmp_path / "voc")
-    perfect, _ = judged(folder, tmp_path, "c4-24k")
+    perfect, _ = evaluate_oracle(folder, "c4-24k")
     assert perfect.metrics["coco_box_AP"] == pytest.approx(100)
     assert perfect.metrics["box_AP"] == perfect.metrics["box_AP50"] == pytest.approx(100 * 2 / 20)  # 2 of 20 classes
-    blurred, (images, name) = judged(folder, tmp_path, "c4-24k", blur=2.0)
+    blurred, (images, name) = evaluate_oracle(folder, "c4-24k", blur=2.0)
     assert blurred.metrics["coco_box_AP"] < perfect.metrics["coco_box_AP"]
     assert "mask_AP" not in blurred.metrics
     write_pictures(blurred, tmp_path, images, name)
@@ -139,7 +87,7 @@ def test_voc_is_judged_by_detectron2_and_by_coco_beside_it(tmp_path: Path) -> No
 
 def test_difficult_objects_of_voc_do_not_count(tmp_path: Path) -> None:
     folder = write_voc(tmp_path / "voc")
-    found, (images, _) = judged(folder, tmp_path, "c4-24k")
+    found, (images, _) = evaluate_oracle(folder, "c4-24k")
     easy = {image["image_id"] for k, image in enumerate(images) if k % 2 == 0}
     dog = 11
     kept = [item for item in found.detections if item["category_id"] != dog or item["image_id"] in easy]
@@ -203,6 +151,40 @@ def test_trained_run_is_judged_again_without_training(
     assert record is not None
     assert json.loads((out / "metrics.json").read_text())["box_AP"] == record.metrics["box_AP"]
     assert (out / "detections.json").read_bytes() == (folder / "detections.json").read_bytes()
+
+
+def test_same_classes_under_other_ids_give_the_same_ap(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, coco = trained
+    other = tmp_path / "tiny"
+    shutil.copytree(coco, other)
+
+    def swap(raw: dict[str, Any]) -> None:
+        for item in raw["categories"]:
+            item["id"] = {3: 7, 7: 3}[item["id"]]
+        for item in raw["annotations"]:
+            item["category_id"] = {3: 7, 7: 3}[item["category_id"]]
+
+    for split in ("train2017", "val2017"):
+        edit(other / "annotations" / f"instances_{split}.json", swap)
+    metrics, _ = evaluate_only(folder, other, device="cpu", say=lambda _: None)
+    record = read_record(folder)
+    assert record is not None
+    assert record.metrics["categories"] == ["red", "blue"]
+    assert metrics == {name: record.metrics[name] for name in metrics}
+    for split in ("train2017", "val2017"):
+        edit(other / "annotations" / f"instances_{split}.json", lambda raw: raw["categories"][0].update(name="green"))
+    with pytest.raises(UserError, match="'green' is not among them"):
+        evaluate_only(folder, other, device="cpu", say=lambda _: None)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_nothing(
+    coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation, (images, name) = evaluate_oracle(coco, blur=1.0)
+    images[0]["annotations"][0]["keypoints"] = [1, 1, 2] * 17  # Detectron2 draws them, and finds no names for them
+    lines: list[str] = []
+    assert write_pictures(evaluation, tmp_path, images, name, lines.append).keys() == {"curves"}
+    assert lines[0].startswith("warning: no picture of predictions: ")
 
 
 def test_runs_that_cannot_be_judged_are_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
