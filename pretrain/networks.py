@@ -86,8 +86,6 @@ def mlp(
 def build_encoder(network: Network) -> Encoder:
     """Backbone and projector of a recipe, initialised from torch's global generator."""
     features = feature_dim(network.backbone)
-    if any(width < 1 for width in network.projector):
-        raise UserError(f"network.projector: widths are at least 1, not {list(network.projector)}")
     backbone = build_backbone(network.backbone, network.stem, network.zero_init_residual, network.stem_init)
     embedding_dim = network.projector[-1] if network.projector else features
     return Encoder(
