@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.quiet:
         terminal = sys.stdout.isatty()
         print(render(tables, terminal, os.get_terminal_size().columns if terminal else 200), end="")
-        print(f"written: runs.csv and {len(tables.leaderboards)} leaderboards in {os.path.relpath(options.out)}")
+        written = f"runs.csv and {len(tables.leaderboards)} leaderboards in {os.path.relpath(options.out)}"
+        print(f"written: {written}; python results/report.py writes them as one page")
     return 0
 
 

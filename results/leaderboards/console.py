@@ -20,7 +20,7 @@ TITLES = {"top1": "top-1", "box_AP": "box AP", "mask_AP": "mask AP"}
 MARK = "†"
 """Of a spread that is of fine-tuning seeds only."""
 
-ROWS_SHOWN, FAULTS_SHOWN = 50, 20
+ROWS_SHOWN, FAULTS_SHOWN, CONFLICTS_SHOWN = 50, 20, 3
 
 
 def render(tables: Tables, colour: bool = False, width: int = 200) -> str:
@@ -154,7 +154,7 @@ def _footer(tables: Tables) -> Iterable[str]:
         yield f"{tables.duplicates} records were found twice and count once"
     if tables.conflicts:
         yield f"{len(tables.conflicts)} records of one run differ from each other"
-        yield from (f"  {line}" for line in tables.conflicts[:FAULTS_SHOWN])
+        yield from (f"  {line}" for line in tables.conflicts[:CONFLICTS_SHOWN])
     if tables.faults:
         yield f"left out: {len(tables.faults)} that are no usable records"
         yield from (f"  {line}" for line in tables.faults[:FAULTS_SHOWN])

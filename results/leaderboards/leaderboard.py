@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from results.leaderboards import comparisons
+from results.leaderboards.across import across
 from results.leaderboards.collect import Collection, Found
 from results.leaderboards.comparisons import pairwise
 from results.leaderboards.experiments import GROUP, Row, ranked, resolution_of, rows_of
@@ -73,6 +74,14 @@ class Tables:
         """A line for each experiment of which this checkout has other code or another protocol now."""
         rows = ((board, row) for board in self.leaderboards for row in board.rows if row["stale"])
         return [f"{board.name}: {comparisons.label(row)}: {changed_since(row['stale'])}" for board, row in rows]
+
+    @cached_property
+    def across(self) -> pd.DataFrame:
+        """Methods over all leaderboards together: the rows of `across.csv`."""
+        names = {(board.dataset, board.stage, board.protocol): board.name for board in self.leaderboards}
+        done = self.runs[self.runs.status == "done"]
+        keys = zip(done.dataset, done.stage, done.protocol, strict=True)
+        return across(done.assign(board=[names.get(key, "") for key in keys]), sorted(names.values()))
 
     @property
     def comparisons(self) -> pd.DataFrame:

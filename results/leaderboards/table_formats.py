@@ -23,7 +23,7 @@ NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def to_csv(grid: Grid) -> str:
-    """Values and spreads in columns of their own; no marks."""
+    """Values and spreads in columns of their own; no marks; each row with its source in full."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     spread = [any(row[i].spread for row in grid.rows) for i in range(len(grid.columns))]
@@ -35,14 +35,30 @@ def to_csv(grid: Grid) -> str:
             *([f"{column.title} sd"] if spread[i] else []),
             *([f"{column.title} n"] if counted[i] else []),
         ]
-    writer.writerow(head)
+    numbered = {match[1]: match[2] for note in grid.notes if (match := NUMBERED.fullmatch(note))}
+    own_column = not numbered and any(_source(grid, row) for row in grid.rows)
+    writer.writerow([*head, *(["source"] if own_column else [])])
     for row in grid.rows:
         cells: list[str] = []
         for i, cell in enumerate(row):
             cells += [cell.text, *([cell.spread] if spread[i] else [])]
             cells += ["" if cell.n is None else str(cell.n)] if counted[i] else []
-        writer.writerow(map(inert, cells))
+        cells[-1] = REFERENCE.sub(lambda found: numbered.get(found[1], found[0]), cells[-1])
+        writer.writerow(map(inert, [*cells, *([_source(grid, row)] if own_column else [])]))
     return stream.getvalue()
+
+
+NUMBERED, REFERENCE = re.compile(r"\[(\d+)\] (.*)"), re.compile(r"\[(\d+)\]")
+"""A note that explains a number, and such a number at the end of a row."""
+
+
+def _source(grid: Grid, row: Sequence[Cell]) -> str:
+    """Of a row of a published table: the note that names its method, or the one source of all; "" where neither is."""
+    for note in grid.notes:
+        names, _, source = note.partition(": ")
+        if names == "Source" or row[0].text in names.split(", "):
+            return source
+    return ""
 
 
 def to_markdown(grid: Grid) -> str:

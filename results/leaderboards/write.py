@@ -18,8 +18,8 @@ from whitebench.errors import UserError
 from whitebench.files import write_atomically
 from whitebench.records import parse_record
 
-RUNS, PAIRS, LAYOUTS = "runs.csv", "comparisons.csv", "tables"
-OURS = (RUNS, PAIRS, "leaderboard_*.csv", *(f"{LAYOUTS}/*.{end}" for end in FORMATS))
+RUNS, PAIRS, ACROSS, LAYOUTS = "runs.csv", "comparisons.csv", "across.csv", "tables"
+OURS = (RUNS, PAIRS, ACROSS, "leaderboard_*.csv", *(f"{LAYOUTS}/*.{end}" for end in FORMATS))
 """Patterns of the files that are written, and removed where the records do not give them."""
 
 LONGEST_NAME = 200
@@ -117,6 +117,7 @@ def _contents(tables: Tables) -> dict[str, bytes]:
         return _renderings(tables, Published())
     boards = {f"leaderboard_{board.name}.csv": board.table for board in tables.leaderboards}
     own = {RUNS: tables.runs, PAIRS: tables.comparisons}
+    own |= {ACROSS: tables.across} if len(tables.across) else {}
     plain = {name: csv_bytes(table) for name, table in {**own, **boards}.items()}
     return plain | _renderings(tables, Published())
 
