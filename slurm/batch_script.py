@@ -145,7 +145,7 @@ def _before(job: Job, preset: Preset, folder: Path, code: Path) -> list[str]:
         "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}; job=${job:-$SLURM_JOB_ID}",
         f"[ -e {_in(folder, '${job}_submitted.pkl')} ] || "
         f'ln -s "${{SLURM_ARRAY_TASK_ID:-0}}.pkl" {_in(folder, "${job}_submitted.pkl")}',
-        "(trap 'kill $!; handle_end; exit' TERM; trap 'kill $!; exit' HUP; "
+        "(exec 3>&2 2>/dev/null; trap 'kill $!; handle_end 2>&3; exit' TERM; trap 'kill $!; exit' HUP; "
         "while :; do sleep 60 & wait $!; done) & watcher=$!",
         "trap terminated=yes TERM",
     ]

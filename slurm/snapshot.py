@@ -14,8 +14,10 @@ from whitebench.hashing import file_hash
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("whitebench", "pretrain", "transfer", "slurm", "results")
-SUFFIXES = {".py", ".yaml"}
+SUFFIXES = {".py", ".yaml", ".html", ".css", ".js"}
 DATA = ("results/inputs/published.csv",)
+DERIVED = ("results/report.html", "results/tables/", "results/records/")
+"""Written by runs: they are no part of the code, which would else change with each result."""
 
 
 def take_snapshot(into: Path, root: Path = ROOT) -> Path:
@@ -61,6 +63,7 @@ def job_path(code: Path, own: str | None) -> dict[str, str]:
 def _files(root: Path) -> Iterator[Path]:
     for package in PACKAGES:
         for path in (root / package).rglob("*"):
-            if path.suffix in SUFFIXES and path.is_file():
-                yield path.relative_to(root)
+            relative = path.relative_to(root)
+            if path.suffix in SUFFIXES and not relative.as_posix().startswith(DERIVED) and path.is_file():
+                yield relative
     yield from (Path(path) for path in DATA)

@@ -58,7 +58,8 @@ def leaderboard_line(leaderboard: Mapping[str, Any]) -> list[str]:
     if state == "new":
         return []
     details = {"queued": f" as {leaderboard.get('job')}", "running": f" as {leaderboard.get('job')}"}
-    details |= {"failed": f": {leaderboard.get('error')}", "done": f": {leaderboard.get('out') or ''}"}
+    details |= dict.fromkeys(("failed", "empty"), f": {leaderboard.get('error')}")
+    details |= {"done": f": {leaderboard.get('out') or ''}"}
     return [f"leaderboard: {state}{details.get(state, '')}".rstrip(": ")]
 
 

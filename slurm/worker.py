@@ -21,7 +21,7 @@ from slurm.attempts import LEADERBOARD_STATE, note_attempt, note_end
 from slurm.scratch import use_scratch
 from slurm.slurm_command import DISTRIBUTED, SlurmUnavailable, ask
 from slurm.stages import LEADERBOARD, Task, run_task
-from whitebench.errors import INTERRUPTED, Interrupted
+from whitebench.errors import INTERRUPTED, Interrupted, UserError
 from whitebench.files import write_json
 from whitebench.locks import LEASE_S, Held, Lock, is_taken
 from whitebench.records import Record, read_record, stage_folder
@@ -68,7 +68,12 @@ class Worker:
             print(f"interrupted: {stop}", flush=True)
             self._give_way(time.monotonic() - began)
         except Exception as error:
-            leave_failure(self.task, f"{type(error).__name__}: {error}")
+            cause = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            if self.task.stage == LEADERBOARD and isinstance(error, UserError):  # nothing but pretraining, say
+                leave_leaderboard_state(self.task, "empty", cause)
+                print(f"no tables: {error}", flush=True)
+                return
+            leave_failure(self.task, cause)
             raise
 
     def checkpoint(self) -> Any:

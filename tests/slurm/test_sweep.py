@@ -445,6 +445,17 @@ def test_gpu_hours_go_by_what_such_runs_have_cost_where_there_are_any(load: Any)
     )
 
 
+def test_a_snapshot_holds_all_that_the_code_reads_in_its_own_folders(tmp_path: Path) -> None:
+    code = take_snapshot(tmp_path / "code")
+    packages = [root for root in (Path(__file__).parents[2]).iterdir() if (code / root.name).is_dir()]
+    files = {path for root in packages for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    missing = {str(path.relative_to(Path(__file__).parents[2])) for path in files} - {
+        str(path.relative_to(code)) for path in code.rglob("*") if path.is_file()
+    }
+    generated = ("results/tables/", "results/records/", "results/report.html")
+    assert not [name for name in missing if not name.startswith(generated) and name.count("/") > 1]
+
+
 def test_a_snapshot_is_the_code_as_it_was_and_named_by_it(tmp_path: Path) -> None:
     checkout, into = tmp_path / "checkout", tmp_path / "code"
     kept = ["pretrain/a.py", "results/inputs/published.csv", "slurm/clusters/b.yaml"]
