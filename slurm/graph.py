@@ -41,7 +41,7 @@ class Resources:
         return self.processes * self.cpus
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One node of the graph."""
 

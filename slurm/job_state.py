@@ -26,6 +26,8 @@ LOST_BEATS = 12
 SILENT_S = 1800.0
 """A run that has logged nothing for this long, and for four times as long as its epochs take, is called stalled."""
 STARTED = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "STAGE_OUT", "SIGNALING"})
+BASH_NOISE = "wait_for: No record of process"
+"""What bash may say when a job ends at once; it explains nothing."""
 LOG_TAIL = 4096
 """Bytes of a log's end that are searched for why its job ended."""
 FinalStates = Callable[[list[str]], Mapping[str, str]]
@@ -75,8 +77,7 @@ class Reader:
         self.ledger = ledger or Ledger()
         self.entries = self.ledger.by_key()
         self.now = filesystem_time(graph.leaderboard.folder)
-        stages = {job.stage for job in graph.work}
-        self.folders = {job.folder.parent: _names(job.folder.parent) for job in _first_of_each(graph, stages)}
+        self.existing = {job.stage: _names(job.folder.parent) for job in _first_of_each_stage(graph)}
 
     def read(self) -> dict[str, JobState]:
         states: dict[str, JobState] = {}
@@ -93,7 +94,7 @@ class Reader:
         return self._without_trace(states)
 
     def _state(self, job: Job) -> JobState:
-        exists = job.folder.name in self.folders[job.folder.parent]
+        exists = job.task.id in self.existing[job.stage]
         record = read_record(job.folder) if exists else None
         if record is not None and record.status == "done":
             return JobState("done", record)
@@ -136,8 +137,8 @@ class Reader:
         text = _tail(log) if log else None
         if log is None or text is None or _was_cancelled(text):
             return None
-        why = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "its log is empty")
-        error = f"job {job_id} ended before it could start Python: {why}"
+        lines = [line.strip() for line in text.splitlines() if line.strip() and BASH_NOISE not in line]
+        error = f"job {job_id} ended before its run began: {lines[-1] if lines else 'its log is empty'}"
         return JobState("failed", record, error=error, log=str(log))
 
     def _last_entry(self, key: str) -> Entry | None:
@@ -256,11 +257,10 @@ def dependants(graph: Graph, key: str) -> set[str]:
     return keys
 
 
-def _first_of_each(graph: Graph, stages: set[str]) -> list[Job]:
+def _first_of_each_stage(graph: Graph) -> list[Job]:
     first: dict[str, Job] = {}
     for job in graph.work:
-        if job.stage in stages:
-            first.setdefault(job.stage, job)
+        first.setdefault(job.stage, job)
     return list(first.values())
 
 

@@ -87,6 +87,7 @@ class Planner:
         self.specs = {name: self._spec(name) for name in self.order}
         self.has_user_stages = any(spec.function for spec in self.specs.values())
         self._recipes: dict[tuple[str, str], Recipe] = {}
+        self._requests: dict[tuple[str, int, int], Resources] = {}
 
     def jobs(self, cell: Cell) -> Iterator[Job]:
         """The cell's jobs, each after its needs."""
@@ -174,6 +175,13 @@ class Planner:
         return Job(f"{name}/{task.id}", column, cell.name, tuple(job.key for job in parents), resources, task)
 
     def _resources(self, name: str, spec: StageSpec, processes: int, threads: int, where: str) -> Resources:
+        """One object for all jobs of a stage that ask for the same: a sweep may have 50,000 of them."""
+        key = name, processes, threads
+        if key not in self._requests:
+            self._requests[key] = self._new_resources(name, spec, processes, threads, where)
+        return self._requests[key]
+
+    def _new_resources(self, name: str, spec: StageSpec, processes: int, threads: int, where: str) -> Resources:
         nodes, (gpus, gpu_type), share = spec.nodes, self._gpus(name, spec), self.preset.share(name)
         if processes % nodes:
             raise UserError(f"{where}: stages.{name}: world_size={processes} does not divide over {nodes} nodes")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LEADERBOARD = "leaderboard"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """One stage of one cell."""
 

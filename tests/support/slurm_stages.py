@@ -1,4 +1,4 @@
-"""Stages of one's own for the tests of scheduling: they keep their place on disk, and take no training."""
+"""Stages for the tests of scheduling: they keep their progress on disk, and train nothing."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def die(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
 
 
 def deaf(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
-    """Hears no warning in its first job, and is killed at the time limit."""
+    """Ignores the warning in its first job, and is killed at the time limit."""
     if not (run.folder / "count").exists():
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
@@ -54,13 +54,24 @@ def deaf(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
 
 
 def hoard(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
-    """Takes so many megabytes of disk."""
+    """Writes `megabytes` to disk."""
     (run.folder / "hoard").write_bytes(bytes(options["megabytes"] * 2**20))
     count(run, parents, options)
 
 
+def forget(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
+    """Takes longer than its time limit, and keeps nothing when it is stopped."""
+    _log({"stage": run.record.stage, "id": run.id, "start": time.time()})
+    time.sleep(600)
+
+
+def environment(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
+    """Writes down its environment."""
+    (run.folder / "environment.json").write_text(json.dumps(dict(os.environ)))
+
+
 def stubborn(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
-    """Hears no request to stop."""
+    """Ignores requests to stop."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _log({"stage": run.record.stage, "id": run.id, "start": time.time(), "pid": os.getpid()})
     time.sleep(120)
