@@ -101,7 +101,7 @@ def _lines(detail: Detail, name: str) -> Lines:
     except FileNotFoundError:
         return []
     except Unreadable as error:
-        lines, problem = [], str(error)
+        lines, problem = [], f"{name}: {error}"
     detail.problems += [problem] if problem else []
     return lines
 
@@ -120,7 +120,7 @@ def _log(detail: Detail, folder: Path) -> str:
         except FileNotFoundError:
             continue
         except Unreadable as error:
-            detail.problems.append(f"log: {error}")
+            detail.problems.append(f"{path.name[:60]}: {error}")
     return _without_path("\n".join(parts), log if isinstance(log, str) else "")
 
 

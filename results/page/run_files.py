@@ -33,21 +33,21 @@ def read_inside(path: Path, folders: Sequence[Path], limit: int, from_end: bool 
     try:
         real = path.resolve(strict=True)
         if not any(real.is_relative_to(folder.resolve()) for folder in folders):
-            raise Unreadable(f"{path.name}: outside the run's folder, not read")
+            raise Unreadable("outside the run's folder, not read")
         with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise Unreadable(f"{path.name}: not a regular file")
+                raise Unreadable("not a regular file")
             if from_end:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
             return file.read(limit)
     except FileNotFoundError:
         if path.is_symlink():
-            raise Unreadable(f"{path.name}: a link to a file that does not exist") from None
+            raise Unreadable("a link to a file that does not exist") from None
         raise
     except IsADirectoryError as error:
-        raise Unreadable(f"{path.name}: a folder, not a file") from error
+        raise Unreadable("a folder, not a file") from error
     except (OSError, ValueError, RuntimeError) as error:  # permissions, names too long, null bytes, circular links
-        raise Unreadable(f"{path.name[:60]}: not readable ({getattr(error, 'strerror', None) or error})") from error
+        raise Unreadable(f"not readable ({getattr(error, 'strerror', None) or error})") from error
 
 
 def json_lines(path: Path, folder: Path) -> tuple[Lines, str]:
