@@ -4,7 +4,7 @@ from typing import Any
 
 from results.leaderboards.console import TITLES
 from results.leaderboards.leaderboard import Tables
-from results.page.data_tables import Cell, Head, Table, TableRow, chips, number_cell
+from results.page.data_tables import Cell, Head, Table, TableRow, chips, number_cell, without_empty_columns
 
 NUMBERS = (
     ("difference", "a − b", "{:+.2f}"),
@@ -29,7 +29,7 @@ def comparison_table(tables: Tables) -> Table:
         TableRow(_words(row), [*_names(row), *(number_cell(row[key], form) for key, _, form in numbers), _better(row)])
         for row in pairs.to_dict("records")
     ]
-    return Table("pairs", [*heads, Head("better", "better")], rows)
+    return without_empty_columns(Table("pairs", [*heads, Head("better", "better")], rows))
 
 
 def decided(tables: Tables) -> int:

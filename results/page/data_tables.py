@@ -1,7 +1,7 @@
 """Tables that the page's script sorts, filters, narrows to chosen columns and saves as CSV."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -46,6 +46,13 @@ class Table:
     name: str
     heads: Sequence[Head]
     rows: Sequence[TableRow]
+
+
+def without_empty_columns(table: Table) -> Table:
+    """Columns that say nothing in any row are left out."""
+    used = [i for i in range(len(table.heads)) if any(str(row.cells[i].content).strip() for row in table.rows)]
+    rows = [replace(row, cells=[row.cells[i] for i in used]) for row in table.rows]
+    return replace(table, heads=[table.heads[i] for i in used], rows=rows)
 
 
 def number_cell(value: Any, form: str = "{:.2f}") -> Cell:

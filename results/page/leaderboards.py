@@ -14,7 +14,7 @@ from results.leaderboards.leaderboard import Leaderboard, Tables
 from results.leaderboards.published import REPRODUCED
 from results.leaderboards.run_table import HEADLINES
 from results.leaderboards.stale import changed_since
-from results.page.data_tables import Cell, Head, Table, TableRow, chips
+from results.page.data_tables import Cell, Head, Table, TableRow, chips, without_empty_columns
 from results.page.dot_plots import Dots, Scale, dots, value_range
 from results.page.environment import macro
 from results.page.marks import Marks
@@ -55,7 +55,7 @@ def _table(board: Leaderboard, tables: Tables, marks: Marks) -> Table:
         TableRow(_words(row, board), _cells(row, board, values, scales, marks, published), _row_name(row, board))
         for row in map(plain, board.rows)
     ]
-    return Table(f"board-{board.name}", heads, rows)
+    return without_empty_columns(Table(f"board-{board.name}", heads, rows))
 
 
 def plain(row: Row) -> dict[str, Any]:

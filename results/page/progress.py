@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from results.page.curves import run_words
-from results.page.data_tables import Cell, Head, Table, TableRow, chips, number_cell
+from results.page.data_tables import Cell, Head, Table, TableRow, chips, number_cell, without_empty_columns
 from results.page.environment import macro
 from results.page.run_details import Detail
 from results.page.run_files import number
@@ -18,7 +18,7 @@ def progress_table(details: Sequence[Detail]) -> Table:
     heads += [Head("loss", "loss", numeric=True), Head("rate", "images per second", numeric=True)]
     heads += [Head("left", "time left, min", numeric=True), Head("heard", "last line written"), Head("error", "error")]
     rows = [TableRow(run_words(detail), _cells(detail)) for detail in details if detail.record.status != "done"]
-    return Table("progress-table", heads, rows)
+    return without_empty_columns(Table("progress-table", heads, rows))
 
 
 def _cells(detail: Detail) -> list[Cell]:
