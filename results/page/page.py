@@ -42,7 +42,7 @@ LINES = 300
 @dataclass(frozen=True)
 class Options:
     most: int = 100
-    """Pretrainings shown in full."""
+    """Pretrainings of the tables shown in full, and other runs."""
     views: bool = True
     """Pictures of augmented views, where the dataset is on this machine."""
     live: bool = False
@@ -73,11 +73,12 @@ class Sections:
         self.frames.update(frames or {})
 
 
-def page(tables: Tables, unfinished: Sequence[Path] = (), options: Options | None = None) -> str:
-    """The whole page. `unfinished` are records of runs that have not ended well; see `unfinished_runs`."""
+def page(tables: Tables, others: Sequence[Path] = (), options: Options | None = None) -> str:
+    """The whole page. `others` are records of runs that are in no table or have not ended well; see `other_runs`."""
     options = options or Options()
     budget = PictureBudget(options.pictures)
-    details = read_details([*unfinished, *_chosen(tables, options.most, set(unfinished))], budget)
+    paths = [*others[: options.most], *_chosen(tables, options.most, set(others))]
+    details = read_details(paths, budget)
     pretrainings = [detail for detail in details if detail.record.stage == PRETRAIN]
     methods = [*map(str, tables.runs.method.unique()), *(detail.method for detail in pretrainings)]
     marks = Marks(method for method in methods if method)
@@ -209,10 +210,16 @@ def _tiles(tables: Tables) -> list[tuple[str, str]]:
     ]
 
 
-def unfinished_runs(collection: Collection) -> list[Path]:
-    """Records of runs that are running, interrupted or failed; pretrainings first."""
-    runs = [run for run in collection.found.values() if run.status != "done"]
-    return [run.path for run in sorted(runs, key=lambda run: (run.stage != PRETRAIN, run.stage, run.id))]
+def other_runs(collection: Collection, tables: Tables) -> list[Path]:
+    """Records that no table rests on or that have not ended well: those first, then pretrainings without evaluation."""
+    behind = set(tables.sources)
+    runs = [
+        run
+        for run in collection.found.values()
+        if run.status != "done" or (run.stage == PRETRAIN and run.path not in behind)
+    ]
+    order = sorted(runs, key=lambda run: (run.status == "done", run.stage != PRETRAIN, run.stage, run.id))
+    return [run.path for run in order]
 
 
 def _chosen(tables: Tables, most: int, excluded: set[Path]) -> list[Path]:

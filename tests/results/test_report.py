@@ -154,6 +154,15 @@ def test_a_page_without_any_evaluation_has_what_is_running(tmp_path: Path) -> No
     assert "leaderboards" not in ids
 
 
+def test_a_pretraining_without_evaluation_is_among_the_runs(tmp_path: Path) -> None:
+    records = Records(tmp_path / "runs")
+    done = records.pretrain("byol", 5)
+    history(records.root / "pretrain" / done)
+    text = report(records)
+    assert {done, "curves", "runs"} <= set(Page(text).ids)
+    assert "In progress" not in text
+
+
 def test_runs_without_curves_say_why(records: Records) -> None:
     records.pretrain("byol", 5, status="running")
     broken = records.root / "pretrain" / records.pretrain("dino", 5, status="running")
