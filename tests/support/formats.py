@@ -189,6 +189,24 @@ FORMATS = [
 ]  # fmt: skip
 
 
+HEADER = """# Checkpoints that are recognised
+
+Checkpoints of a {arch}, written in each project's layout by `python -m tests.support.formats {arch}`, read,
+converted and loaded into Detectron2's own ResNet. Maps: the largest difference between feature maps of two
+photos, res2 to res5, of torchvision's ResNet with these tensors and of Detectron2's, in parts of a map's largest
+value.
+
+**What this does not prove**: that the network which was trained is that ResNet. Anti-aliased (timm's resnetaa and
+resnetblur) and dilated ResNets, strides in the 1x1 convolutions (OpenMMLab's caffe style), another activation or
+another epsilon of batch norm leave no trace in names and shapes. Where a checkpoint names its network (`arch`,
+`args.arch`, `hyper_parameters`, a `config.json` in its folder, OpenMMLab's `meta.config`), such a network is
+refused; where it names a ResNet of timm and timm is installed, timm's network is the one that is compared.
+
+| format | layout defined in | taken | by --encoder also | tensors | left over | maps |
+|---|---|---|---|---|---|---|
+"""
+
+
 def table(arch: str) -> str:
     """Markdown: for each format, what was recognised and proven; every file is written, read and converted here."""
     from pretrain.checkpoint import read_backbone
@@ -197,16 +215,7 @@ def table(arch: str) -> str:
     from transfer.feature_maps import compare_maps
 
     chosen, other, network = resnet(arch, seed=1), resnet(arch, seed=2), detectron2_resnet(arch)
-    lines = [
-        "# Checkpoints that are recognised",
-        "",
-        f"Checkpoints of a {arch}, written in each project's layout by `python -m tests.support.formats {arch}`, read,",
-        "converted and loaded into Detectron2's own ResNet. Maps: the largest difference between the original's and",
-        "Detectron2's feature maps of two photos, res2 to res5, in parts of a map's largest value.",
-        "",
-        "| format | layout defined in | taken | by --encoder also | tensors | left over | maps |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = HEADER.format(arch=arch).splitlines()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ckpt"
         for form in FORMATS:
