@@ -119,7 +119,7 @@ def probed(tmp_path: Path) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]]
     def top1(protocol: str) -> float:
         classes = [str(c) for c in range(int(splits["train"][1].max()) + 1)]
         frozen: Any = SimpleNamespace(
-            features=splits.__getitem__,
+            features=lambda split, interpolation: splits[split],
             manifest=SimpleNamespace(classes=classes),
             options=SimpleNamespace(seed=0),
             device="cpu",
