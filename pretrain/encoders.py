@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pretrain.tensor_names import torchvision_names
 from whitebench.errors import UserError
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101")
@@ -30,6 +32,8 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 """What DataParallel, DDP, torch.compile, FSDP and activation checkpointing put into names, also inside a network."""
 SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 """Children of a ResNet that was cut into an `nn.Sequential` (lightly does so): 2 and 3 are ReLU and pooling."""
+WITHOUT_POOLING = {"0": "conv1", "1": "bn1", "3": "layer1", "4": "layer2", "5": "layer3", "6": "layer4"}
+"""Likewise, of a ResNet for small images."""
 MAX_DEPTH, MAX_ENTRIES = 16, 1_000_000
 """Of nested mappings; a pickle of a few bytes can hold endlessly many, by naming one mapping again and again."""
 MAX_NUMEL = 2**24
@@ -37,27 +41,28 @@ MAX_NUMEL = 2**24
 
 
 @dataclass(frozen=True)
-class Found:
+class Match:
     tensors: dict[str, Tensor]
     """By torchvision's names."""
     description: str
-    """The prefix under which they stood, and the encoders that were passed over."""
+    """The prefix of their names, and the encoders that were not chosen."""
 
 
-def find_encoder(content: Any, wanted: str | None = None) -> Found:
-    """The encoder in what a checkpoint holds; of several, the one that `wanted` names, or its project's choice.
+def find_encoder(content: Any, name: str | None = None) -> Match:
+    """The encoder in what a checkpoint holds; of several, the one called `name`, or its project's choice.
 
     Raises:
         UserError: there is none, or none of that name; or several and nothing tells which is meant.
     """
     tensors = _without_wrappers(_all_tensors(content))
+    tensors = {torchvision: tensors[name] for name, torchvision in torchvision_names(list(tensors)).items()}
     candidates = _candidates(tensors)
     if not candidates:
         raise UserError(_why_none(tensors))
-    prefix = _choose(candidates, wanted)
-    others = [_shown(other) for other in candidates if other != prefix]
-    passed = f" (also there: {', '.join(others)}; choose with --encoder)" if others else ""
-    return Found(candidates[prefix], f"encoder {_shown(prefix)}{passed}")
+    prefix = _choose(candidates, name)
+    others = [_quoted(other) for other in candidates if other != prefix]
+    rest = f" (also there: {', '.join(others)}; choose with --encoder)" if others else ""
+    return Match(candidates[prefix], f"encoder {_quoted(prefix)}{rest}")
 
 
 def recognise(tensors: Mapping[str, Tensor], stated_stem: str | None = None) -> tuple[str, str, dict[str, Tensor]]:
@@ -105,6 +110,9 @@ def _all_tensors(content: Any) -> dict[str, Tensor]:
                 raise UserError(f"holds more than {MAX_ENTRIES:,} entries in nested mappings: it is no checkpoint")
             if isinstance(value, Tensor):
                 found[f"{prefix}{key}"] = value
+            elif isinstance(value, np.ndarray):
+                if value.dtype.kind in "fiub" and value.dtype.isnative:
+                    found[f"{prefix}{key}"] = torch.from_numpy(np.array(value))
             else:
                 waiting.append((f"{prefix}{key}.", value, depth + 1))
     return found
@@ -144,28 +152,29 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_sequential(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    children = SEQUENTIAL if "7.0.conv1.weight" in tensors else WITHOUT_POOLING
     renamed = {}
     for name, tensor in tensors.items():
         child, _, rest = name.partition(".")
-        if child in SEQUENTIAL:
-            renamed[f"{SEQUENTIAL[child]}.{rest}"] = tensor
+        if child in children:
+            renamed[f"{children[child]}.{rest}"] = tensor
     return renamed
 
 
-def _choose(candidates: dict[str, dict[str, Tensor]], wanted: str | None) -> str:
-    if wanted is not None:
-        matching = [prefix for prefix in candidates if wanted in prefix]
-        exact = [prefix for prefix in matching if wanted in prefix.split(".")]
+def _choose(candidates: dict[str, dict[str, Tensor]], name: str | None) -> str:
+    if name is not None:
+        matching = [prefix for prefix in candidates if name in prefix]
+        exact = [prefix for prefix in matching if name in prefix.split(".")]
         matching = exact or matching
     else:
         best = min(_rank(prefix) for prefix in candidates)
         matching = [prefix for prefix in candidates if _rank(prefix) == best]
-    matching = [p for place, p in enumerate(matching) if not any(_same(candidates, p, q) for q in matching[:place])]
+    matching = [p for n, p in enumerate(matching) if not any(_same(candidates, p, q) for q in matching[:n])]
     if len(matching) != 1:
-        named = ", ".join(map(_shown, matching or candidates))
+        names = ", ".join(map(_quoted, matching or candidates))
         problem = "no encoder" if not matching else "more than one encoder"
-        asked = f" of the name '{wanted}'" if wanted else ""
-        raise UserError(f"{problem}{asked} in the file; choose with --encoder one of: {named}")
+        asked = f" called '{name}'" if name else ""
+        raise UserError(f"{problem}{asked} in the file; choose with --encoder one of: {names}")
     return matching[0]
 
 
@@ -187,7 +196,7 @@ def _rank(prefix: str) -> int:
     return len(SECOND_CHOICE.intersection(re.split(r"[._]", prefix.lower())))
 
 
-def _shown(prefix: str) -> str:
+def _quoted(prefix: str) -> str:
     return f"'{_clean(prefix.rstrip('.'))}'" if prefix else "at top level"
 
 
@@ -202,11 +211,14 @@ def _why_none(tensors: dict[str, Tensor]) -> str:
     if not tensors:
         return f"holds no tensors, so it is no checkpoint of a network; {known}"
     examples = ", ".join(map(_clean, list(tensors)[:3]))
-    if any(re.search(r"(?:^|\.)(?:conv1|stem)\.0\.weight$", name) for name in tensors):
+    residual = any(re.search(r"(?:^|\.)layer1\.0\.conv1\.weight$", name) for name in tensors)
+    if residual and any(re.search(r"(?:^|\.)(?:conv1|stem)\.0\.(?:\d\.)?weight$", name) for name in tensors):
         return f"holds a ResNet with a stem of several convolutions (ResNet-C or -D); {known}, with one in the stem"
     if any(re.search(r"(?:^|\.)stem\.conv\w*\.weight$", name) for name in tensors):
         return f"holds a network with a stem of its own (stem.conv...), not by torchvision's names; {known}"
-    if any("blocks.0.attn" in name or "patch_embed" in name for name in tensors):
+    if any("dwconv" in name or "conv_dw" in name or "token_mixer" in name for name in tensors):
+        return f"holds a network of depthwise convolutions (ConvNeXt, say), not a ResNet; {known}"
+    if any("attn.qkv" in name or "attention.query" in name or "self_attn" in name for name in tensors):
         return f"holds a vision transformer; {known}"
     return f"holds no ResNet by torchvision's names (it has {len(tensors)} tensors: {examples}, ...); {known}"
 

@@ -220,7 +220,7 @@ def test_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -
 
 
 def test_absent_file_and_empty_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent\.pth: there is no such checkpoint"):
+    with pytest.raises(UserError, match=r"absent\.pth: checkpoint not found"):
         read_backbone(tmp_path / "absent.pth")
     with pytest.raises(UserError, match=r"backbone\.safetensors"):
         read_backbone(tmp_path)

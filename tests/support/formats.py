@@ -83,10 +83,14 @@ def checkpointed(state: Tensors) -> Tensors:
     }
 
 
+def arch_of(state: Tensors) -> str:
+    return "resnet50" if any("conv3" in name for name in state) else "resnet18"
+
+
 def trained(state: Tensors) -> dict[str, Any]:
     """As the training scripts of MoCo's family save."""
     optimizer = {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.03, "params": [0]}]}
-    return {"epoch": 100, "arch": "resnet50", "state_dict": OrderedDict(state), "optimizer": optimizer}
+    return {"epoch": 100, "arch": arch_of(state), "state_dict": OrderedDict(state), "optimizer": optimizer}
 
 
 def lightning(state: Tensors) -> dict[str, Any]:
@@ -112,7 +116,7 @@ FORMATS = [
     Format("torchvision", "pytorch/vision, torchvision/models/resnet.py", lambda q, k: OrderedDict(q)),
     Format("timm ResNet", "huggingface/pytorch-image-models, models/resnet.py", lambda q, k: q, kind="safetensors"),
     Format("timm training, with EMA", "huggingface/pytorch-image-models, train.py", lambda q, k: {
-        "epoch": 9, "arch": "resnet18", "state_dict": q, "state_dict_ema": k, "version": 2}, "state_dict_ema"),
+        "epoch": 9, "arch": arch_of(q), "state_dict": q, "state_dict_ema": k, "version": 2}, "state_dict_ema"),
     Format("MoCo, PCL", "facebookresearch/moco; salesforce/PCL", lambda q, k: trained(
         under("module.", {**under("encoder_q.", q), **under("encoder_k.", k), **QUEUE})), "encoder_k"),
     Format("SimSiam", "facebookresearch/simsiam", lambda q, k: trained(
@@ -224,7 +228,9 @@ def table(arch: str) -> str:
             content = converted(backbone)
             proof = load_proven(network, content)
             worst = max(value for value in compare_maps(backbone, network, content).values() if value is not None)
-            taken = backbone.origin.partition(", encoder ")[2].partition(" (also")[0].replace("'", "`")
+            taken = (
+                backbone.origin.partition(", encoder ")[2].partition(" (also")[0].partition("; ")[0].replace("'", "`")
+            )
             cells = (form.project, form.source, taken, form.other and f"`{form.other}`")
             counts = f"{proof.matched} of {proof.expected} | {proof.left_over} | {worst:.1g}"
             lines.append(f"| {' | '.join(cells)} | {counts} |")
