@@ -85,10 +85,16 @@ def test_maps_of_photos_agree_and_the_comparison_can_fail(backbone: Backbone) ->
 @pytest.mark.parametrize(
     ("beside", "message"),
     [
-        ({"arch": "resnetaa50"}, "its network is 'resnetaa50'"),
-        ({"args": argparse.Namespace(model="timm/resnetblur50.bt_in1k")}, "its network is 'resnetblur50'"),
-        ({"hyper_parameters": {"backbone": {"name": "resnet50_dilated8"}}}, "its network is 'resnet50_dilated8'"),
-        ({"meta": {"config": "backbone=dict(type='ResNet', depth=50, style='caffe')"}}, "its network is 'style='caffe"),
+        ({"arch": "resnetaa50"}, "states arch: 'resnetaa50'"),
+        (
+            {"args": argparse.Namespace(model="timm/resnetblur50.bt_in1k")},
+            "states args.model: 'timm/resnetblur50.bt_in1k'",
+        ),
+        (
+            {"hyper_parameters": {"backbone": {"name": "resnet50_dilated8"}}},
+            "states hyper_parameters.backbone.name: 'resnet50_dilated8'",
+        ),
+        ({"meta": {"config": "backbone=dict(type='ResNet', depth=50, style='caffe')"}}, "style='caffe'"),
     ],
 )
 def test_network_of_another_name_is_refused_though_its_tensors_fit(
