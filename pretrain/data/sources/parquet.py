@@ -91,7 +91,7 @@ class _Table:
 
     def __init__(self, path: Path) -> None:
         try:
-            import pyarrow.parquet as parquet  # type: ignore[import-untyped]
+            import pyarrow.parquet as parquet
         except ImportError as error:
             raise UserError(f"{path}: reading Parquet files needs pyarrow: pip install pyarrow") from error
         self.path = path
