@@ -1,4 +1,4 @@
-"""One fine-tuning in several processes of this machine, by Detectron2's own launcher: a GPU each, or a CPU's (gloo)."""
+"""One fine-tuning in several processes of this machine, by Detectron2's launcher: one per GPU, or on a CPU (gloo)."""
 
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ from whitebench.errors import UserError
 
 
 class Forwarding(StopRequest):
-    """A wish that this process stops, passed on to its children: they save, and end by themselves."""
+    """A stop request that is passed on to the child processes: they save, and end by themselves."""
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         super()._receive(number, frame)
@@ -23,7 +23,7 @@ class Forwarding(StopRequest):
 
 
 def check_processes(processes: int, batch: int, device: str) -> None:
-    """Raises `UserError` where a batch or the machine cannot be shared by so many."""
+    """Raises `UserError` where the batch is not divisible by the processes, or the machine has too few GPUs."""
     import torch
 
     if batch % processes:
@@ -36,7 +36,7 @@ def launch(work: Callable[..., None], processes: int, device: str, arguments: tu
     """Calls `work(*arguments)` in `processes` fresh processes that form a group; returns when all have ended.
 
     Raises:
-        UserError: one of them failed; with what it said last.
+        UserError: one of them failed; with the last line of its error.
     """
     from detectron2.engine import launch as launch_by_detectron2
     from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
@@ -45,15 +45,15 @@ def launch(work: Callable[..., None], processes: int, device: str, arguments: tu
         try:
             launch_by_detectron2(work, processes, dist_url="auto", args=arguments)
         except (ProcessRaisedException, ProcessExitedException) as error:
-            said = str(error).strip().splitlines()[-1]
+            message = str(error).strip().splitlines()[-1]
             raise UserError(
-                f"one of {processes} processes ended: {said.removeprefix('whitebench.errors.UserError: ')}"
+                f"one of {processes} processes failed: {message.removeprefix('whitebench.errors.UserError: ')}"
             ) from error
 
 
 @contextmanager
 def _visible(device: str) -> Iterator[None]:
-    """The launcher takes the GPUs wherever there are any: children that are to use a CPU see none."""
+    """Hides the GPUs from processes that are to use the CPU: the launcher takes GPUs wherever there are some."""
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

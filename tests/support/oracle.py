@@ -1,5 +1,6 @@
 """A detector that knows the annotations, to test evaluation with."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ class Oracle(nn.Module):
     def __init__(self, truths: list[dict[str, Any]], blur: float = 0.0, lost: float = 0.0, masks: bool = True) -> None:
         super().__init__()
         self.truths, self.masks = {truth["file_name"]: truth for truth in truths}, masks
-        self.draw, self.blur, self.lost = np.random.default_rng(0), blur, lost
+        self.blur, self.lost = blur, lost
 
     def forward(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{"instances": self.detect(image)} for image in batch]
@@ -29,17 +30,18 @@ class Oracle(nn.Module):
     def detect(self, image: dict[str, Any]) -> Any:
         from detectron2.structures import Boxes, BoxMode, Instances
 
+        draw = np.random.default_rng(zlib.crc32(Path(image["file_name"]).name.encode()))  # alike in every process
         boxes, classes = [], []
         for item in self.truths[image["file_name"]]["annotations"]:
             box = np.array(BoxMode.convert(item["bbox"], item["bbox_mode"], BoxMode.XYXY_ABS), dtype=float)
             for _ in range(2 if self.blur else 1):  # a second one is a false alarm, or the better of the two
-                if self.draw.random() >= self.lost:
-                    boxes.append(box + self.draw.normal(0, self.blur, 4) if self.blur else box)
+                if draw.random() >= self.lost:
+                    boxes.append(box + draw.normal(0, self.blur, 4) if self.blur else box)
                     classes.append(item["category_id"])
         instances = Instances((image["height"], image["width"]))
         instances.pred_boxes = Boxes(torch.tensor(np.array(boxes).reshape(-1, 4), dtype=torch.float32))
         instances.pred_classes = torch.tensor(classes, dtype=torch.long)
-        instances.scores = torch.tensor(self.draw.random(len(boxes)), dtype=torch.float32)
+        instances.scores = torch.tensor(draw.random(len(boxes)), dtype=torch.float32)
         if self.masks:
             filled = torch.zeros(len(boxes), image["height"], image["width"], dtype=torch.bool)
             for mask, (left, top, right, bottom) in zip(filled, instances.pred_boxes.tensor.round().int().clamp(min=0)):
@@ -56,6 +58,15 @@ def evaluate_oracle(
     Args:
         count: this many images only. errors: `blur` and `lost` of the oracle.
     """
+    evaluation, images_and_name = evaluate_oracle_in_group(folder, protocol, count, **errors)
+    assert evaluation is not None
+    return evaluation, images_and_name
+
+
+def evaluate_oracle_in_group(
+    folder: Path, protocol: str = "c4-1x", count: int | None = None, **errors: float
+) -> tuple[Evaluation | None, Any]:
+    """As `evaluate_oracle`, in one of several processes: the evaluation is None in those other than the first."""
     from transfer.trainer import dataset_images
 
     data = read_data(folder)
@@ -63,6 +74,4 @@ def evaluate_oracle(
     _, name = register(data)
     images = dataset_images([name], False)[:count]
     oracle = Oracle(images, masks=cfg.MODEL.MASK_ON, **errors)
-    evaluation = evaluate(oracle, cfg, data, name, images, pictures=3)
-    assert evaluation is not None
-    return evaluation, (images, name)
+    return evaluate(oracle, cfg, data, name, images, pictures=3), (images, name)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support.coco_folder import write_coco
+from tests.support.oracle import evaluate_oracle_in_group
+from tests.support.voc_folder import write_voc
 from transfer.batches import GPU_IMAGES, random_order, sample_batches, training_batches
 from transfer.convert import Converted
 from transfer.protocol import build_cfg, load_protocol, resolve
@@ -113,3 +115,28 @@ def test_random_order_is_detectron2s_in_one_process() -> None:
     from detectron2.data.samplers import TrainingSampler
 
     assert list(islice(random_order(37, 5), 100)) == list(islice(TrainingSampler(37, seed=5), 100))
+
+
+def write_metrics(folders: dict[str, Path], out: Path) -> None:
+    from detectron2.utils import comm
+
+    assert comm.get_world_size() == 2
+    metrics = {protocol: oracle_metrics(folder, protocol) for protocol, folder in folders.items()}
+    (out / f"metrics-{comm.get_rank()}.json").write_text(json.dumps(metrics))
+
+
+def oracle_metrics(folder: Path, protocol: str) -> Any:
+    evaluation, _ = evaluate_oracle_in_group(folder, protocol, blur=1.5, lost=0.2)
+    return None if evaluation is None else [evaluation.metrics, len(evaluation.detections)]
+
+
+def test_two_processes_of_a_group_evaluate_as_one_process(tmp_path: Path) -> None:
+    from transfer.parallel import launch
+
+    folders = {"c4-1x": write_coco(tmp_path / "coco", val=7), "c4-24k": write_voc(tmp_path / "voc")}
+    launch(write_metrics, 2, "cpu", (folders, tmp_path))
+    first, second = (json.loads((tmp_path / f"metrics-{rank}.json").read_text()) for rank in range(2))
+    expected = {protocol: oracle_metrics(folder, protocol) for protocol, folder in folders.items()}
+    assert first == json.loads(json.dumps(expected))
+    assert 10 < first["c4-1x"][0]["box_AP"] < 90
+    assert second == {"c4-1x": None, "c4-24k": None}
