@@ -18,7 +18,7 @@ from results.leaderboards.published import Published
 from results.leaderboards.published_tables import paper_tables
 from results.leaderboards.run_table import PRETRAIN
 from results.leaderboards.table_formats import to_html
-from results.page import curves, scatter, spectra
+from results.page import across, curves, scatter, spectra
 from results.page.claims import claim_table
 from results.page.comparisons import comparison_table, decided
 from results.page.environment import render
@@ -96,6 +96,8 @@ def _results(
         sections.add("progress", "In progress, failed", table=progress_table(details))
     if tables.leaderboards:
         sections.add("leaderboards", "Leaderboards", boards=boards(tables, marks))
+    if len(tables.across):
+        _across(sections, tables.across, marks)
     if len(tables.comparisons):
         table, pairs = comparison_table(tables), len(tables.comparisons)
         title = "Which differences are significant"
@@ -118,6 +120,18 @@ def _results(
         frame, drawn = build(tables)
         if drawn:
             sections.add(name, title, {name: frame}, charts=drawn)
+
+
+def _across(sections: Sections, methods: pd.DataFrame, marks: Marks) -> None:
+    sections.add(
+        "across",
+        "Methods across leaderboards",
+        across.across_frames(methods),
+        table=across.across_table(methods, marks),
+        charts=across.across_charts(methods),
+        boards=str(methods.boards.iloc[0]).split("; "),
+        score=methods.score.iloc[0],
+    )
 
 
 def _single_runs(
