@@ -5,6 +5,7 @@ import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,7 @@ def read_content(path: Path, unsafe_pickle: bool = False) -> Content:
         return _safetensors(path)
     if head.startswith(b"PK"):
         _check_archive(path)
-        protocol = pickles.protocol_of_zip(path)
-        return _pickled(path, unsafe_pickle, "PyTorch file", lambda: pickles.read_torch(path, protocol, mmap=True))
+        return _pickled(path, unsafe_pickle, "PyTorch file", lambda: _read_zip(path))
     if head.startswith(PICKLE):
         if pickles.TORCH_MAGIC in head[:32]:
             kind, read = "PyTorch file of the old format", lambda: pickles.read_torch(path, head[1], mmap=False)
@@ -130,13 +130,13 @@ def _what_else(head: bytes) -> str:
 
 
 def _safetensors(path: Path) -> Content:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             return Content(tensors, file.metadata() or {}, "safetensors", file_hash(path))
-    except (SafetensorError, ValueError) as error:
+    except Exception as error:  # a damaged header can raise anything
         raise UserError(f"{path}: damaged or truncated safetensors file ({one_line(error)})") from error
 
 
@@ -156,11 +156,15 @@ def _shards(index: Path, unsafe_pickle: bool) -> Content:
         path = index.parent / name
         with open(path, "rb") as file:
             is_safetensors = file.read(9)[8:9] == b"{"
-        read = lambda path=path: pickles.read_torch(path, pickles.protocol_of_zip(path), mmap=True)  # noqa: E731
+        read = partial(_read_zip, path)
         part = _safetensors(path) if is_safetensors else _pickled(path, unsafe_pickle, "PyTorch file", read)
         tensors |= part.tensors
         parts.append(part.sha256)
     return Content(tensors, {}, f"{len(files)} parts", plain_hash(parts))
+
+
+def _read_zip(path: Path) -> Any:
+    return pickles.read_torch(path, pickles.protocol_of_zip(path), mmap=True)
 
 
 def _check_archive(path: Path) -> None:
@@ -168,7 +172,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except Exception as error:  # a damaged archive can raise anything
         raise UserError(f"{path}: truncated or damaged ({one_line(error)})") from error
     names = [member.filename for member in members]
     if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
