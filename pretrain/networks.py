@@ -127,13 +127,13 @@ def embed_by_size(encoder: Encoder, views: Sequence[Tensor]) -> list[Tensor]:
     So do the official codes of SwAV and DINO: batch norms take their statistics over all crops of a size.
     """
     sizes: dict[torch.Size, list[int]] = {}
-    for place, view in enumerate(views):
-        sizes.setdefault(view.shape[-2:], []).append(place)
+    for v, view in enumerate(views):
+        sizes.setdefault(view.shape[-2:], []).append(v)
     features: dict[int, Tensor] = {}
-    for places in sizes.values():
-        together = encoder.backbone(torch.cat([views[place] for place in places]))
-        features.update(zip(places, together.chunk(len(places)), strict=True))
-    ordered = [features[place] for place in range(len(views))]
+    for indices in sizes.values():
+        together = encoder.backbone(torch.cat([views[v] for v in indices]))
+        features.update(zip(indices, together.chunk(len(indices)), strict=True))
+    ordered = [features[v] for v in range(len(views))]
     return list(encoder.projector(torch.cat(ordered)).chunk(len(views)))
 
 
@@ -162,5 +162,5 @@ class MomentumCopy(nn.Module, Generic[NetworkT]):
     @torch.no_grad()
     def update(self, momentum: float) -> None:
         """theta' <- momentum theta' + (1 - momentum) theta."""
-        for own, followed in zip(self.network.parameters(), self._followed[0].parameters(), strict=True):
-            own.lerp_(followed, 1 - momentum)
+        for averaged, followed in zip(self.network.parameters(), self._followed[0].parameters(), strict=True):
+            averaged.lerp_(followed, 1 - momentum)

@@ -17,21 +17,21 @@ def build_optimizer(
     """The recipe's optimizer over all trainable parameters of `module`, at its base rate for this global batch.
 
     Parameters of one dimension (biases, norms) have a group of their own, which decays only with `decay_1d`. Groups of
-    the parts in `constant` bear the mark "constant": their rate is not to follow the schedule. A group's rate is
-    its "share" of the base rate. "decays" says whether a group takes part in a schedule of the weight decay.
+    parts in `constant` are marked "constant": their rate does not follow the schedule. A group's rate is its "share" of
+    the base rate. "decays" says whether a group takes part in a schedule of the weight decay.
     """
-    held = {id(parameter) for part in constant for parameter in part.parameters()}
+    constant_ids = {id(parameter) for part in constant for parameter in part.parameters()}
     groups = []
     for fixed in (False, True):
-        trainable = [p for p in module.parameters() if p.requires_grad and (id(p) in held) is fixed]
+        trainable = [p for p in module.parameters() if p.requires_grad and (id(p) in constant_ids) is fixed]
         for flat in (False, True):
             decays = optimizer.decay_1d or not flat
             members = [p for p in trainable if (p.ndim <= 1) is flat]
             share = optimizer.lr_1d / optimizer.lr if flat and optimizer.lr_1d is not None else 1.0
             if members:
-                own = {"lr": base_rate(optimizer, batch) * share, "share": share}
+                rates = {"lr": base_rate(optimizer, batch) * share, "share": share}
                 decay = optimizer.weight_decay if decays else 0.0
-                groups.append({"params": members, "weight_decay": decay, "decays": decays, "constant": fixed, **own})
+                groups.append({"params": members, "weight_decay": decay, "decays": decays, "constant": fixed, **rates})
     if not groups:
         raise UserError("nothing to optimize: the method has no trainable parameters")
     rate = base_rate(optimizer, batch)

@@ -24,7 +24,7 @@ class Clusters:
 def cluster(
     features: Tensor, k: int, temperature: float, seed: int = 0, iterations: int = 20, repeats: int = 5
 ) -> Clusters:
-    """Euclidean k-means of unit vectors; the best of `repeats` runs. Every process gets what rank 0 has found.
+    """Euclidean k-means of unit vectors; the best of `repeats` runs. Every process gets rank 0's result.
 
     Args:
         features: float32 [n, D], rows of length 1, the same on every process.
@@ -39,13 +39,13 @@ def cluster(
         raise UserError("embeddings to be clustered are not finite: the training has diverged")
     device = features.device
     shapes = ((k, d), torch.float32), ((n,), torch.float32), ((n,), torch.int64)
-    found = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in shapes]
+    results = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in shapes]
     if rank() == 0:
-        found = [tensor.to(device) for tensor in _kmeans(features.cpu(), k, seed, iterations, repeats)]
+        results = [tensor.to(device) for tensor in _kmeans(features.cpu(), k, seed, iterations, repeats)]
     if world_size() > 1:
-        for tensor in found:
+        for tensor in results:
             dist.broadcast(tensor, src=0)
-    centroids, distances, assignment = found
+    centroids, distances, assignment = results
     phi = concentrations(distances, assignment, k, temperature)
     return Clusters(torch.nn.functional.normalize(centroids), phi, assignment)
 

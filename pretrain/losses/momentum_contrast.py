@@ -64,11 +64,11 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
-        """Replaces the oldest embeddings by `rows` [n, D]; of more than `size` rows the last ones stay."""
+        """Replaces the oldest embeddings by `rows` [n, D]; of more than `size` rows only the last ones are stored."""
         size = len(self.rows)
-        kept = rows[-size:]
-        places = self.pushed + torch.arange(len(rows) - len(kept), len(rows), device=rows.device)
-        self.rows[places % size] = kept.to(self.rows.dtype)
+        newest = rows[-size:]
+        positions = self.pushed + torch.arange(len(rows) - len(newest), len(rows), device=rows.device)
+        self.rows[positions % size] = newest.to(self.rows.dtype)
         self.pushed += len(rows)
 
 

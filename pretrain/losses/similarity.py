@@ -24,7 +24,7 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 def mean_pair_distance(views: Sequence[Tensor]) -> Tensor:
     """The mean of `cosine_distance` over all pairs of views, each [..., D]."""
     with float32_region(views[0]):
-        # Scaling inner products instead of rows saves passes over the embeddings, which count beside small products.
+        # Scaling inner products instead of rows saves passes over the embeddings, which cost more than small products.
         scaled = [(view, _inverse_norms(view)) for view in map(at_least_float32, views)]
         cosines = [torch.linalg.vecdot(a, b) * p * q for (a, p), (b, q) in combinations(scaled, 2)]
         return 2 - 2 * torch.stack([cosine.mean() for cosine in cosines]).mean()

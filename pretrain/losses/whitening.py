@@ -10,7 +10,7 @@ views). Its covariance is S = A A^T / (Q - 1), its output Y = W(S) A:
     power     W = S^(-exponent)         the spectral transformation of Weng et al., ICLR 2024 (INTL)
 
 What is a variable depends on the axis: on "batch" a channel observed in N images, the classic way, on "channel" an
-image observed in D channels. Everything runs in float32, or in float64 where that is given, whatever autocast says.
+image observed in D channels. Everything runs in float32, or in float64 for inputs of that type, whatever autocast says.
 """
 
 import math
@@ -108,7 +108,7 @@ def whiten_matrices(
 def check_whitenable(
     images: int, channels: int, groups: int = 1, transform: Transform = "zca", axis: Axis = "channel", eps: float = 0.0
 ) -> None:
-    """Raises `UserError` where [images, channels] in so many groups cannot be whitened, whatever the values."""
+    """Raises `UserError` where [images, channels] in `groups` groups cannot be whitened, whatever the values."""
     if groups < 1 or channels % groups:
         raise UserError(f"{channels} channels cannot be cut into {groups} groups of equal size")
     if not 0 <= eps < 1:

@@ -1,7 +1,7 @@
 """Whitening in windows, as CW-RGP, W-MSE and Shuffled-DBN share it.
 
-Images are dealt to windows at random, alike for all views; each window of each view is whitened by itself, in groups
-of channels that may be drawn anew each time.
+Images are put into windows at random, alike for all views; each window of each view is whitened by itself, in groups
+of channels that may be drawn each time.
 """
 
 from collections.abc import Sequence
@@ -41,13 +41,13 @@ def whiten_windows(
 
     Args:
         permutations: V orders of the channels, int64 [D], or [W, D] with one for each of the W = repeats * N / window
-            windows, which fix the groups; None draws them anew for every view, window and repeat where
+            windows, which fix the groups; None draws new ones for every view, window and repeat where
             `random_groups`, otherwise groups are of neighbouring channels.
-        window: images whitened together; the images are dealt to windows at random, alike for all views, in every
+        window: images whitened together; the images are put into windows at random, alike for all views, in every
             repeat. None: all N.
         generator: of all these draws; torch's default generator where None.
         aligned: whether a draw of groups is the same for all views.
-        image_order: int64 [N], in place of the random order in which images are dealt to windows.
+        image_order: int64 [N], in place of the random order in which images fill the windows.
     Returns:
         For each view [repeats * N / window, window, D]; a row is the same image in all of them.
     Raises:
@@ -56,7 +56,7 @@ def whiten_windows(
     images, channels = views[0].shape
     check_windows(images, channels, transform, axis, groups, window, repeats, eps)
     if permutations is not None and [order.shape[-1] for order in permutations] != [channels] * len(views):
-        raise UserError(f"permutations: needs {len(views)} orders of {channels} channels, one a view")
+        raise UserError(f"permutations: needs {len(views)} orders of {channels} channels, one per view")
     with float32_region(views[0]):
         stacked = torch.stack([at_least_float32(view) for view in views])
         if axis == "channel":  # an image's mean is the same in every window
@@ -130,8 +130,8 @@ def _deal(
     if order is not None:
         stacked = stacked.index_select(1, order.repeat(repeats))
     elif window < images:
-        dealt = torch.cat([_permutations(1, images, stacked.device, generator)[0] for _ in range(repeats)])
-        stacked = stacked.index_select(1, dealt)
+        order = torch.cat([_permutations(1, images, stacked.device, generator)[0] for _ in range(repeats)])
+        stacked = stacked.index_select(1, order)
     else:  # the order within a window changes nothing: all images in one need no shuffle
         stacked = stacked.repeat(1, repeats, 1)
     return stacked.unflatten(1, (-1, window)).flatten(0, 1).mT.contiguous()

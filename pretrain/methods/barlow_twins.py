@@ -72,7 +72,7 @@ def _pair_loss(a: Tensor, b: Tensor, trade_off: float) -> Tensor:
 
 
 def _off_diagonal(a: Tensor, b: Tensor, diagonal: Tensor) -> Tensor:
-    """Sum over i != j of C_ij^2, C = a^T b / N [D, D]; its diagonal is given.
+    """Sum over i != j of C_ij^2, C = a^T b / N [D, D]; with its `diagonal`.
 
     The sum of all C_ij^2 is trace(a a^T b b^T) / N^2: two Gram matrices [N, N], the cheaper side where 2 N < D.
     """

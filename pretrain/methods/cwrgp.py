@@ -27,11 +27,11 @@ Arm = Literal["zca", "pca", "batch_norm", "none"]
 @strict
 class Config:
     groups: PositiveInt = 2
-    """g: channels are whitened in so many groups. D / g has to exceed the window."""
+    """g: number of groups in which channels are whitened. D / g has to exceed the window."""
     window: PositiveInt | None = 128
     """Images whitened together; divides the images of a process. None: all of them."""
     repeats: PositiveInt = 1
-    """The loss is averaged over so many draws of windows and groups (the papers' w_iter)."""
+    """The loss is averaged over this many draws of windows and groups (the papers' w_iter)."""
     random_groups: bool = True
     """Whether each view, window and repeat draws its own partition of the channels."""
     normalize: bool = True
@@ -114,14 +114,14 @@ def cwrgp_loss(
     Args:
         views: V >= 2 embeddings of the same N images, each [N, D], any floating dtype; computed in float32 or wider.
         permutations: V orders of the channels, int64 [D] (or one for each window, [W, D]), which fix the groups; None
-            draws them anew for every view, window and repeat, unless `random_groups` is False: then groups are of
+            draws new ones for every view, window and repeat, unless `random_groups` is False: then groups are of
             neighbouring channels.
-        window: images whitened together; the images are dealt to windows at random, alike for all views, in every
+        window: images whitened together; the images are put into windows at random, alike for all views, in every
             repeat. None: all N.
         generator: of all these draws; torch's default generator where None.
         transform: "zca" is the method. With "pca" the signs of components are arbitrary, and so is the loss.
         aligned, stop_first: see `Config`.
-        image_order: int64 [N], in place of the random order in which images are dealt to windows.
+        image_order: int64 [N], in place of the random order in which images fill the windows.
     Returns:
         Scalar.
     Raises:

@@ -140,10 +140,10 @@ def trace_floor(images: int, channels: int, iterations: int, axis: Axis = "chann
     return variables * (root**2 / variables - 1) ** 2
 
 
-def trade_off_of(given: float | None, embedding: Tensor, axis: Axis) -> float:
-    """beta for embeddings [N, D]: what is given, or the paper's 0.01 (log2 n - 3), n = N or D (see `Config`)."""
+def trade_off_of(trade_off: float | None, embedding: Tensor, axis: Axis) -> float:
+    """beta for embeddings [N, D]: `trade_off`, or the paper's 0.01 (log2 n - 3), n = N or D (see `Config`)."""
     n, d = embedding.shape
-    return 0.01 * (log2(n if axis == "channel" else d) - 3) if given is None else given
+    return 0.01 * (log2(n if axis == "channel" else d) - 3) if trade_off is None else trade_off
 
 
 class _Terms(NamedTuple):

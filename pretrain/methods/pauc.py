@@ -1,7 +1,7 @@
 """PAUC: PCL, whose prototypes are kept apart by alignment, uniformity and correlation. A RECONSTRUCTION.
 
 "Rethinking Prototypical Contrastive Learning through Alignment, Uniformity and Correlation", BMVC 2022 (arXiv
-2210.10194). Only its abstract was at hand: it names the three losses, not their formulas, weights and numbers of
+2210.10194). Only its abstract was available: it names the three losses, not their formulas, weights and numbers of
 clusters, and no code is known. What is here takes the nearest published forms: alignment and uniformity of Wang and
 Isola (ICML 2020), correlation of Barlow Twins, each of prototype-level features: the batch's mean embeddings of the
 images of one cluster. Recipes and tables that use it say "reconstruction".
@@ -115,9 +115,9 @@ def prototype_terms(query: Tensor, key: Tensor, assignment: Tensor, t: float = 2
         Scalars; uniformity and correlation are 0 where all images are of one cluster.
     """
     with float32_region(query):
-        _, place = assignment.unique(return_inverse=True)
-        m = int(place.max()) + 1
-        online, target = (unit_rows(_sums(rows, place, m)) for rows in (query, key.to(query.dtype)))
+        _, prototype = assignment.unique(return_inverse=True)
+        m = int(prototype.max()) + 1
+        online, target = (unit_rows(_sums(rows, prototype, m)) for rows in (query, key.to(query.dtype)))
         alignment = (online - target).square().sum(dim=1).mean()
         if m < 2:
             return Terms(alignment, alignment.new_zeros(()), alignment.new_zeros(()))
@@ -125,8 +125,8 @@ def prototype_terms(query: Tensor, key: Tensor, assignment: Tensor, t: float = 2
         return Terms(alignment, uniformity, _correlation(online, target, trade_off))
 
 
-def _sums(rows: Tensor, place: Tensor, count: int) -> Tensor:
-    return rows.new_zeros(count, rows.shape[1]).index_add(0, place, rows)
+def _sums(rows: Tensor, group: Tensor, count: int) -> Tensor:
+    return rows.new_zeros(count, rows.shape[1]).index_add(0, group, rows)
 
 
 def _correlation(a: Tensor, b: Tensor, trade_off: float) -> Tensor:

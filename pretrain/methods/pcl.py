@@ -1,4 +1,4 @@
-"""PCL: MoCo, and beside it each image is drawn to the prototype of its cluster.
+"""PCL: MoCo, with a second loss that attracts each image to the prototype of its cluster.
 
 Li et al., "Prototypical Contrastive Learning of Unsupervised Representations", ICLR 2021 (arXiv 2005.04966); the
 E-step, concentrations and ProtoNCE as in its official code. Its version 2 differs by the recipe: projector,
@@ -74,7 +74,7 @@ class Contrasted(NamedTuple):
 
 
 class PrototypeContrast(nn.Module):
-    """InfoNCE and ProtoNCE, and the clusters, which are found anew before each epoch after the warm-up."""
+    """InfoNCE and ProtoNCE, and the clusters, which are computed again before each epoch after the warm-up."""
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__()
@@ -123,8 +123,8 @@ class PrototypeContrast(nn.Module):
 
     def _within(self, query: Tensor, index: Tensor) -> Tensor:
         """Mean 2 - 2 cos of queries and their own prototypes: how diverse the images of a prototype are."""
-        found = [on_device(clusters, index) for clusters in self.clusters]
-        own = [clusters.centroids[clusters.assignment[index]].to(query.dtype) for clusters in found]
+        clusterings = [on_device(clusters, index) for clusters in self.clusters]
+        own = [clusters.centroids[clusters.assignment[index]].to(query.dtype) for clusters in clusterings]
         return torch.stack([cosine_distance(query, prototypes) for prototypes in own]).mean()
 
 
@@ -144,9 +144,9 @@ def proto_nce(
 
     Args:
         query: [B, D], rows of length 1.
-        index: int64 [N], N >= B: places in the dataset of the images of all processes.
+        index: int64 [N], N >= B: dataset indices of the images of all processes.
         draws: CPU generator of the negatives' draw.
-        first: place in `index` of the first query.
+        first: position in `index` of the first query.
     Returns:
         Scalar, the mean over queries, in float32 or wider.
     """

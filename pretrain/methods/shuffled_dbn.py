@@ -23,8 +23,8 @@ from whitebench.ranges import PositiveInt, ShareBelowOne
 @strict
 class Config:
     groups: PositiveInt = 32
-    """g: channels are whitened in so many groups; the images of a process have to exceed D / g. 32 for D = 512 and 256
-    images in the code's ablation of the batch's size."""
+    """g: number of groups in which channels are whitened; the images of a process have to exceed D / g. 32 for D = 512
+    and 256 images in the code's ablation of the batch's size."""
     shuffle: bool = True
     """Whether each view of each step draws its own groups; otherwise they are of neighbouring channels (DBN)."""
     normalize: bool = False
@@ -68,7 +68,7 @@ def shuffled_dbn_loss(
 
     Args:
         views: V >= 2 embeddings of the same N images, each [N, D], any floating dtype; computed in float32 or wider.
-        permutations: V orders of the channels, int64 [D], which fix the groups; None draws them anew for every view
+        permutations: V orders of the channels, int64 [D], which fix the groups; None draws new ones for every view
             where `shuffle`, otherwise groups are of neighbouring channels.
         normalize: take 2 - 2 cos(y_i, y_j) instead.
         generator: of the draws; torch's default generator where None.

@@ -3,8 +3,8 @@
 Weng et al., "Modulate Your Spectrum in Self-Supervised Learning", ICLR 2024 (arXiv 2305.16789): the views' spectra are
 transformed by a function of the eigenvalues of their covariance, and the outputs are drawn together; the gradient flows
 back through the transform, and there is no stop-gradient. IterNorm with the trace loss and two views is INTL; ZCA on
-the channel axis is CW-RGP with one group. Of the framework itself only the abstract was at hand: which powers the paper
-tried, and the mean over pairs of more than two views, are a reconstruction.
+the channel axis is CW-RGP with one group. Of the framework itself only the abstract was available: which powers the
+paper tried, and the mean over pairs of more than two views, are a reconstruction.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Config:
     axis: Axis = "channel"
     """channel: images are decorrelated from each other, over channels [N, N]; batch: channels, over images [D, D]."""
     groups: PositiveInt = 1
-    """Neighbouring channels are transformed in so many groups."""
+    """Neighbouring channels are transformed in this many groups."""
     eps: ShareBelowOne = 0.0
     """Shrinkage of the covariance towards the identity."""
     trace_loss: bool = False

@@ -1,4 +1,4 @@
-"""Supervised: cross-entropy on the labels, the upper bound that self-supervised methods are held against."""
+"""Supervised: cross-entropy on the labels, the upper bound that self-supervised methods are compared with."""
 
 import torch
 from torch import nn

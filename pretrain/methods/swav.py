@@ -61,7 +61,7 @@ class SwAV(Method[Config]):
         with float32_region(views[0]):
             prototypes = self.prototypes.weight.to(views[0].dtype)
             scores = [view @ prototypes.mT for view in views]
-            targets = [self._assign(place, views[place].detach(), prototypes.detach()) for place in range(ASSIGNED)]
+            targets = [self._assign(v, views[v].detach(), prototypes.detach()) for v in range(ASSIGNED)]
             loss = swav_loss(scores, targets, self.config.temperature)
         used = targets[0].mean(dim=0)
         entropy = -(used * used.clamp_min(1e-12).log()).sum()
@@ -80,12 +80,12 @@ class SwAV(Method[Config]):
         return {"frozen_iterations": config.frozen_iterations}
 
     @torch.no_grad()
-    def _assign(self, place: int, view: Tensor, prototypes: Tensor) -> Tensor:
+    def _assign(self, index: int, view: Tensor, prototypes: Tensor) -> Tensor:
         """Assignments [B, K] of this process's images, balanced over those of all processes and of the queue."""
         joint = gather_with_gradient(view)
         rows = joint
         if self.queues and self.epoch >= self.config.queue_epoch:
-            queue = self.queues[place]
+            queue = self.queues[index]
             assert isinstance(queue, Queue)
             if queue.full:
                 rows = torch.cat([joint, queue.rows.to(joint.dtype)])
@@ -106,8 +106,8 @@ def swav_loss(scores: Sequence[Tensor], assignments: Sequence[Tensor], temperatu
     with float32_region(scores[0]):
         logs = [F.log_softmax(at_least_float32(score) / temperature, dim=1) for score in scores]
         terms = [
-            torch.stack([-(q.detach() * log).sum(dim=1).mean() for v, log in enumerate(logs) if v != place]).mean()
-            for place, q in enumerate(assignments)
+            torch.stack([-(q.detach() * log).sum(dim=1).mean() for v, log in enumerate(logs) if v != assigned]).mean()
+            for assigned, q in enumerate(assignments)
         ]
         return torch.stack(terms).mean()
 

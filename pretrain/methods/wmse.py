@@ -25,7 +25,7 @@ class Config:
     """Images whitened together; divides the images of a process. It has to exceed the embedding's width D; twice D is
     its authors' rule. None: all of them."""
     repeats: PositiveInt = 1
-    """The loss is averaged over so many draws of windows (the paper's w_iter)."""
+    """The loss is averaged over this many draws of windows (the paper's w_iter)."""
     normalize: bool = True
     """Compare whitened rows by 2 - 2 cos; otherwise by the mean squared difference."""
     eps: ShareBelowOne = 0.0
@@ -62,7 +62,7 @@ def wmse_loss(
 
     Args:
         views: V >= 2 embeddings of the same N images, each [N, D], any floating dtype; computed in float32 or wider.
-        window: images whitened together; the images are dealt to windows at random, alike for all views, in every
+        window: images whitened together; the images are put into windows at random, alike for all views, in every
             repeat. None: all N.
         generator: of these draws; torch's default generator where None.
     Returns:

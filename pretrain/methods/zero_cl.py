@@ -1,7 +1,7 @@
 """Zero-CL: the whitened views of an image (ICL), of a channel (FCL), or of both, are to correlate fully.
 
 Zhang et al., "Zero-CL: Instance and Feature Decorrelation for Negative-Free Symmetric Contrastive Learning", ICLR 2022.
-The paper was not at hand. The instance part is as CW-RGP's code has it (`base/methods/zero_icl.py`), but over the
+The paper was not available. The instance part is as CW-RGP's code has it (`base/methods/zero_icl.py`), but over the
 images of all processes. The feature part is the same on the transpose. Zero-CL's own code for CIFAR differs from it in
 a batch norm in place of the standardisation (a factor of sqrt(N / (N - 1))), its code for ImageNet, of either part, in
 shrinkage 0, ridge 0.01, Q in place of Q - 1 in the covariance, and each process whitening its own images. In all of
