@@ -124,16 +124,16 @@ class _Check:
             size = images[item["image_id"]]
             self.changes.append(self._annotation(index, item, size["width"], size["height"], has_masks))
         self._derive_doubtful_areas(annotations)
-        kept = [k for k in range(len(annotations)) if k not in self.removed]
-        objects = sum(not self._value(k, "iscrowd") for k in kept)
+        remaining = [k for k in range(len(annotations)) if k not in self.removed]
+        objects = sum(not self._value(k, "iscrowd") for k in remaining)
         if not objects:
             self.faults.notes()  # a fault of all of them says more
             raise UserError(f"{self.path}: holds no objects")
         notes = [*self.faults.notes(), *self._derivations()]
-        corrected = self._corrected(images, categories, kept)
+        corrected = self._corrected(images, categories, remaining)
         coded = any(
             isinstance(self._value(k, "segmentation"), dict) and not self._value(k, "iscrowd")
-            for k in (kept if has_masks else ())
+            for k in (remaining if has_masks else ())
         )
         return CocoContent(
             names=tuple(image["file_name"] for image in images.values()),
@@ -280,7 +280,7 @@ class _Check:
         return self.changes[index].get(key, self.raw["annotations"][index].get(key))
 
     def _corrected(
-        self, images: dict[Any, Entry], categories: dict[Any, tuple[int, str]], kept: list[int]
+        self, images: dict[Any, Entry], categories: dict[Any, tuple[int, str]], remaining: list[int]
     ) -> dict[str, list[Entry]] | None:
         """The content that replaces the file, or None where nothing in it has to change."""
         annotations = self.raw["annotations"]
@@ -299,7 +299,7 @@ class _Check:
             return None
         keys = ["image_id", "category_id", "bbox", "area", "iscrowd", *(["segmentation"] if self.masks else [])]
         entries = []
-        for number, k in enumerate(kept, 1):
+        for number, k in enumerate(remaining, 1):
             item = annotations[k]
             entry = {key: value for key in keys if (value := self._value(k, key)) is not None}
             entry["id"] = number if renumber else item["id"]

@@ -39,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
     add("--encoder", metavar="NAME", help="which encoder to take where the checkpoint holds several, e.g. momentum")
     add(
         "--protocol",
-        help="c4-1x, c4-2x, fpn-1x, fpn-2x, r18-fpn-1x, c4-24k (VOC), sample, or a path "
-        "(default: c4-1x; the sample's for its own)",
+        help="c4-1x, c4-2x (CW-RGP's and INTL's), fpn-1x, fpn-2x, r18-fpn-1x, c4-24k (VOC), c4-1x-frozen, "
+        "fpn-1x-frozen, sample, or a path (default: c4-1x; the sample's for its own)",
     )
     add(
         "--coco",

@@ -205,7 +205,7 @@ def _registered(path: Path, images: Path) -> str:
 
 def _layouts(folder: Path) -> list[tuple[SplitFiles, SplitFiles]]:
     def named(name: str) -> SplitFiles:
-        images = (folder / name, folder / "images" / name, folder / "images")
+        images = (folder / name, folder / "images" / name, folder / "images", folder)
         return SplitFiles(name, folder / "annotations" / f"instances_{name}.json", images)
 
     def roboflow(name: str) -> SplitFiles:

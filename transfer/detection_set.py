@@ -24,6 +24,8 @@ def find_folder(name: str | Path) -> Path:
     for folder in (Path(name), data_root() / name):
         if folder.is_dir():
             return folder
+    if Path(name).is_file():
+        raise UserError(f"{name}: is a file; --coco takes the folder, --train-json and --val-json the files in it")
     if str(name) in ("sample", "sample-det"):
         raise UserError(f"there is no sample in {data_root()} yet: python -m pretrain.data sample")
     names = [path.parent.name for layout in ("annotations", "VOC2007") for path in data_root().glob(f"*/{layout}")]

@@ -37,18 +37,20 @@ def _fault(path: Path, width: int, height: int, decode: bool) -> str | None:
 
     try:
         with Image.open(path) as image:
-            stored, shown = image.size, shown_size(image)
+            stored, oriented, mode = image.size, oriented_size(image), image.mode
             if decode or (image.format == "JPEG" and not _ends(path)):
                 image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return f"{path}: does not decode ({error})"
-    if shown == (width, height):
+    if mode.startswith(("I", "F")):
+        return f"{path}: has 16 or 32 bits per channel (mode {mode}), which Detectron2 cuts to 8; convert it to 8 bits"
+    if oriented == (width, height):
         return None
-    turned = f" as its EXIF orientation shows it ({_text(stored)} as stored)" if shown != stored else ""
-    return f"{path}: is {_text(shown)} pixels{turned}, its annotations are for {_text((width, height))}"
+    turned = f" as its EXIF orientation shows it ({_text(stored)} as stored)" if oriented != stored else ""
+    return f"{path}: is {_text(oriented)} pixels{turned}, its annotations are for {_text((width, height))}"
 
 
-def shown_size(image: Any) -> Size:
+def oriented_size(image: Any) -> Size:
     """Width and height of a PIL image after its EXIF orientation, as Detectron2's reader returns it."""
     read: Callable[[], Any] = image.getexif
     try:

@@ -276,11 +276,11 @@ def _read_images(source: VocList) -> list[VocImage]:
 
 def _image_files(folder: Path) -> dict[str, Path]:
     """By name without extension: the image; of several, the first of `EXTENSIONS`."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     entries = [entry for entry in folder.iterdir() if _rank(entry) is not None] if folder.is_dir() else []
     for entry in sorted(entries, key=lambda entry: (_rank(entry), entry.name), reverse=True):
-        found[entry.stem] = entry
-    return found
+        files[entry.stem] = entry
+    return files
 
 
 def _rank(path: Path) -> int | None:

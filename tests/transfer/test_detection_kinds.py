@@ -229,6 +229,31 @@ def test_truncated_images_are_named_before_training(tmp_path: Path, split: str) 
         check_image_files(read_data(folder))
 
 
+def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "coco")
+    path = folder / "train2017" / "000000000001.jpg"
+    Image.fromarray(np.full((64, 64), 3000, np.uint16)).save(path, "PNG")
+    with pytest.raises(UserError, match=r"000000000001\.jpg: has 16 or 32 bits per channel"):
+        check_image_files(read_data(folder))
+
+
+def test_a_file_in_place_of_the_folder_gets_the_options_for_files(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "coco")
+    with pytest.raises(UserError, match="is a file; --coco takes the folder, --train-json and --val-json"):
+        find_folder(folder / VAL)
+
+
+def test_file_names_may_begin_with_the_split(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "coco")
+    for path in (TRAIN, VAL):
+        split = Path(path).stem.removeprefix("instances_")
+        raw = json.loads((folder / path).read_text())
+        for image in raw["images"]:
+            image["file_name"] = f"{split}/{image['file_name']}"
+        (folder / path).write_text(json.dumps(raw))
+    check_image_files(read_data(folder))
+
+
 def test_every_image_is_looked_at(tmp_path: Path) -> None:
     folder = write_coco(tmp_path / "coco", train=600)
     with Image.open(folder / "train2017" / "000000000599.jpg") as image:
