@@ -23,7 +23,7 @@ from pretrain.data.loaders.build import make_loader
 from pretrain.data.loaders.placement import placement_of
 from pretrain.data.loaders.preflight import run_preflight
 from pretrain.data.normalise import Normalise
-from pretrain.diagnostics.probe import Probe, headline, keep
+from pretrain.diagnostics.spectrum_probe import SpectrumProbe, append_spectra, summary
 from pretrain.distributed import World, convert_sync_bn
 from pretrain.evaluate.online import embed_training_set, online_knn, read_val
 from pretrain.losses.deferred import report_failed_checks
@@ -40,12 +40,12 @@ from whitebench.hashing import file_hash, run_id
 from whitebench.records import Record, Run, stage_folder
 
 COLLAPSED = 0.1
-"""Below this `similarity.spread` (1: uniform on the sphere, 0: all embeddings the same) a run is called collapsed;
-so it is where the embedding's effective rank is below 2: all images lie close to a line."""
+"""A run is called collapsed if `similarity.spread` (1: uniform on the sphere, 0: all embeddings equal) is below this,
+or if the embedding's effective rank is below 2: all images are close to a line."""
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    """The recipe with nothing left open: device and placement as they will be."""
+    """The recipe with device and placement decided for this machine."""
     device = resolve_device(recipe.device)
     return replace(recipe, device=device, data=replace(recipe.data, placement=placement_of(recipe.data, device)))
 
@@ -65,14 +65,15 @@ def pretrain_id(recipe: Recipe) -> str:
 
 
 def train(recipe: Recipe, cell: dict[str, Any] | None = None) -> Record | None:
-    """Runs the recipe in its folder, going on from where it stopped before; returns at once where it is done already.
+    """Runs the recipe in its folder, from where it stopped before; returns at once if it is already done.
 
     Args:
         cell: joins what the record says of the cell, e.g. {"sweep": "sample", "overrides": {"schedule.epochs": 2}}.
     Returns:
-        The record, on rank 0; the weights lie in its folder as `backbone.safetensors`.
+        The record, on rank 0; the weights are in its folder as `backbone.safetensors`.
     Raises:
-        UserError: settings or data that cannot work. Interrupted: a signal asked to stop, and the place is saved.
+        UserError: settings or data that cannot work, or a loss that is not finite.
+        Interrupted: a signal asked to stop, and the state is saved.
     """
     recipe, manifest = resolved(recipe), read_manifest(recipe.data.dataset)
     make_repeatable(recipe.threads)
@@ -104,7 +105,7 @@ class Trainer:
         self.normalise = Normalise(manifest.mean, manifest.std).to(self.device)
         self._check()
         self.meter = EpochMeter()
-        self.probe: Probe | None = None
+        self.probe: SpectrumProbe | None = None
 
     def _build(self) -> Method[Any]:
         recipe = self.recipe
@@ -142,18 +143,18 @@ class Trainer:
                 )
 
     def fit(self, run: Run | None) -> None:
-        """Trains to the end. `run` is the record's keeper, on rank 0 only."""
+        """Trains to the end. `run` keeps the record, on rank 0 only."""
         epochs = self.recipe.schedule.epochs if self.method.trains else 0
         if run and epochs:
             self._preflight(run)
             if self.recipe.monitor.knn_every:  # decodes what it will read: known now, not after the first epochs
                 read_val(self.manifest, self.recipe, [0, self.manifest.split("val").count - 1])
-        place = self._resume(run)
+        position = self._resume(run)
         if run and epochs:
-            record_processes(run, self.recipe, place)
+            record_processes(run, self.recipe, position)
         with StopRequest(acts=run is not None) as stop:
-            for epoch in range(place // self.steps_per_epoch, epochs):
-                first = place % self.steps_per_epoch
+            for epoch in range(position // self.steps_per_epoch, epochs):
+                first = position % self.steps_per_epoch
                 if first == 0:
                     torch.manual_seed(derive_seed(self.recipe.seed, "epoch", epoch))
                     self.method.prepare_epoch(epoch, self.embed)
@@ -166,10 +167,10 @@ class Trainer:
                         self.meter.losses.check(step + 1, self.recipe.precision)
                     if run and (step + 1) % self.steps_per_epoch:
                         self._save_if_due(run, step + 1, stop, self.recipe.machine.checkpoint_minutes)
-                place = (epoch + 1) * self.steps_per_epoch
+                position = (epoch + 1) * self.steps_per_epoch
                 if run:
                     self._end_epoch(run, epoch, epochs)
-                    self._save_if_due(run, place, stop, minutes=1.0)
+                    self._save_if_due(run, position, stop, minutes=1.0)
         if run:
             self._finish(run)
 
@@ -209,23 +210,23 @@ class Trainer:
         lr = self.training_step.learning_rate(step - 1)
         run.log(step=step, epoch=epoch + 1, epochs=epochs, lr=lr, eta_s=round(remaining, 1), **values)
         run.metrics.update({key: value for key, value in values.items() if key != "seconds"})
-        if self._looks_after(epoch, epochs):
-            self._look(run, step, epoch + 1)
+        if self._probe_is_due(epoch, epochs):
+            self._probe_spectra(run, step, epoch + 1)
         if "spread" in values:
             run.metrics["collapsed"] = values["spread"] < COLLAPSED or run.metrics.get("effective_rank", 2.0) < 2
 
-    def _looks_after(self, epoch: int, epochs: int) -> bool:
+    def _probe_is_due(self, epoch: int, epochs: int) -> bool:
         every = self.recipe.monitor.spectra_every
         every = -(-epochs // 10) if every is None else every
         return bool(every) and ((epoch + 1) % every == 0 or epoch in (0, epochs - 1))
 
-    def _look(self, run: Run, step: int, epoch: int) -> None:
-        """At the spectra of the outputs; what they say of the embedding goes to the record, too."""
+    def _probe_spectra(self, run: Run, step: int, epoch: int) -> None:
+        """Appends the spectra of the outputs to the run's file; their summary joins the record's metrics."""
         if self.probe is None:
-            self.probe = Probe(self.recipe, self.manifest, self.normalise, self.device)
-        found = self.probe.look(self.method)
-        keep(run.folder, step, epoch, found)
-        run.metrics.update(headline(found))
+            self.probe = SpectrumProbe(self.recipe, self.manifest, self.normalise, self.device)
+        spectra = self.probe.measure(self.method)
+        append_spectra(run.folder, step, epoch, spectra)
+        run.metrics.update(summary(spectra))
 
     def _resume(self, run: Run | None) -> int:
         """Loads what a stopped run left (every rank the same file); the number of steps that are done."""
@@ -257,8 +258,8 @@ class Trainer:
 
     def _finish(self, run: Run) -> None:
         """Leaves the backbones for others, and of the checkpoint the method's weights alone."""
-        for place, (name, encoder) in enumerate(self.method.encoders().items()):
-            path = run.folder / (BACKBONE if place == 0 else f"backbone-{name}.safetensors")
+        for number, (name, encoder) in enumerate(self.method.encoders().items()):
+            path = run.folder / (BACKBONE if number == 0 else f"backbone-{name}.safetensors")
             write_backbone(path, encoder.backbone.state_dict(), {**self._metadata(run), "encoder": name})
             run.artifact(path.stem, path)
         resume.save(run.folder, {"method": self.method.state_dict()})

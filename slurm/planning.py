@@ -152,7 +152,7 @@ class Planner:
 
     def _job(self, cell: PlannedCell, name: str, seed: int | None, parents: list[Job]) -> Job:
         spec, recipe = self.specs[name], cell.recipe
-        processes = recipe.world_size if name == "pretrain" and not spec.function else 1
+        processes = recipe.processes if name == "pretrain" and not spec.function else 1
         threads = spec.options.get("threads", recipe.threads)
         resources = self._resources(name, spec, processes, threads, where=f"sweep {self.sweep.name}: {cell.name}")
         ancestors = {stage: parent for job in parents for stage, parent in job.task.parents.items()}

@@ -1,4 +1,4 @@
-"""Pictures of what the probe has seen."""
+"""Charts of the spectra of pretrainings."""
 
 from pathlib import Path
 from typing import Any
@@ -6,15 +6,17 @@ from typing import Any
 PARTS = ("backbone", "embedding", "transformed")
 
 
-def draw(looks: dict[str, list[dict[str, Any]]], out: Path) -> None:
-    """Writes a picture: a row a run, a column for the eigenvalues of each part and one for numbers over epochs."""
+def draw(spectra: dict[str, list[dict[str, Any]]], out: Path) -> None:
+    """Writes an image: one row per run, a column for the eigenvalues of each part and one for numbers over epochs."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(len(looks), 4, figsize=(17, 3.6 * len(looks)), squeeze=False, layout="constrained")
-    for row, (name, lines) in zip(axes, looks.items(), strict=True):
+    figure, axes = pyplot.subplots(
+        len(spectra), 4, figsize=(17, 3.6 * len(spectra)), squeeze=False, layout="constrained"
+    )
+    for row, (name, lines) in zip(axes, spectra.items(), strict=True):
         for axis, part in zip(row, PARTS):
             _eigenvalues(axis, lines, part)
         row[0].set_ylabel(f"{name}\neigenvalue / largest")
@@ -26,18 +28,18 @@ def draw(looks: dict[str, list[dict[str, Any]]], out: Path) -> None:
 def _eigenvalues(axis: Any, lines: list[dict[str, Any]], part: str) -> None:
     from matplotlib import colormaps
 
-    shown = [line for line in lines if line[part] and "eigenvalues" in line[part]]
+    with_values = [line for line in lines if line[part] and "eigenvalues" in line[part]]
     axis.set(title=part, xlabel="number", yscale="log", ylim=(1e-8, 2))
-    if not shown:
+    if not with_values:
         axis.text(
             0.5, 0.5, "none" if not lines[-1][part] else "cannot be whitened", transform=axis.transAxes, ha="center"
         )
-    for place, line in enumerate(shown):
+    for number, line in enumerate(with_values):
         values = line[part]["eigenvalues"]
         largest = max(values) or 1.0
-        colour = colormaps["viridis"](place / max(1, len(shown) - 1))
+        colour = colormaps["viridis"](number / max(1, len(with_values) - 1))
         axis.plot(range(1, len(values) + 1), [value / largest for value in values], color=colour, label=line["epoch"])
-    if shown:
+    if with_values:
         axis.legend(title="epoch", fontsize=6, title_fontsize=7, ncols=2)
 
 

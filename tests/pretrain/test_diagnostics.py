@@ -24,7 +24,7 @@ from pretrain.diagnostics.measures import (
     stable_rank,
     uniformity,
 )
-from pretrain.diagnostics.probe import keep, read_spectra
+from pretrain.diagnostics.spectrum_probe import append_spectra, read_spectra
 from whitebench.records import read_record
 
 Command = Callable[..., CompletedProcess[str]]
@@ -128,13 +128,13 @@ def test_lidar_is_that_of_its_definition(shape: tuple[int, int]) -> None:
     assert lidar([torch.ones(4, 3)] * 2) == 0
 
 
-def test_a_look_takes_the_place_of_later_ones(tmp_path: Path) -> None:
+def test_a_probe_replaces_later_ones(tmp_path: Path) -> None:
     for step in (10, 20, 30, 20):
-        keep(tmp_path, step, step // 10, {"mark": step})
+        append_spectra(tmp_path, step, step // 10, {"mark": step})
     assert [line["step"] for line in read_spectra(tmp_path)] == [10, 20]
 
 
-def test_a_training_is_looked_at_and_left_as_it_is(places: Path, command: Command, tmp_path: Path) -> None:
+def test_probes_leave_a_training_as_it_is(places: Path, command: Command, tmp_path: Path) -> None:
     small = ("sample/intl", "data.dataset=tiny", "batch=64", "network.projector=[256,256]", "monitor.knn_every=0")
     two = (*small, "schedule.epochs=2", "data.views.0.size=32")
     backbones, records = [], []
@@ -147,9 +147,9 @@ def test_a_training_is_looked_at_and_left_as_it_is(places: Path, command: Comman
         records.append(read_record(folder))
     assert backbones[0] == backbones[1]
     assert not read_spectra(tmp_path / "0" / "pretrain" / folder.name)
-    looks = read_spectra(folder)
-    assert [look["epoch"] for look in looks] == [1, 2]
-    last = looks[-1]
+    spectra = read_spectra(folder)
+    assert [line["epoch"] for line in spectra] == [1, 2]
+    last = spectra[-1]
     assert set(last) == {"step", "epoch", "backbone", "embedding", "transformed"}
     assert 1 < last["embedding"]["effective_rank"] <= len(last["embedding"]["eigenvalues"])
     assert 0 < last["embedding"]["alignment"] < 4

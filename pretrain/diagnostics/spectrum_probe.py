@@ -1,8 +1,8 @@
-"""Looks at fixed training images through the encoder, a few times in a training, and keeps what it sees.
+"""Spectra of the encoder's outputs for fixed training images, a few times during a training.
 
-`spectra.jsonl` of a run has a line for each look: {"step", "epoch", "backbone": {...}, "embedding": {...},
-"transformed": {...} or null}. Each part has its eigenvalues and the numbers of `pretrain.diagnostics`. The encoder is
-in evaluation mode; looking changes neither weights, nor statistics, nor random draws of the training.
+`spectra.jsonl` of a run has one line per probe: {"step", "epoch", "backbone": {...}, "embedding": {...},
+"transformed": {...} or null}. Each part has its eigenvalues and the numbers of `pretrain.diagnostics.measures`. The
+encoder is in evaluation mode; a probe changes neither weights, nor statistics, nor random draws of the training.
 """
 
 import json
@@ -35,44 +35,44 @@ from whitebench.errors import UserError
 from whitebench.files import SPECTRA, read_json_lines, write_atomically
 
 DIGITS = 6
-"""Significant digits of what is kept."""
+"""Significant digits in the file."""
 
 
-class Probe:
-    """Two augmented views of as many images as a process sees in a step and half as many again, always the same."""
+class SpectrumProbe:
+    """Holds two augmented views of 1.5 times as many images as a process trains on in a step, always the same."""
 
     def __init__(self, recipe: Recipe, manifest: Manifest, normalise: nn.Module, device: torch.device) -> None:
         self.recipe, self.normalise, self.device = recipe, normalise, device
         self.half = max(1, recipe.batch // recipe.world_size // 2)
         count = manifest.split("train").count
-        wanted = min(3 * self.half, count)
-        chosen = np.linspace(0, count - 1, wanted).astype(np.int64)
+        images = min(3 * self.half, count)
+        indices = np.linspace(0, count - 1, images).astype(np.int64)
         self.views: list[Tensor] = []
         loader = training_loader(
             recipe.data,
             manifest,
             seed=recipe.seed,
-            batch=wanted,
+            batch=images,
             workers=recipe.machine.workers,
             device=str(device),
-            indices=chosen,
+            indices=indices,
         )
-        for raw in loader.epoch(0):
-            self.views = [view.cpu() for view in raw.views[:2]]
+        for batch in loader.epoch(0):
+            self.views = [view.cpu() for view in batch.views[:2]]
 
-    def look(self, method: Method[Any]) -> dict[str, Any]:
-        """What is kept of a look, but for its place in the training."""
+    def measure(self, method: Method[Any]) -> dict[str, Any]:
+        """A line of the file, without "step" and "epoch"."""
         encoder = method.encoder
         with torch.no_grad(), evaluating(encoder):
-            seen = [self._encode(encoder, view) for view in self.views]
-        h, z = seen[0]
-        found: dict[str, Any] = {"backbone": numbers(h), "embedding": numbers(z)}
-        if len(seen) > 1:
-            found["backbone"]["alignment"] = _rounded(alignment(h, seen[1][0]))
-            found["embedding"]["alignment"] = _rounded(alignment(z, seen[1][1]))
-            found["embedding"]["lidar"] = _rounded(lidar([z, seen[1][1]]))
-        found["transformed"] = self._transformed(method, z)
-        return found
+            outputs = [self._encode(encoder, view) for view in self.views]
+        h, z = outputs[0]
+        spectra: dict[str, Any] = {"backbone": numbers(h), "embedding": numbers(z)}
+        if len(outputs) > 1:
+            spectra["backbone"]["alignment"] = _rounded(alignment(h, outputs[1][0]))
+            spectra["embedding"]["alignment"] = _rounded(alignment(z, outputs[1][1]))
+            spectra["embedding"]["lidar"] = _rounded(lidar([z, outputs[1][1]]))
+        spectra["transformed"] = self._transformed(method, z)
+        return spectra
 
     def _encode(self, encoder: nn.Module, view: Tensor) -> tuple[Tensor, Tensor]:
         parts = [encoder(self.normalise(part.to(self.device))) for part in view.split(256)]
@@ -109,38 +109,38 @@ def numbers(x: Tensor) -> dict[str, Any]:
     }
 
 
-def headline(found: dict[str, Any]) -> dict[str, float]:
-    """What of a look the record keeps.
+def summary(spectra: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a probe that join the record's metrics.
 
     Of the embedding the effective and the stable rank, and `rank`, the share of its eigenvalues that are not 0; the
     backbone's effective rank; how far transformed outputs change with the rest of the batch. RankMe and alpha-ReQ of
     both, and LiDAR of the embedding.
     """
-    embedding, transformed = found["embedding"], found["transformed"] or {}
+    embedding, transformed = spectra["embedding"], spectra["transformed"] or {}
     eigenvalues = embedding["eigenvalues"]
-    kept = {
+    metrics = {
         "effective_rank": embedding["effective_rank"],
         "stable_rank": embedding["stable_rank"],
         "rank": sum(value > 0 for value in eigenvalues) / len(eigenvalues),
-        "backbone_effective_rank": found["backbone"]["effective_rank"],
+        "backbone_effective_rank": spectra["backbone"]["effective_rank"],
     }
     for part, prefix in (("embedding", ""), ("backbone", "backbone_")):
         for key in ("rankme", "alpha_req", "lidar"):
-            value = found[part].get(key)
+            value = spectra[part].get(key)
             if value is not None:
-                kept[f"{prefix}{key}"] = value
-    return {**kept, "target_change": transformed["change"]} if "change" in transformed else kept
+                metrics[f"{prefix}{key}"] = value
+    return {**metrics, "target_change": transformed["change"]} if "change" in transformed else metrics
 
 
-def keep(folder: Path, step: int, epoch: int, found: dict[str, Any]) -> None:
-    """Adds a look to the run's file, in the place of those at this step or later (of a run that was resumed)."""
+def append_spectra(folder: Path, step: int, epoch: int, spectra: dict[str, Any]) -> None:
+    """Adds a line to the run's file; it replaces those at this step or later, of a run that was resumed."""
     earlier = [line for line in read_spectra(folder) if line["step"] < step]
-    lines = [*earlier, {"step": step, "epoch": epoch, **found}]
+    lines = [*earlier, {"step": step, "epoch": epoch, **spectra}]
     write_atomically(folder / SPECTRA, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def read_spectra(folder: Path) -> list[dict[str, Any]]:
-    """The looks of a run, in order; none where it has no such file."""
+    """The lines of a run's file, in order; none if it has no such file."""
     return read_json_lines(folder / SPECTRA)
 
 
