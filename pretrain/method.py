@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pretrain import methods
 from pretrain.data.batch import Batch
 from whitebench.config import strict
-from whitebench.errors import UserError, nearest
+from whitebench.errors import UserError, nearest, printable
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def find_method(name: Any) -> type[Method[Any]]:
         and any((Path(folder) / f"{name}.py").is_file() for folder in methods.__path__)
     )
     if not exists:
-        raise UserError(f"unknown method '{name}'{nearest(str(name), method_names())}")
+        raise UserError(f"unknown method '{printable(str(name))}'{nearest(str(name), method_names())}")
     method = _method_of(_imported(name))
     if method is None:
         raise UserError(f"methods/{name}.py defines no subclass of Method{nearest(name, method_names())}")

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs, PydanticCustomError
 
-from whitebench.errors import UserError, nearest
+from whitebench.errors import UserError, nearest, printable
 from whitebench.yaml import parse_yaml
 
 T = TypeVar("T")
@@ -49,8 +49,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         UserError: it has no key or no '=', or its value is not YAML.
     """
     key, equals, value = text.partition("=")
-    if not equals or not all(key.split(".")):
-        raise UserError(f"'{text}': overrides look like key=value, e.g. schedule.epochs=20")
+    if not equals or not all(key.split(".")) or not key.isprintable():
+        raise UserError(f"'{printable(text)}': overrides look like key=value, e.g. schedule.epochs=20")
     return key, parse_yaml(value, where=key)
 
 
@@ -83,11 +83,11 @@ def _first_fault(kind: type, error: ValidationError) -> str:
     # A misspelt key that is needed is two faults: the unknown key explains the missing one. Of the alternatives of a
     # union, the one that came further says more.
     fault = min(error.errors(include_url=False), key=lambda fault: (fault["type"] not in unknown, -len(fault["loc"])))
-    path = _path(kind, fault["loc"])
+    path = [printable(part) for part in _path(kind, fault["loc"])]
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == REFUSED:
         key = fault["ctx"]["key"]
-        return f"{'.'.join([*path, key])}: {message}, not {_shortened(_entry(fault['input'], key))}"
+        return f"{'.'.join([*path, printable(key)])}: {message}, not {_shortened(_entry(fault['input'], key))}"
     if fault["type"] in unknown:
         return f"{'.'.join(path)}: unknown key{nearest(path[-1], _keys_at(kind, path[:-1]))}"
     if fault["type"].startswith("missing"):

@@ -126,6 +126,11 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
 
 
+def printable(text: str) -> str:
+    """A name from a file or command line that anyone may have written, on one line and without control characters."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """'; did you mean 'x'?', or the list of valid names, to end an error message about an unknown `name`."""
     valid = sorted(valid)

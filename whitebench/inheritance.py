@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whitebench.errors import UserError, nearest
+from whitebench.errors import UserError, nearest, printable
 from whitebench.yaml import read_yaml
 
 EXTENDS = "extends"
@@ -77,9 +77,9 @@ class Library:
         try:
             content = read_yaml(path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise UserError(f"unknown {self.kind} '{name}'{nearest(name, self.names())}") from error
+            raise UserError(f"unknown {self.kind} '{printable(name)}'{nearest(name, self.names())}") from error
         except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-            raise UserError(f"{self.kind} '{name}' cannot be read: {error}") from error
+            raise UserError(f"{self.kind} '{printable(name)}' cannot be read: {error}") from error
         if not isinstance(content, dict):
             raise UserError(f"{path}: a {self.kind} is a mapping of sections")
         return content

@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from whitebench.errors import UserError
+from whitebench.errors import UserError, printable
 
 NUMBER = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 PLAIN_VALUES = (
@@ -54,7 +54,7 @@ def parse_yaml(text: str, where: object) -> Any:
         _check_depth(text)
         return yaml.load(text, Loader=_loader())
     except (yaml.YAMLError, ValueError, KeyError) as error:  # KeyError: a text tagged as !!bool
-        raise UserError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{where}: not readable as YAML: {printable(' '.join(str(error).split()))}") from error
     except RecursionError as error:
         raise UserError(f"{where}: not readable as YAML: nested too deeply") from error
 
