@@ -174,7 +174,7 @@ def lejepa(case: Case) -> Outcome:
     flatten = convex = case["case"] == "lejepa_stable_pretraining"
     centred_on = None if case["case"] == "lejepa_minimal" else case["globals"]
     grid = (case.get("points", 17), case.get("t_max", 3.0))
-    loss = lejepa_loss(views, directions, case["lam"], centred_on, flatten, not convex, *grid)
+    loss = lejepa_loss(views, directions, case.get("lam", 0.02), centred_on, flatten, not convex, *grid)
     terms = {"inv": distance_to_centre(views, centred_on), "reg": sigreg(views, directions, *grid, flatten)}
     return Outcome(loss, named(views), terms)
 
@@ -182,13 +182,13 @@ def lejepa(case: Case) -> Outcome:
 def bcs(case: Case) -> Outcome:
     views, directions = views_of(case), directions_of(case)
     regulariser = bcs_loss([view.detach() for view in views], directions, 1.0) - bcs_loss(views, directions, 0.0)
-    return Outcome(bcs_loss(views, directions, case["lmbd"]), named(views), {"bcs": regulariser})
+    return Outcome(bcs_loss(views, directions, case.get("lmbd", 10.0)), named(views), {"bcs": regulariser})
 
 
 def visreg(case: Case) -> Outcome:
     views, directions = views_of(case), directions_of(case)
     eps = (0.0, 1e-4) if case["case"] == "visreg_lightly" else (1e-6, None)
-    loss = visreg_loss(views, directions, case["lam"], case["globals"], *eps)
+    loss = visreg_loss(views, directions, case.get("lam", 0.9), case["globals"], *eps)
     regulariser = visreg_loss(views, directions, 1.0, case["globals"], *eps)
     return Outcome(loss, named(views), {"inv": distance_to_centre(views, case["globals"]), "reg": regulariser})
 
@@ -226,7 +226,7 @@ def corinfomax(case: Case) -> Outcome:
 def mmcr(case: Case) -> Outcome:
     views = views_of(case)
     targets = views_of(case, 0.1) if case["case"] == "mmcr_momentum" else None
-    return Outcome(mmcr_loss(views, targets, case["lmbda"]), named(views))
+    return Outcome(mmcr_loss(views, targets, case.get("lmbda", 0.0)), named(views))
 
 
 def mec(case: Case) -> Outcome:
@@ -238,8 +238,8 @@ def mec(case: Case) -> Outcome:
 
 def matrix_ssl(case: Case) -> Outcome:
     views, targets = views_of(case), views_of(case, 0.1)
-    options = {"scale": case["lamda"], "shift": case["mu"], "order": case.get("order", 4)}
-    loss = matrix_ssl_loss(views, targets, own_weight=case["gamma"], **options)
+    options = {"scale": case.get("lamda", 1.0), "shift": case.get("mu", 1.0), "order": case.get("order", 4)}
+    loss = matrix_ssl_loss(views, targets, own_weight=case.get("gamma", 1.0), **options)
     # Both directions the same pair: what remains is one direction's terms.
     pair = ([views[0]] * 2, [targets[1]] * 2)
     cross = matrix_ssl_loss(*pair, own_weight=0.0, **options)
@@ -250,12 +250,12 @@ def matrix_ssl(case: Case) -> Outcome:
 def frossl(case: Case) -> Outcome:
     views = views_of(case)
     form: Any = "two-view" if case["case"] == "frossl_two_view_paper" else "multi-view"
-    return Outcome(frossl_loss(views, case["weight"], form), named(views))
+    return Outcome(frossl_loss(views, case.get("weight", 1.0), form), named(views))
 
 
 def tico(case: Case) -> Outcome:
     attached = case["case"] == "tico_attached"
-    options = {"beta": case["beta"], "rho": case["rho"], "attached": attached}
+    options = {"beta": case.get("beta", 0.9), "rho": case.get("rho", 8.0), "attached": attached}
     constant = 1.0 if attached else 0.0  # that code leaves it out
     first = tico_loss(*views_of(case), torch.zeros(case["d"], case["d"], dtype=torch.float64), **options)
     views = views_of(case, 1.0)
@@ -400,7 +400,7 @@ def cw_arm(case: Case) -> Outcome:
         loss = cwrgp_loss(views, 1, transform="none" if kind == "cw_plain" else "batch_norm")
     else:
         orders = [perm(d, 0 if kind == "cw_aligned" else v) for v in range(len(views))]
-        loss = cwrgp_loss(views, case["groups"], permutations=orders, stop_first=kind == "cw_stop")
+        loss = cwrgp_loss(views, case.get("groups", 2), permutations=orders, stop_first=kind == "cw_stop")
     return Outcome(loss, named(views))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
+from pretrain.losses.deferred import require
 from pretrain.losses.similarity import mean_squared_difference, spread, unit_rows
 from pretrain.losses.spectra import log_det
 from pretrain.losses.whitening import at_least_float32, float32_region
@@ -107,11 +108,14 @@ def corinfomax_loss(
         width = rows[0].shape[1]
         shift = eps * torch.eye(width, dtype=torch.float64, device=rows[0].device)
         log_dets = torch.stack([log_det(covariance + shift) for _, covariance in updated]).sum() / width
-        if not bool(log_dets.isfinite()):
-            raise UserError("corinfomax: a covariance is singular or not finite: the embeddings have collapsed")
+        require(log_dets.detach().isfinite(), _singular)
         loss = attraction * mean_squared_difference(rows) - log_dets.to(rows[0].dtype)
         means, covariances = (torch.stack([part.detach() for part in parts]) for parts in zip(*updated, strict=True))
         return Outcome(loss, State(means, covariances), log_dets)
+
+
+def _singular() -> UserError:
+    return UserError("corinfomax: a covariance is singular or not finite: the embeddings have collapsed")
 
 
 def _update(z: Tensor, mean: Tensor, covariance: Tensor, memory: float) -> tuple[Tensor, Tensor]:

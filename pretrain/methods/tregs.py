@@ -82,23 +82,27 @@ def tree_length(x: Tensor) -> Tensor:
 
 
 def minimum_spanning_tree(x: Tensor) -> Tensor:
-    """int64 [2, N - 1], the ends of its edges, for points x [N, D]; by Prim's algorithm in O(N^2), on the CPU."""
-    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").cpu().numpy()
+    """int64 [2, N - 1], the ends of its edges, for points x [N, D]; by Prim's algorithm in O(N^2), on the CPU.
+
+    Edges are chosen by squared distances from the Gram matrix of the centred points, in float64: the differences of
+    embeddings that nearly coincide survive in it.
+    """
+    points = (x - x.mean(dim=0)).double()
+    lengths = points.square().sum(dim=1)
+    distances = (lengths[:, None] + lengths - 2 * points @ points.mT).cpu().numpy()
     if not np.isfinite(distances).all():
         raise UserError("tregs: the embeddings are not finite: the training has diverged")
-    count = len(distances)
-    nearest, parent = distances[0].copy(), np.zeros(count, dtype=np.int64)
-    nearest[0] = np.inf
-    outside = np.ones(count, dtype=bool)
-    outside[0] = False
+    count, new = len(distances), 0
+    nearest, parent = np.full(count, np.inf), np.zeros(count, dtype=np.int64)
     edges = np.empty((2, count - 1), dtype=np.int64)
     for k in range(count - 1):
+        # A point in the tree is infinitely far from all others, and so never chosen again.
+        distances[:, new], nearest[new] = np.inf, np.inf
+        closer = distances[new] < nearest
+        np.copyto(nearest, distances[new], where=closer)
+        parent[closer] = new
         new = int(nearest.argmin())
         edges[:, k] = new, parent[new]
-        outside[new], nearest[new] = False, np.inf
-        closer = outside & (distances[new] < nearest)
-        nearest[closer] = distances[new][closer]
-        parent[closer] = new
     return torch.from_numpy(edges).to(x.device)
 
 
