@@ -39,10 +39,12 @@ def across(runs: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         runs: the done evaluations of all leaderboards, with a column `board` of their names.
         names: the leaderboards' names, in the order in which `boards` lists them.
     """
+    if len(names) < 2:
+        return pd.DataFrame(columns=list(COLUMNS))
     values = _values(runs)
     methods = [key for key in sorted({key for key, _ in values}) if all((key, name) in values for name in names)]
     rivals = [key for key in methods if key[0] not in BOUNDS]
-    if len(rivals) < 2 or len(names) < 2:
+    if len(rivals) < 2:
         return pd.DataFrame(columns=list(COLUMNS))
     bounds = [[_bound(values, method, name) for method in (UNTRAINED, "supervised")] for name in names]
     scaled = all(low is not None and high is not None and high > low for low, high in bounds)
