@@ -5,6 +5,7 @@ A field that a record lacks, or that has an impossible type, stays empty: tables
 
 import json
 import math
+from functools import lru_cache
 from typing import Any
 
 from whitebench.hashing import plain_hash
@@ -181,7 +182,13 @@ def code_digest(record: Record) -> str | None:
     """A short hash of the source files that the result depends on; None where the record names none."""
     code = record.code
     sound = isinstance(code, dict) and code and all(isinstance(digest, str) for digest in code.values())
-    return plain_hash(code)[:12] if sound else None
+    return _code_hash(tuple(code.items())) if sound else None
+
+
+@lru_cache
+def _code_hash(files: tuple[tuple[str, str], ...]) -> str:
+    """Cached: the records of a sweep hold the same files."""
+    return plain_hash(dict(files))[:12]
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, str]:
