@@ -31,9 +31,9 @@ def export(run: str, roots: Sequence[Path], out: Path) -> Path:
     record = read_proven(path)
     weights = _weights(path.parent, record)
     evaluations = [
-        read_proven(found.path)
-        for found in sorted(collection.evaluations, key=lambda found: (found.stage, found.id))
-        if found.facts["parent"] == record.id and found.status == "done"
+        read_proven(summary.path)
+        for summary in sorted(collection.evaluations, key=lambda summary: (summary.stage, summary.id))
+        if summary.facts["parent"] == record.id and summary.status == "done"
     ]
     from results.leaderboards.leaderboard import tabulate
 
@@ -41,7 +41,7 @@ def export(run: str, roots: Sequence[Path], out: Path) -> Path:
     write_atomically(bundle / BACKBONE, weights.read_bytes())
     write_atomically(bundle / "record.json", path.read_bytes())
     for evaluation in evaluations:
-        source = collection.found[evaluation.stage, evaluation.id].path
+        source = collection.summaries[evaluation.stage, evaluation.id].path
         write_atomically(bundle / "evaluations" / f"{evaluation.stage}-{evaluation.id}.json", source.read_bytes())
     write_atomically(bundle / "README.md", model_card(record, evaluations, tabulate(collection)).encode())
     return bundle
@@ -52,11 +52,11 @@ def _find(run: str, collection: Collection) -> Path:
     folder = Path(run)
     if (folder / RECORD).is_file():
         return folder / RECORD
-    found = collection.found.get((PRETRAIN, folder.name))
-    if found is None:
-        known = [name for stage, name in collection.found if stage == PRETRAIN]
-        raise UserError(f"{run}: no pretraining of that name{nearest(folder.name, known)}")
-    return found.path
+    summary = collection.summaries.get((PRETRAIN, folder.name))
+    if summary is None:
+        ids = [name for stage, name in collection.summaries if stage == PRETRAIN]
+        raise UserError(f"{run}: no pretraining of that name{nearest(folder.name, ids)}")
+    return summary.path
 
 
 def _weights(folder: Path, record: Record) -> Path:

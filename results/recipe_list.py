@@ -53,21 +53,23 @@ def _reported(recipe: Recipe) -> str:
 
 def _measured(recipe: Recipe, runs: Collection) -> str:
     """Mean top-1, and the number of pretrainings, of each evaluation that the recipe names."""
-    wanted = {key: value for key, value in flat(setting(recipe.identity())).items() if key not in HERE}
-    same = {digest for digest, settings in runs.texts.items() if _comparable(settings) == wanted}
-    parents = {id for (stage, id), found in runs.found.items() if stage == "pretrain" and found.facts["config"] in same}
-    shown = []
+    own_settings = {key: value for key, value in flat(setting(recipe.identity())).items() if key not in HERE}
+    same = {digest for digest, settings in runs.texts.items() if _comparable(settings) == own_settings}
+    parents = {
+        id for (stage, id), summary in runs.summaries.items() if stage == "pretrain" and summary.facts["config"] in same
+    }
+    parts = []
     for stage, protocol in (("linear", recipe.evaluation.linear), ("knn", recipe.evaluation.knn)):
         values: dict[str, list[float]] = {}
-        for found in runs.evaluations:
-            facts = found.facts
-            fits = found.stage == stage and facts["protocol"] == protocol and facts["parent"] in parents
-            if fits and found.status == "done" and facts["top1"] is not None and not facts["deviations"]:
+        for summary in runs.evaluations:
+            facts = summary.facts
+            fits = summary.stage == stage and facts["protocol"] == protocol and facts["parent"] in parents
+            if fits and summary.status == "done" and facts["top1"] is not None and not facts["deviations"]:
                 values.setdefault(facts["parent"], []).append(facts["top1"])
         if values:
             means = [statistics.mean(of_parent) for of_parent in values.values()]
-            shown.append(f"{stage} {statistics.mean(means):.1f} (n={len(means)})")
-    return ", ".join(shown)
+            parts.append(f"{stage} {statistics.mean(means):.1f} (n={len(means)})")
+    return ", ".join(parts)
 
 
 def _comparable(settings: str) -> dict[str, str]:

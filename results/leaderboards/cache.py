@@ -35,7 +35,7 @@ class Cache:
         """`file` holds it between commands; None keeps nothing."""
         self.file = file
         self.code = content_hash([file_hash(ROOT / name) for name in READERS])
-        self.known: dict[str, list[Any]] = {}
+        self.entries: dict[str, list[Any]] = {}
         self.texts: dict[str, str] = {}
         """See `Collection.texts`."""
         self.seen: dict[str, list[Any]] = {}
@@ -49,18 +49,18 @@ class Cache:
         try:
             content = json.loads(self.file.read_bytes())
             if content["code"] == self.code:
-                self.known, self.texts = dict(content["entries"]), dict(content["texts"])
+                self.entries, self.texts = dict(content["entries"]), dict(content["texts"])
         except (OSError, ValueError, KeyError, TypeError):
-            self.known, self.texts = {}, {}
+            self.entries, self.texts = {}, {}
 
     def get(self, path: Path, state: os.stat_result) -> Entry | None:
         """The entry of a file in this state, if it was read in that before."""
-        kept = self.known.get(str(path))
-        if kept is None or kept[0] != _mark(state):
+        cached = self.entries.get(str(path))
+        if cached is None or cached[0] != _mark(state):
             self.read += 1
             return None
-        self.seen[str(path)] = kept
-        entry: Entry = kept[1]
+        self.seen[str(path)] = cached
+        entry: Entry = cached[1]
         return entry
 
     def put(self, path: Path, state: os.stat_result, entry: Entry) -> None:
@@ -69,7 +69,7 @@ class Cache:
 
     def save(self, texts: dict[str, str]) -> None:
         """Keeps the entries of the files that were asked for, and these texts, where they are others than before."""
-        if self.file is not None and (self.read or self.seen.keys() != self.known.keys()):
+        if self.file is not None and (self.read or self.seen.keys() != self.entries.keys()):
             content = {"code": self.code, "texts": texts, "entries": self.seen}
             with suppress(OSError):  # on a read-only disk everything is read again the next time
                 write_atomically(self.file, json.dumps(content, separators=(",", ":")).encode())

@@ -94,7 +94,7 @@ def arms(claims: Sequence[Claim]) -> set[str]:
 
 def read_records(roots: Sequence[Path], recipes: Collection[str]) -> dict[Path, Record]:
     """By their files, the records below `roots` of these recipes' pretrainings and of their evaluations."""
-    collected = collect([root for root in roots if root.is_dir()]).found.values()
+    collected = collect([root for root in roots if root.is_dir()]).summaries.values()
     records = {item.path: read_proven(item.path) for item in collected}
     parents = {r.id for r in records.values() if r.stage == PRETRAIN and text(r.cell.get("recipe")) in recipes}
     return {path: r for path, r in records.items() if parents & {r.id, text(r.config.get("parent"))}}
@@ -155,8 +155,8 @@ COLUMNS = [
 
 
 def _together(verdicts: pd.Series) -> str:
-    found = set(verdicts)
-    return FAILS if FAILS in found else UNDECIDED if UNDECIDED in found else HOLDS
+    words = set(verdicts)
+    return FAILS if FAILS in words else UNDECIDED if UNDECIDED in words else HOLDS
 
 
 def _verdict(row: Mapping[Any, Any]) -> str:
@@ -218,8 +218,8 @@ def _tested(middle: float, error: float, freedom: float, test: Comparison) -> di
 
 
 def _test(entry: dict[str, Any]) -> Comparison:
-    known = {"measure", "arm", "above", "below", "by"}
-    if set(entry) - known or ("above" in entry) is ("below" in entry):
+    keys = {"measure", "arm", "above", "below", "by"}
+    if set(entry) - keys or ("above" in entry) is ("below" in entry):
         raise ValueError(f"a test has measure, arm, one of above and below, and by: {entry}")
     other = entry["above"] if "above" in entry else entry["below"]
     return Comparison(entry["measure"], entry["arm"], "above" in entry, other, float(entry.get("by", 0.0)))

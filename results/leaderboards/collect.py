@@ -35,7 +35,7 @@ DEPTH = 3
 
 
 @dataclass(slots=True)
-class Found:
+class RunSummary:
     """A record, reduced to what tables need."""
 
     path: Path
@@ -51,7 +51,7 @@ class Found:
 
 @dataclass
 class Collection:
-    found: dict[tuple[str, str], Found] = field(default_factory=dict)
+    summaries: dict[tuple[str, str], RunSummary] = field(default_factory=dict)
     """By stage and id."""
     texts: dict[str, str] = field(default_factory=dict)
     """The JSON behind a hash: settings (flat keys) of `config` and `eval_config`, files of `code`, `pretrain_code`."""
@@ -63,13 +63,13 @@ class Collection:
     """A line for each run of which two ended records give different results."""
 
     @property
-    def evaluations(self) -> list[Found]:
-        return [found for found in self.found.values() if found.stage in HEADLINES]
+    def evaluations(self) -> list[RunSummary]:
+        return [summary for summary in self.summaries.values() if summary.stage in HEADLINES]
 
     @property
     def counts(self) -> Counter[tuple[str, str]]:
         """How many there are of each stage and status."""
-        return Counter((found.stage, found.status) for found in self.found.values())
+        return Counter((summary.stage, summary.status) for summary in self.summaries.values())
 
 
 def collect(roots: Sequence[Path], cache: Cache | None = None) -> Collection:
@@ -146,12 +146,12 @@ def read_proven(path: Path) -> Record:
     record = parse_record(content, path)
     for name in ("config", "cell", "hashes", "data", "metrics", "cost", "environment"):
         if not isinstance(getattr(record, name), dict):
-            raise UserError(f"{path}: not a whole record ({name} is no mapping)")
+            raise UserError(f"{path}: not a whole record ({name} is not a mapping)")
     if not all(isinstance(value, str) for value in (record.id, record.stage)) or record.status not in STATUSES:
         raise UserError(f"{path}: not a whole record (id, stage or status)")
     for name in ("parents", "earlier"):
         if not isinstance(getattr(record, name), list):
-            raise UserError(f"{path}: not a whole record ({name} is no list)")
+            raise UserError(f"{path}: not a whole record ({name} is not a list)")
     if record.status == "failed" and not record.config:  # as `slurm.worker.leave_failure` writes it
         raise UserError(f"{path}: failed before it began: {record.error}")
     if ESCAPED_SURROGATE in content.lower() and not _encodable(record):
@@ -195,13 +195,13 @@ def _add(collection: Collection, entry: Entry, path: Path, order: int) -> None:
     collection.texts.update(dict.fromkeys(entry["digests"], ""))  # filled in at the end, once each
     stage, run, status = entry["stage"], entry["id"], entry["status"]
     rank = (status == "done", -order, entry["ended"], str(path))
-    found = Found(path, stage, run, status, rank, entry["facts"], entry["outcome"])
-    before = collection.found.get((stage, run))
+    summary = RunSummary(path, stage, run, status, rank, entry["facts"], entry["outcome"])
+    before = collection.summaries.get((stage, run))
     collection.duplicates += before is not None
     if before is None or before.rank < rank:
-        collection.found[stage, run] = found
-    if before is not None and before.outcome and found.outcome and before.outcome != found.outcome:
-        counts = collection.found[stage, run].path
+        collection.summaries[stage, run] = summary
+    if before is not None and before.outcome and summary.outcome and before.outcome != summary.outcome:
+        counts = collection.summaries[stage, run].path
         collection.contradicted.add((stage, run))
         collection.conflicts.append(f"{stage}/{run}: {path} and {before.path} differ; {counts} counts")
 

@@ -118,9 +118,9 @@ def _pair_rows(
             "p": pairs.p[i, j],
             "p_adjusted": pairs.adjusted[i, j],
             "verdict": words.get(verdict := _verdict(pairs, i, j), verdict),
-            "fresh_seeds": fresh[place],
+            "fresh_seeds": fresh[number],
         }
-        for place, (i, j) in enumerate(zip(first, second, strict=True))
+        for number, (i, j) in enumerate(zip(first, second, strict=True))
     ]
 
 

@@ -147,9 +147,9 @@ def _footer(tables: Tables) -> Iterable[str]:
     ended = sum(n for (stage, status), n in tables.counts.items() if stage in HEADLINES and status == "done")
     yield f"{ended} evaluations of {tables.runs.parent.nunique()} encoders"
     for status in ("running", "interrupted", "failed"):
-        found = [f"{n} {stage}" for (stage, state), n in sorted(tables.counts.items()) if state == status]
-        if found:
-            yield f"{status}: {', '.join(found)}"
+        parts = [f"{n} {stage}" for (stage, state), n in sorted(tables.counts.items()) if state == status]
+        if parts:
+            yield f"{status}: {', '.join(parts)}"
     if tables.duplicates:
         yield f"{tables.duplicates} records were found twice and count once"
     if tables.conflicts:

@@ -95,7 +95,7 @@ def ranked(
     bound = table[table.method == UNTRAINED].groupby(["backbone", "stem"])[headline].max().to_dict()
     doubts = doubtful(done, GROUP).reindex(pd.MultiIndex.from_frame(table[GROUP]))
     table["flags"] = [
-        "; ".join([*flags(row, bound, headline), *found]) for row, found in zip(rows_of(table), doubts, strict=True)
+        "; ".join([*flags(row, bound, headline), *reasons]) for row, reasons in zip(rows_of(table), doubts, strict=True)
     ]
     changed = stale(done, GROUP, settings)
     table["stale"] = list(changed.reindex(pd.MultiIndex.from_frame(table[GROUP])))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from results.leaderboards import comparisons
 from results.leaderboards.across import across
-from results.leaderboards.collect import Collection, Found
+from results.leaderboards.collect import Collection, RunSummary
 from results.leaderboards.comparisons import pairwise
 from results.leaderboards.experiments import GROUP, Row, ranked, resolution_of, rows_of
 from results.leaderboards.published import Published
@@ -94,26 +94,26 @@ def tabulate(collection: Collection, published: Published | None = None) -> Tabl
     """All tables of a collection of records. Equal records give equal tables, whatever folders they lie in."""
     runs = _runs(collection)
     boards = _leaderboards(runs, collection, published or Published())
-    sources = sorted(found.path for found in _behind(collection))
+    sources = sorted(summary.path for summary in _behind(collection))
     faults, conflicts = sorted(collection.faults), sorted(collection.conflicts)
     return Tables(runs, boards, faults, collection.counts, collection.duplicates, conflicts, sources)
 
 
 def _runs(collection: Collection) -> pd.DataFrame:
-    rows = list(map(_row_of(collection), (found for found in collection.evaluations if found.status in ENDED)))
+    rows = list(map(_row_of(collection), (summary for summary in collection.evaluations if summary.status in ENDED)))
     columns = {name: pd.Series([row.get(name) for row in rows], dtype=kind) for name, kind in COLUMNS.items()}
     missing = {name: MISSING_CELLS[kind] for name, kind in COLUMNS.items() if kind in MISSING_CELLS}
     return pd.DataFrame(columns).fillna(missing).sort_values(ORDER, kind="stable", ignore_index=True)
 
 
-def _row_of(collection: Collection) -> Callable[[Found], Facts]:
+def _row_of(collection: Collection) -> Callable[[RunSummary], Facts]:
     """Evaluation -> its row, completed by what the record of its pretraining says."""
     contradicted = collection.contradicted
 
-    def row(evaluation: Found) -> Facts:
+    def row(evaluation: RunSummary) -> Facts:
         own, parent = evaluation.facts, evaluation.facts["parent"] or ""
         own = {**own, "contradicts": bool({(evaluation.stage, evaluation.id), (PRETRAIN, parent)} & contradicted)}
-        pretraining = collection.found.get((PRETRAIN, parent))
+        pretraining = collection.summaries.get((PRETRAIN, parent))
         if pretraining is None:  # of these, each encoder is an experiment of its own
             foreign = parent.startswith("sha256:")
             config = parent.removeprefix("sha256:")[:8] if foreign else parent[-8:]
@@ -125,7 +125,11 @@ def _row_of(collection: Collection) -> Callable[[Found], Facts]:
 
 
 def _leaderboards(runs: pd.DataFrame, collection: Collection, published: Published) -> list[Leaderboard]:
-    failed = [found.facts for found in collection.found.values() if (found.stage, found.status) == (PRETRAIN, "failed")]
+    failed = [
+        summary.facts
+        for summary in collection.summaries.values()
+        if (summary.stage, summary.status) == (PRETRAIN, "failed")
+    ]
     boards, taken = [], set[str]()
     for _, part in runs.groupby(BOARD, sort=True):
         dataset, stage, protocol = (str(part[key].iloc[0]) for key in BOARD)
@@ -149,11 +153,11 @@ def _file_name(dataset: str, protocol: str, taken: set[str]) -> str:
     return name
 
 
-def _behind(collection: Collection) -> Iterable[Found]:
+def _behind(collection: Collection) -> Iterable[RunSummary]:
     """The records behind the tables: ended evaluations, their pretrainings, and pretrainings that failed."""
-    ended = [found for found in collection.evaluations if found.status in ENDED]
-    parents = {(PRETRAIN, found.facts["parent"]) for found in ended}
+    ended = [summary for summary in collection.evaluations if summary.status in ENDED]
+    parents = {(PRETRAIN, summary.facts["parent"]) for summary in ended}
     yield from ended
-    for key, found in collection.found.items():
-        if key in parents or (found.stage, found.status) == (PRETRAIN, "failed"):
-            yield found
+    for key, summary in collection.summaries.items():
+        if key in parents or (summary.stage, summary.status) == (PRETRAIN, "failed"):
+            yield summary

@@ -21,7 +21,7 @@ NO_EPOCHS = "not stated"
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """A column of values."""
 
     group: str
@@ -43,7 +43,7 @@ class Place:
 class Layout:
     name: str
     title: str
-    places: tuple[Place, ...]
+    slots: tuple[Slot, ...]
     by_epochs: bool = False
     """Whether epochs are columns, and not a part of a row's setting."""
 
@@ -61,8 +61,8 @@ BOX = (("AP50", "box_AP50"), ("AP", "box_AP"), ("AP75", "box_AP75"))
 MASK = tuple((name, metric.replace("box", "mask")) for name, metric in BOX)
 
 
-def _detection(dataset: str, parts: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> tuple[Place, ...]:
-    return tuple(Place(group, name, dataset, "detect", metric) for group, names in parts for name, metric in names)
+def _detection(dataset: str, parts: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> tuple[Slot, ...]:
+    return tuple(Slot(group, name, dataset, "detect", metric) for group, names in parts for name, metric in names)
 
 
 LAYOUTS = (
@@ -70,7 +70,7 @@ LAYOUTS = (
         "imagenet",
         "ImageNet-1k: linear probe and k-NN by epochs of pretraining, top-1 in per cent",
         tuple(
-            Place(f"{kind}, epochs", epochs or NO_EPOCHS, "imagenet1k", stage, "top1", epochs)
+            Slot(f"{kind}, epochs", epochs or NO_EPOCHS, "imagenet1k", stage, "top1", epochs)
             for stage, kind in KINDS.items()
             for epochs in EPOCHS
         ),
@@ -80,7 +80,7 @@ LAYOUTS = (
         "small",
         "Small and medium sets: linear probe and 5-NN on frozen features, top-1 in per cent",
         tuple(
-            Place(title, name, dataset, stage, "top1")
+            Slot(title, name, dataset, stage, "top1")
             for dataset, title in SMALL.items()
             for stage, name in (("linear", "linear"), ("knn", "5-NN"))
         ),
@@ -89,9 +89,9 @@ LAYOUTS = (
         "imagenet100",
         "ImageNet-100: linear probe and 5-NN on frozen features, per cent",
         (
-            Place("", "linear top-1", "imagenet100", "linear", "top1"),
-            Place("", "linear top-5", "imagenet100", "linear", "top5"),
-            Place("", "5-NN top-1", "imagenet100", "knn", "top1"),
+            Slot("", "linear top-1", "imagenet100", "linear", "top1"),
+            Slot("", "linear top-5", "imagenet100", "linear", "top5"),
+            Slot("", "5-NN top-1", "imagenet100", "knn", "top1"),
         ),
     ),
     *(
@@ -99,7 +99,7 @@ LAYOUTS = (
             f"semi_{dataset}",
             f"{title}: fine-tuned on a part of the labels, per cent",
             tuple(
-                Place(f"{share} % of labels", metric.replace("top", "top-"), dataset, "semi", metric, None, f"-{share}")
+                Slot(f"{share} % of labels", metric.replace("top", "top-"), dataset, "semi", metric, None, f"-{share}")
                 for share in (1, 10)
                 for metric in ("top1", "top5")
             ),
@@ -112,8 +112,8 @@ LAYOUTS = (
         "sample",
         "Built-in sample: linear probe, k-NN and detection, per cent",
         (
-            Place("digits", "linear", "sample", "linear", "top1"),
-            Place("digits", "k-NN", "sample", "knn", "top1"),
+            Slot("digits", "linear", "sample", "linear", "top1"),
+            Slot("digits", "k-NN", "sample", "knn", "top1"),
             *_detection("sample-det", (("box", BOX), ("mask", MASK))),
         ),
     ),
@@ -127,51 +127,51 @@ def layouts(tables: Tables, published: Published) -> list[Grid]:
 
 
 def _grid(layout: Layout, tables: Tables, published: Published) -> Grid:
-    theirs, sources = _published_rows(layout, tables, published)
-    ours, notes = _our_rows(layout, tables)
-    places = [place for place in layout.places if any(place in cells for _, cells, _ in [*theirs, *ours])]
+    published_lines, sources = _published_rows(layout, tables, published)
+    own_lines, notes = _our_rows(layout, tables)
+    slots = [slot for slot in layout.slots if any(slot in cells for _, cells, _ in [*published_lines, *own_lines])]
     columns = [Column("method", numeric=False), *(Column(name, numeric=False) for name in layout.setting)]
-    columns += [*(place.column for place in places), Column("from", numeric=False)]
+    columns += [*(slot.column for slot in slots), Column("from", numeric=False)]
     rows = [
-        [*map(Cell, setting), *(cells.get(place, Cell()) for place in places), Cell(origin)]
-        for setting, cells, origin in [*theirs, *ours]
+        [*map(Cell, setting), *(cells.get(slot, Cell()) for slot in slots), Cell(origin)]
+        for setting, cells, origin in [*published_lines, *own_lines]
     ]
     notes = [*sources, *notes]
-    if any(RECONSTRUCTED in line[0][0] + line[2] for line in [*theirs, *ours]):
+    if any(RECONSTRUCTED in line[0][0] + line[2] for line in [*published_lines, *own_lines]):
         notes.append(f"{RECONSTRUCTED} reconstruction: the paper's exact settings are not known.")
-    return Grid(layout.name, layout.title, columns, rows, notes, frozenset({len(theirs)} if ours else ()))
+    return Grid(layout.name, layout.title, columns, rows, notes, frozenset({len(published_lines)} if own_lines else ()))
 
 
-Line = tuple[Setting, dict[Place, Cell], str]
+Line = tuple[Setting, dict[Slot, Cell], str]
 """Of a table: method and setting, values, where they are from."""
 
 
 def _published_rows(layout: Layout, tables: Tables, published: Published) -> tuple[list[Line], list[str]]:
     """The published rows of a layout, and the sources to which their last cells refer."""
-    names = {theirs: ours for ours, theirs in published.map["datasets"].items()}
+    names = {name: dataset for dataset, name in published.map["datasets"].items()}
     run = {(row["recipe"], board.stage) for board in tables.leaderboards for row in board.rows}
-    lines: dict[tuple[Setting, str], tuple[dict[Place, Cell], set[str]]] = {}
+    lines: dict[tuple[Setting, str], tuple[dict[Slot, Cell], set[str]]] = {}
     sources: dict[str, int] = {}
     for row, values in published.rows:
         stage, dataset = published.map["stages"].get(row["protocol"]), names.get(row["dataset"])
-        found = {
-            place: Cell(*values[place.metric])
-            for place in layout.places
-            if (place.dataset, place.stage) == (dataset, stage) and place.metric in values and _of_epochs(place, row)
+        targets = {
+            slot: Cell(*values[slot.metric])
+            for slot in layout.slots
+            if (slot.dataset, slot.stage) == (dataset, stage) and slot.metric in values and _of_epochs(slot, row)
         }
-        if not found:
+        if not targets:
             continue
         source = f"{row['paper']}, {row['source_table']}: {row['source']}"
         number = sources.setdefault(source, len(sources) + 1)
         key = {"architecture": "backbone", "batch": "batch_size"}
         setting = (row["method"], *(row[key.get(name, name)] for name in layout.setting))
         cells, missing = lines.setdefault((setting, f"[{number}]"), ({}, set()))
-        cells.update(found)
+        cells.update(targets)
         missing |= {
             recipe
-            for place in found
-            for recipe in _recipes_for(place, values[place.metric][0])
-            if (recipe.rstrip(RECONSTRUCTED), place.stage) not in run
+            for slot in targets
+            for recipe in _recipes_for(slot, values[slot.metric][0])
+            if (recipe.rstrip(RECONSTRUCTED), slot.stage) not in run
         }
     return [
         (setting, cells, f"{source} {NOT_RUN}: {', '.join(sorted(missing))}" if missing else source)
@@ -179,28 +179,28 @@ def _published_rows(layout: Layout, tables: Tables, published: Published) -> tup
     ], [f"[{number}] {source}" for source, number in sources.items()]
 
 
-def _of_epochs(place: Place, row: dict[str, str]) -> bool:
-    return place.epochs is None or place.epochs == row["epochs"]
+def _of_epochs(slot: Slot, row: dict[str, str]) -> bool:
+    return slot.epochs is None or slot.epochs == row["epochs"]
 
 
-def _recipes_for(place: Place, value: str) -> list[str]:
+def _recipes_for(slot: Slot, value: str) -> list[str]:
     """The suite's recipes that aim at this published value."""
     return [
         f"{name}{RECONSTRUCTED if recipes.is_reconstruction(name) else ''}"
         for name in recipes.names()
-        if (recipes.content(name).get("data") or {}).get("dataset") == place.dataset
-        and (recipes.paper(name).get("reported") or {}).get(f"{place.stage}_{place.metric}") == float(value)
-        and place.epochs in (None, str((recipes.content(name).get("schedule") or {}).get("epochs", "")))
+        if (recipes.content(name).get("data") or {}).get("dataset") == slot.dataset
+        and (recipes.paper(name).get("reported") or {}).get(f"{slot.stage}_{slot.metric}") == float(value)
+        and slot.epochs in (None, str((recipes.content(name).get("schedule") or {}).get("epochs", "")))
     ]
 
 
 def _our_rows(layout: Layout, tables: Tables) -> tuple[list[Line], list[str]]:
     """The rows of runs of ours, and what there is to say about them: protocols, flags, what is stale."""
-    lines: dict[Setting, tuple[dict[Place, Cell], list[str]]] = {}
+    lines: dict[Setting, tuple[dict[Slot, Cell], list[str]]] = {}
     remarks: dict[str, None] = {}
-    for place in layout.places:
-        rows, protocols = _experiments(place, tables)
-        for row, mark in zip(rows, _marks(rows, place, layout, tables), strict=True):
+    for slot in layout.slots:
+        rows, protocols = _experiments(slot, tables)
+        for row, mark in zip(rows, _marks(rows, slot, layout, tables), strict=True):
             rebuilt = recipes.is_reconstruction(row["recipe"])
             name = " ".join(filter(None, (row["method"], f"({row['recipe']})", row["variant"])))
             label = f"{name} {RECONSTRUCTED}" if rebuilt else name
@@ -212,32 +212,32 @@ def _our_rows(layout: Layout, tables: Tables) -> tuple[list[Line], list[str]]:
             }
             setting = (label, *("" if pd.isna(named[key]) else str(named[key]) for key in layout.setting))
             cells, verdicts = lines.setdefault(setting, ({}, []))
-            cells[place] = value_cell(row, place.metric, mark)
-            verdict = row.get(f"{place.metric}_verdict")
-            verdicts += [f"{place.column.title} {verdict}"] if verdict else []
+            cells[slot] = value_cell(row, slot.metric, mark)
+            verdict = row.get(f"{slot.metric}_verdict")
+            verdicts += [f"{slot.column.title} {verdict}"] if verdict else []
             remarks |= {f"{name}: {row['flags']}": None} if row["flags"] else {}
-        remarks |= {f"{place.stage}: protocol {protocol}": None for protocol in protocols}
-    ours = [(setting, cells, "; ".join(["this suite", *verdicts])) for setting, (cells, verdicts) in lines.items()]
+        remarks |= {f"{slot.stage}: protocol {protocol}": None for protocol in protocols}
+    own_lines = [(setting, cells, "; ".join(["this suite", *verdicts])) for setting, (cells, verdicts) in lines.items()]
     said = "This suite: mean ± sd (n pretrainings); bold and underlined where significant, of 3 or more."
-    notes = [said] if ours else []
-    return ours, [*notes, *remarks]
+    notes = [said] if own_lines else []
+    return own_lines, [*notes, *remarks]
 
 
-def _experiments(place: Place, tables: Tables) -> tuple[list[Row], list[str]]:
+def _experiments(slot: Slot, tables: Tables) -> tuple[list[Row], list[str]]:
     """The experiments of ours that have a value there, and their protocols.
 
     Of several protocols of an experiment it is the one that its recipe names, else the first; leaderboards have all.
     """
     chosen: dict[tuple[str, ...], tuple[tuple[bool, str], Row]] = {}
     for board in tables.leaderboards:
-        here = (board.dataset, board.stage) == (place.dataset, place.stage)
-        if not here or not board.protocol.endswith(place.protocol or ""):
+        here = (board.dataset, board.stage) == (slot.dataset, slot.stage)
+        if not here or not board.protocol.endswith(slot.protocol or ""):
             continue
         for row in board.rows:
-            if pd.isna(row[f"{place.metric}_mean"]) or place.epochs not in (None, str(row["epochs"])):
+            if pd.isna(row[f"{slot.metric}_mean"]) or slot.epochs not in (None, str(row["epochs"])):
                 continue
-            wanted = (recipes.content(row["recipe"]).get("evaluation") or {}).get(board.stage)
-            rank = (wanted != board.protocol, board.protocol)
+            protocol = (recipes.content(row["recipe"]).get("evaluation") or {}).get(board.stage)
+            rank = (protocol != board.protocol, board.protocol)
             key = tuple(row[name] for name in GROUP[:3])
             if key not in chosen or rank < chosen[key][0]:
                 chosen[key] = rank, {**row, "protocol": board.protocol}
@@ -245,20 +245,20 @@ def _experiments(place: Place, tables: Tables) -> tuple[list[Row], list[str]]:
     return rows, sorted({row["protocol"] for row in rows})
 
 
-def _marks(rows: list[Row], place: Place, layout: Layout, tables: Tables) -> list[str]:
+def _marks(rows: list[Row], slot: Slot, layout: Layout, tables: Tables) -> list[str]:
     """Only of values by one protocol: others may not be compared."""
     protocols = {row["protocol"] for row in rows}
     if len(protocols) != 1:
         return [""] * len(rows)
     runs = tables.runs
-    same = (runs.dataset == place.dataset) & (runs.stage == place.stage) & (runs.protocol == min(protocols))
+    same = (runs.dataset == slot.dataset) & (runs.stage == slot.stage) & (runs.protocol == min(protocols))
     resolution = next(
         board.resolution
         for board in tables.leaderboards
-        if (board.dataset, board.stage, board.protocol) == (place.dataset, place.stage, min(protocols))
+        if (board.dataset, board.stage, board.protocol) == (slot.dataset, slot.stage, min(protocols))
     )
-    columns = sum((other.dataset, other.stage) == (place.dataset, place.stage) for other in layout.places)
-    return marks(runs[same & (runs.status == "done")], pd.DataFrame(rows), GROUP, place.metric, columns, resolution)
+    columns = sum((other.dataset, other.stage) == (slot.dataset, slot.stage) for other in layout.slots)
+    return marks(runs[same & (runs.status == "done")], pd.DataFrame(rows), GROUP, slot.metric, columns, resolution)
 
 
 def value_cell(row: Row, metric: str, mark: str = "") -> Cell:
@@ -279,7 +279,7 @@ def _costs(tables: Tables) -> Grid:
     columns += [Column(f"{name} h", "failed runs") for name in ("GPU", "CPU")]
     columns += [Column("top-1 linear"), Column("box AP")]
     rows = sorted(
-        (_cost_row(found) for found in experiments.values()), key=lambda row: (float(row[2].text or 0), row[0].text)
+        (_cost_row(entries) for entries in experiments.values()), key=lambda row: (float(row[2].text or 0), row[0].text)
     )
     notes = [
         "Means of one pretraining and of one of each of its evaluations, and sums over the failed runs of both.",
@@ -311,8 +311,8 @@ def _sum(values: Sequence[float], divisor: float = 1.0) -> str:
     return _number(sum(numbers), divisor) if numbers else ""
 
 
-def _first(found: list[tuple[str, Row]], stage: str, metric: str) -> Cell:
-    rows = (row for kind, row in found if kind == stage and not pd.isna(row[f"{metric}_mean"]))
+def _first(entries: list[tuple[str, Row]], stage: str, metric: str) -> Cell:
+    rows = (row for kind, row in entries if kind == stage and not pd.isna(row[f"{metric}_mean"]))
     return next((value_cell(row, metric) for row in rows), Cell())
 
 

@@ -1,4 +1,4 @@
-"""Published values beside ours: which row of `published.csv` is the nearest, and whether the two may be compared.
+"""Published values next to those of runs: the nearest row of `published.csv`, and whether the two may be compared.
 
 Each field is equal, different or not stated (most papers leave some out). Only where all are equal is there a delta,
 and by the tolerance of our recipe a verdict.
@@ -90,11 +90,11 @@ class Published:
         return [(dict(zip(COMMON, setting)), self._named(values)) for setting, values in merged.items()]
 
     def _named(self, values: dict[str, str]) -> dict[str, tuple[str, str]]:
-        names = {theirs: ours for ours, theirs in self.map["metrics"].items()} | self.map["other_metrics"]
+        names = {name: metric for metric, name in self.map["metrics"].items()} | self.map["other_metrics"]
         spreads = self.map["spreads"]
         return {
-            ours: (values[name], values.get(spreads.get(name, ""), ""))
-            for name, ours in names.items()
+            metric: (values[name], values.get(spreads.get(name, ""), ""))
+            for name, metric in names.items()
             if name in values
         }
 
@@ -103,16 +103,16 @@ class Published:
         """As `rows`, with the values as numbers, without deviations."""
         return [(row, {metric: float(value) for metric, (value, _) in cells.items()}) for row, cells in self.rows]
 
-    def nearest(self, ours: Facts, method_config: Mapping[str, str], metric: str) -> Match | None:
+    def nearest(self, own: Facts, method_config: Mapping[str, str], metric: str) -> Match | None:
         """The nearest published experiment of the same method, dataset and protocol that has `metric`, or None.
 
-        `ours` holds dataset, stage, protocol, method, recipe, backbone, epochs, batch, views, selection and deviations
+        `own` holds dataset, stage, protocol, method, recipe, backbone, epochs, batch, views, selection and deviations
         from the protocol; `method_config` the method section of the recipe, flat.
         """
         matches = (
             Match(published["method"], published["source"], values, fields)
-            for published, values in self._on(ours["dataset"])
-            if metric in values and (fields := self._compare(ours, method_config, published)) is not None
+            for published, values in self._on(own["dataset"])
+            if metric in values and (fields := self._compare(own, method_config, published)) is not None
         )
         return min(matches, key=lambda match: match.rank, default=None)
 
@@ -123,48 +123,48 @@ class Published:
 
     @cached_property
     def _by_dataset(self) -> dict[str, list[tuple[dict[str, str], dict[str, float]]]]:
-        found: dict[str, list[tuple[dict[str, str], dict[str, float]]]] = {}
+        by_dataset: dict[str, list[tuple[dict[str, str], dict[str, float]]]] = {}
         for setting, values in self.experiments:
-            found.setdefault(setting["dataset"], []).append((setting, values))
-        return found
+            by_dataset.setdefault(setting["dataset"], []).append((setting, values))
+        return by_dataset
 
-    def _compare(self, ours: Facts, method_config: Mapping[str, str], theirs: dict[str, str]) -> dict[str, str] | None:
+    def _compare(self, own: Facts, method_config: Mapping[str, str], row: dict[str, str]) -> dict[str, str] | None:
         """How each field agrees with a row on our dataset; None where that is of another method or protocol."""
-        entry = self._protocol(f"{ours['stage']}-{ours['protocol']}", theirs)
-        if entry is None or not self._is_method(theirs["method"], ours["method"], method_config):
+        entry = self._protocol(f"{own['stage']}-{own['protocol']}", row)
+        if entry is None or not self._is_method(row["method"], own["method"], method_config):
             return None
         protocol = f"{entry['protocol']}: {entry['why']}" if "why" in entry else str(entry["protocol"])
         selection = entry.get("selection", "")
-        backbones = self.map["backbones"].get(ours["backbone"], [])
-        if ours.get("deviations"):
-            protocol = f"{DIFFERENT}: {ours['deviations']}"
-        rebuilt = recipes.is_reconstruction(ours.get("recipe") or "")
+        backbones = self.map["backbones"].get(own["backbone"], [])
+        if own.get("deviations"):
+            protocol = f"{DIFFERENT}: {own['deviations']}"
+        rebuilt = recipes.is_reconstruction(own.get("recipe") or "")
         return {
             **({"settings": f"{UNSTATED}: a reconstruction"} if rebuilt else {}),
             "protocol": protocol,
             "dataset": EQUAL,
-            "backbone": _state(theirs["backbone"], ours["backbone"], theirs["backbone"] in backbones),
-            "epochs": _state(theirs["epochs"], ours["epochs"], theirs["epochs"] == str(ours["epochs"])),
-            "batch": _state(theirs["batch_size"], ours["batch"], theirs["batch_size"] == str(ours["batch"])),
-            "views": _state(theirs["views"], ours["views"], _same_views(theirs["views"], ours["views"])),
-            "selection": _state(selection, ours["selection"], selection == ours["selection"]),
+            "backbone": _state(row["backbone"], own["backbone"], row["backbone"] in backbones),
+            "epochs": _state(row["epochs"], own["epochs"], row["epochs"] == str(own["epochs"])),
+            "batch": _state(row["batch_size"], own["batch"], row["batch_size"] == str(own["batch"])),
+            "views": _state(row["views"], own["views"], _same_views(row["views"], own["views"])),
+            "selection": _state(selection, own["selection"], selection == own["selection"]),
         }
 
-    def _protocol(self, ours: str, theirs: dict[str, str]) -> dict[str, str] | None:
-        """The first entry of the map by which the published row is of our protocol `ours` ("<stage>-<name>")."""
-        for entry in self.map["protocols"].get(ours, []):
-            fits = entry["text"] == theirs["protocol"] and entry.get("paper", theirs["paper"]) == theirs["paper"]
-            if fits and theirs["dataset"] in entry.get("dataset", [theirs["dataset"]]):
-                found: dict[str, str] = entry
-                return found
+    def _protocol(self, own: str, row: dict[str, str]) -> dict[str, str] | None:
+        """The first entry of the map by which the published row is of our protocol `own` ("<stage>-<name>")."""
+        for entry in self.map["protocols"].get(own, []):
+            fits = entry["text"] == row["protocol"] and entry.get("paper", row["paper"]) == row["paper"]
+            if fits and row["dataset"] in entry.get("dataset", [row["dataset"]]):
+                match: dict[str, str] = entry
+                return match
         return None
 
-    def _is_method(self, theirs: str, ours: Any, config: Mapping[str, str]) -> bool:
-        entry = self.map["methods"].get(theirs)
-        if entry is None or entry["method"] != ours:
+    def _is_method(self, row: str, own: Any, config: Mapping[str, str]) -> bool:
+        entry = self.map["methods"].get(row)
+        if entry is None or entry["method"] != own:
             return False
-        wanted: dict[str, str] = entry.get("config", {})
-        return all((config.get(key, "null") == "null") == (value == "null") for key, value in wanted.items())
+        required: dict[str, str] = entry.get("config", {})
+        return all((config.get(key, "null") == "null") == (value == "null") for key, value in required.items())
 
 
 def verdict(delta: float, half_width: float, n: int, tolerance: float | None) -> str:
@@ -193,15 +193,15 @@ def describe(fields: Mapping[str, str]) -> str:
     return "; ".join(f"{name} {state}" for name, state in ranked)
 
 
-def _state(theirs: str, ours: Any, same: bool) -> str:
-    if not theirs or ours is None:
+def _state(stated: str, own: Any, same: bool) -> str:
+    if not stated or own is None:
         return UNSTATED
-    return EQUAL if same else f"{DIFFERENT}: {ours}, published {theirs}"
+    return EQUAL if same else f"{DIFFERENT}: {own}, published {stated}"
 
 
-def _same_views(theirs: str, ours: str | None) -> bool:
+def _same_views(published_views: str, own_views: str | None) -> bool:
     """Equal numbers of views and, where the publication gives them, equal sizes."""
-    published, own = parse_views(theirs), parse_views(ours or "")
+    published, own = parse_views(published_views), parse_views(own_views or "")
     if published is None or own is None or published[0] != own[0]:
         return False
     return published[1] is None or sorted(published[1]) == sorted(own[1] or ())

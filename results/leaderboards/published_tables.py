@@ -71,7 +71,7 @@ def _small(name: str, title: str, rows: Rows, columns: list[tuple[str, str, str]
         for metric, value in values.items():
             cells.setdefault(setting["method"], {})[setting["dataset"], kind, metric] = Cell(*value)
     heads = [Column("top-5" if metric == "top5" else shown[kind], data) for data, kind, metric in columns]
-    body = [[Cell(method), *(found.get(column, Cell()) for column in columns)] for method, found in cells.items()]
+    body = [[Cell(method), *(values.get(column, Cell()) for column in columns)] for method, values in cells.items()]
     return Grid(name, title, [Column("method", numeric=False), *heads], body, _sources(used))
 
 
@@ -88,16 +88,16 @@ def _by_epochs(name: str, title: str, rows: Rows) -> Grid:
 
 def _detection(name: str, title: str, rows: Rows) -> Grid:
     """A task a row; AP50, AP, AP75, each with the deviation that the README gives."""
-    found: dict[tuple[str, str], Values] = {}
+    by_task: dict[tuple[str, str], Values] = {}
     used = [row for row in rows if row[0]["protocol"].startswith("MoCo detection")]
     for setting, values in used:
         for metric, value in values.items():
-            found.setdefault((setting["dataset"], metric.partition("_")[0]), {})[metric] = value
+            by_task.setdefault((setting["dataset"], metric.partition("_")[0]), {})[metric] = value
     columns = [Column("task", numeric=False), *map(Column, ("AP50", "AP", "AP75"))]
     body = [
-        [Cell(title), *(Cell(*found[key].get(f"{key[1]}_{ap}", ("", ""))) for ap in ("AP50", "AP", "AP75"))]
+        [Cell(title), *(Cell(*by_task[key].get(f"{key[1]}_{ap}", ("", ""))) for ap in ("AP50", "AP", "AP75"))]
         for key, title in TASKS.items()
-        if key in found
+        if key in by_task
     ]
     return Grid(
         name, title, columns, body, [*_sources(used), "± as the README gives it; the number of runs is not stated."]

@@ -237,8 +237,8 @@ def _from_cell(record: Record) -> Facts:
 
 
 def _deviations(record: Record) -> str | None:
-    found = record.metrics.get("deviations") or record.config.get("deviations") or []
-    return "; ".join(str(item) for item in found) or None if isinstance(found, list) else text(found)
+    deviations = record.metrics.get("deviations") or record.config.get("deviations") or []
+    return "; ".join(str(item) for item in deviations) or None if isinstance(deviations, list) else text(deviations)
 
 
 def _short(digest: Any) -> str | None:

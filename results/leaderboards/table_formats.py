@@ -43,7 +43,7 @@ def to_csv(grid: Grid) -> str:
         for i, cell in enumerate(row):
             cells += [cell.text, *([cell.spread] if spread[i] else [])]
             cells += ["" if cell.n is None else str(cell.n)] if counted[i] else []
-        cells[-1] = REFERENCE.sub(lambda found: numbered.get(found[1], found[0]), cells[-1])
+        cells[-1] = REFERENCE.sub(lambda match: numbered.get(match[1], match[0]), cells[-1])
         writer.writerow(map(inert, [*cells, *([_source(grid, row)] if own_column else [])]))
     return stream.getvalue()
 

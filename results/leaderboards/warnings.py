@@ -57,5 +57,5 @@ def doubtful(runs: pd.DataFrame, by: list[str]) -> pd.Series:
     known = {name: runs[name].where(runs[name] != "", runs[git]) for name, git in CODE.items()}
     versions = runs.assign(**known).groupby(by)[list(CODE)].nunique() > 1
     any_run["several versions of the code"] = versions.any(axis=1)
-    found = [[str(name) for name, holds in zip(any_run.columns, row) if holds] for row in any_run.to_numpy()]
-    return pd.Series(found, index=any_run.index)
+    reasons = [[str(name) for name, holds in zip(any_run.columns, row) if holds] for row in any_run.to_numpy()]
+    return pd.Series(reasons, index=any_run.index)

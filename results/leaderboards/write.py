@@ -76,40 +76,40 @@ def first_difference(tables: Tables, out: Path) -> str | None:
     """Where the tables in `out` first differ from `tables` in what records say (not in `stale`); None where nowhere."""
     if tables.faults:
         return tables.faults[0]
-    wanted = _contents(tables)
+    expected = _contents(tables)
     present = {name: (out / name).read_bytes() for name in _present(out)}
-    for name in sorted(wanted.keys() | present.keys()):
+    for name in sorted(expected.keys() | present.keys()):
         if name not in present:
             return f"{out / name}: is missing"
-        if name not in wanted:
+        if name not in expected:
             return f"{out / name}: no published record stands behind it"
-        theirs, ours = (_without_stale(content.decode(errors="replace")) for content in (present[name], wanted[name]))
-        if theirs != ours:
-            return f"{out / name}: {_first_line(theirs, ours)}"
+        texts = [_without_stale(content.decode(errors="replace")) for content in (present[name], expected[name])]
+        if texts[0] != texts[1]:
+            return f"{out / name}: {_first_line(*texts)}"
     return None
 
 
 def _present(out: Path) -> set[str]:
-    """The files of ours in `out`, relative to it."""
+    """The tables' files in `out`, relative to it."""
     return {path.relative_to(out).as_posix() for pattern in OURS for path in out.glob(pattern)}
 
 
 def _without_stale(text: str) -> str:
-    """A table without what hangs on this checkout instead of the records."""
+    """A table without the column that depends on this checkout, not on the records."""
     rows = list(csv.reader(io.StringIO(text)))
     if not rows or STALE not in rows[0]:
         return text
-    place, stream = rows[0].index(STALE), io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(row[:place] + row[place + 1 :] for row in rows)
+    index, stream = rows[0].index(STALE), io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(row[:index] + row[index + 1 :] for row in rows)
     return stream.getvalue()
 
 
-def _first_line(present: str, wanted: str) -> str:
-    ours, theirs = present.splitlines(), wanted.splitlines()
-    for number, (a, b) in enumerate(zip(ours, theirs), start=1):
+def _first_line(present: str, expected: str) -> str:
+    lines, rebuilt = present.splitlines(), expected.splitlines()
+    for number, (a, b) in enumerate(zip(lines, rebuilt), start=1):
         if a != b:
             return f"line {number} is\n  {a}\nbut the records give\n  {b}"
-    return f"has {len(ours)} lines, but the records give {len(theirs)}"
+    return f"has {len(lines)} lines, but the records give {len(rebuilt)}"
 
 
 def _contents(tables: Tables) -> dict[str, bytes]:

@@ -229,7 +229,7 @@ def other_runs(collection: Collection, tables: Tables) -> list[Path]:
     behind = set(tables.sources)
     runs = [
         run
-        for run in collection.found.values()
+        for run in collection.summaries.values()
         if run.status != "done" or (run.stage == PRETRAIN and run.path not in behind)
     ]
     order = sorted(runs, key=lambda run: (run.status == "done", run.stage != PRETRAIN, run.stage, run.id))

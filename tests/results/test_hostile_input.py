@@ -51,7 +51,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda record: record["cost"].update(wall_s=-3.0), "cost wall_s is -3, below 0"),
         (lambda record: record["cost"].update(gpu_s=-1), "cost gpu_s is -1, below 0"),
         (lambda record: record["cell"].update(recipe="a\ud800"), "not valid Unicode"),
-        (lambda record: record.update(data=[1]), "data is no mapping"),
+        (lambda record: record.update(data=[1]), "data is not a mapping"),
     ],
 )
 def test_an_impossible_record_is_named_and_left_out(
