@@ -3,6 +3,7 @@
 python -m tests.support.formats [resnet50] > docs/formats.md
 """
 
+import argparse
 import sys
 import tempfile
 from collections import OrderedDict
@@ -116,7 +117,8 @@ FORMATS = [
     Format("torchvision", "pytorch/vision, torchvision/models/resnet.py", lambda q, k: OrderedDict(q)),
     Format("timm ResNet", "huggingface/pytorch-image-models, models/resnet.py", lambda q, k: q, kind="safetensors"),
     Format("timm training, with EMA", "huggingface/pytorch-image-models, train.py", lambda q, k: {
-        "epoch": 9, "arch": arch_of(q), "state_dict": q, "state_dict_ema": k, "version": 2}, "state_dict_ema"),
+        "epoch": 9, "arch": arch_of(q), "state_dict": q, "state_dict_ema": k, "version": 2, "metric": 71.3,
+        "args": argparse.Namespace(model=arch_of(q))}, "state_dict_ema"),
     Format("MoCo, PCL", "facebookresearch/moco; salesforce/PCL", lambda q, k: trained(
         under("module.", {**under("encoder_q.", q), **under("encoder_k.", k), **QUEUE})), "encoder_k"),
     Format("SimSiam", "facebookresearch/simsiam", lambda q, k: trained(
@@ -126,7 +128,8 @@ FORMATS = [
     Format("DINO", "facebookresearch/dino, main_dino.py", lambda q, k: {
         "student": under("module.", {**under("backbone.", headless(k)), **under("head.mlp.0.", HEAD)}),
         "teacher": under("module.", {**under("backbone.", headless(q)), **under("head.mlp.0.", HEAD)}),
-        "epoch": 100, "dino_loss": {"center": torch.zeros(1, 8)}}, "student"),
+        "epoch": 100, "dino_loss": {"center": torch.zeros(1, 8)},
+        "args": argparse.Namespace(arch=arch_of(q), patch_size=16)}, "student"),
     Format("DINO, teacher not wrapped", "facebookresearch/dino, main_dino.py", lambda q, k: {
         "student": under("module.backbone.", headless(k)), "teacher": under("backbone.", headless(q))}, "student"),
     Format("Barlow Twins, VICReg", "facebookresearch/barlowtwins; facebookresearch/vicreg", lambda q, k: {
