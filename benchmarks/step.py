@@ -59,7 +59,7 @@ def race(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from pretrain.recipe import load
-    from pretrain.train import resolved
+    from pretrain.run_identity import resolved
 
     recipe = resolved(load(options.recipe, options.overrides))
     inputs = [SYNTHETIC, recipe.data.placement]

@@ -62,7 +62,7 @@ def show(name: str, texts: list[str]) -> None:
     import yaml
 
     from pretrain.recipe import load
-    from pretrain.train import pretrain_id, resolved
+    from pretrain.run_identity import pretrain_id, resolved
 
     recipe = resolved(load(name, texts))
     print(yaml.safe_dump(recipe.identity(), sort_keys=False), end="")

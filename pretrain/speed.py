@@ -14,7 +14,8 @@ from pretrain.data.betons.manifest import read_manifest
 from pretrain.distributed import World
 from pretrain.recipe import Recipe
 from pretrain.repeatable import make_repeatable
-from pretrain.train import Trainer, resolved
+from pretrain.run_identity import resolved
+from pretrain.train import Trainer
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import inspect
 import math
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from pretrain.checkpoint import write_backbone
 from pretrain.data.batch import Batch
 from pretrain.data.betons.manifest import Manifest, read_manifest
 from pretrain.data.loaders.build import make_loader
-from pretrain.data.loaders.placement import placement_of
 from pretrain.data.loaders.preflight import run_preflight
 from pretrain.data.normalise import Normalise
 from pretrain.diagnostics.spectrum_probe import SpectrumProbe, append_spectra, summary
@@ -32,7 +30,8 @@ from pretrain.networks import build_encoder
 from pretrain.processes import check_processes, record_processes, unfinished_with_other_world_size
 from pretrain.progress import EpochMeter, StopRequest
 from pretrain.recipe import Recipe
-from pretrain.repeatable import derive_seed, make_repeatable, resolve_device
+from pretrain.repeatable import derive_seed, make_repeatable
+from pretrain.run_identity import pretrain_config, resolved
 from pretrain.training_step import TrainingStep
 from whitebench.errors import UserError
 from whitebench.files import BACKBONE
@@ -42,26 +41,6 @@ from whitebench.records import Record, Run, stage_folder
 COLLAPSED = 0.1
 """A run is called collapsed if `similarity.spread` (1: uniform on the sphere, 0: all embeddings equal) is below this,
 or if the embedding's effective rank is below 2: all images are close to a line."""
-
-
-def resolved(recipe: Recipe) -> Recipe:
-    """The recipe with device and placement decided for this machine."""
-    device = resolve_device(recipe.device)
-    return replace(recipe, device=device, data=replace(recipe.data, placement=placement_of(recipe.data, device)))
-
-
-def pretrain_config(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
-    """What determines the weights: the resolved recipe and the content of its dataset."""
-    return {**recipe.identity(), "data_hash": manifest.content_hash}
-
-
-def pretrain_id(recipe: Recipe) -> str:
-    """The run id of a recipe, resolved or not.
-
-    Raises:
-        UserError: its dataset does not exist or cannot be read.
-    """
-    return run_id(recipe.label, pretrain_config(resolved(recipe), read_manifest(recipe.data.dataset)))
 
 
 def train(recipe: Recipe, cell: dict[str, Any] | None = None) -> Record | None:

@@ -12,7 +12,7 @@ from results.aggregate import RESULTS
 from slurm.clusters import Preset, expand
 from slurm.graph import Graph, Job, Resources
 from slurm.resource_requests import option_name, parse_gpus
-from slurm.stages import LEADERBOARD, STAGES, USER_STAGE, Task, find_stage, load_recipe
+from slurm.stages import LEADERBOARD, STAGES, USER_STAGE, Task, find_stage, forget_plans, load_recipe
 from slurm.sweep import Cell, StageSpec, Sweep, cells
 from whitebench.errors import UserError
 from whitebench.hashing import content_hash
@@ -27,6 +27,7 @@ def build_graph(sweep: Sweep, preset: Preset) -> Graph:
     """
     from pretrain.repeatable import planning_for_elsewhere
 
+    forget_plans()
     planner = Planner(sweep, preset)
     jobs: dict[str, Job] = {}
     with planning_for_elsewhere():

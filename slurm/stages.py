@@ -8,6 +8,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,7 @@ def _launch(task: Task) -> dict[str, Any]:
 
 
 def _plan_pretrain(task: Task, recipe: "Recipe") -> str:
-    from pretrain.train import pretrain_id
+    from pretrain.run_identity import pretrain_id
 
     return pretrain_id(recipe)
 
@@ -194,7 +195,21 @@ def _run_convert(task: Task) -> Record:
 def _plan_detect(task: Task, recipe: "Recipe") -> str:
     from transfer.records import detect_id
 
-    return detect_id(task.parents["pretrain"], _detection(task))
+    options, parent = _detection(task), task.parents["pretrain"]
+    return detect_id(parent, options, config=_detect_config(options))
+
+
+@lru_cache(maxsize=256)
+def _detect_config(options: "DetectionOptions") -> dict[str, Any]:
+    """Config of a fine-tuning of any parent: the same for all cells of a sweep, of which there may be 10,000."""
+    from transfer.records import detect_config
+
+    return detect_config("", options)
+
+
+def forget_plans() -> None:
+    """To be called before a sweep is planned: data sets may have changed since the one before."""
+    _detect_config.cache_clear()
 
 
 def _run_detect(task: Task) -> Record:

@@ -94,8 +94,14 @@ def detect_config(parent: str, options: Options, encoder: str | None = None) -> 
     }
 
 
-def detect_id(parent: str, options: Options, encoder: str | None = None) -> str:
-    return run_id(_detect_label(parent, options), detect_config(parent, options, encoder))
+def detect_id(parent: str, options: Options, encoder: str | None = None, config: dict[str, Any] | None = None) -> str:
+    """The id that a fine-tuning will have.
+
+    Args:
+        config: of the same options with any parent, where it is at hand: making one reads the data's annotations.
+    """
+    config = {**config, "parent": parent} if config else detect_config(parent, options, encoder)
+    return run_id(_detect_label(parent, options), config)
 
 
 def detection_run(

@@ -21,10 +21,23 @@ pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     try:
-        with own_cluster(accounting=True):
+        with own_cluster(accounting=True, settings="AccountingStorageEnforce=associations,limits,qos"):
             yield prepare(tmp_path, monkeypatch, "lab", "kind: slurm\nsignal_delay_s: 5\naccount: whitebench\n")
     except NoCluster as reason:
         pytest.skip(str(reason))
+
+
+def test_limits_of_accounting_shorten_jobs_and_make_waves(place: Path, launch: Any) -> None:
+    limits = ["MaxSubmitJobsPerUser=4", "MaxWall=00:10:00"]
+    subprocess.run(["sacctmgr", "-i", "-Q", "modify", "qos", "normal", "set", *limits], check=True)
+    (place / "site.yaml").write_text("kind: slurm\nsignal_delay_s: 5\naccount: whitebench\nqos: normal\nhours: 5\n")
+    sweep = write_sweep(place, {"pretrain": {"function": "count"}, "linear": {"function": "count"}}, seeds=3)
+    shown = launch(sweep, "--cluster", "site")[1]
+    assert "pretrain: SLURM allows 0.166667 h, less than the 5 h that are asked for" in shown
+    assert "3 jobs wait for room in SLURM's queue (limit of 4 jobs in the queue)" in shown
+    wait_until(lambda: not subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout, 120)
+    jobs = json.loads(launch(sweep, "--status", "--json")[1])["jobs"]
+    assert [job["state"] for job in jobs] == ["done"] * 6
 
 
 def accounted() -> dict[str, str]:
