@@ -1,18 +1,19 @@
 """What becomes of a job whose processes were killed or failed without a word; no cluster is needed for this."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from submitit.core.utils import DelayedSubmission, JobPaths, cloudpickle_dump
 
-from slurm import requeue
+from slurm import requeue, worker
 from slurm.attempts import ATTEMPTS
+from slurm.exit_codes import explain
 from slurm.requeue import MAX_KILLS_WITHOUT_PROGRESS, main, should_requeue
 from slurm.stages import Task
-from slurm.worker import Worker
+from slurm.worker import PARENT_MISSING, Worker
 from whitebench.files import write_json
 from whitebench.records import Record, read_record
 
@@ -85,6 +86,41 @@ def test_the_error_of_whatever_rank_failed_is_kept_though_the_others_were_killed
     record = read_record(TASK.folder)
     assert record is not None
     assert (record.status, record.error) == ("failed", "rank 3: ValueError: deliberate")
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "retried"),
+    [
+        (137, "out of memory", True),
+        (139, "segmentation fault", True),
+        (135, "shared memory", True),
+        (152, "CPU time limit", False),
+        (132, "another processor", False),
+        (192, "exit code 192", False),
+        (127, "not found on the node", False),
+        (255, "exit code 255", False),
+    ],
+)
+def test_an_exit_code_says_what_it_means_and_only_chance_is_retried(code: int, text: str, retried: bool) -> None:
+    leave("running")
+    assert should_requeue(TASK, code, None, "12", "the-log") is retried
+    assert text in explain(code).text
+    assert ("memory" in explain(code).text) == (code in (137, 135))
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert (text in (record.error or "")) is not retried
+
+
+def test_a_job_whose_parent_is_not_done_runs_nothing_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM forgets failed jobs, and then starts what waited for them."""
+    task = replace(TASK, parents={"pretrain": "intl-s0-0000"})
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setattr(worker, "PARENTS_S", 0.0)
+    with pytest.raises(SystemExit) as ended:
+        worker._require_parents(task)
+    assert ended.value.code == PARENT_MISSING
+    assert not should_requeue(task, PARENT_MISSING, None, "12", "the-log")
+    assert read_record(task.folder) is None
 
 
 LOST = "RuntimeError: [pair.cc:545] Read error [127.0.0.1]:4534: Connection reset by peer."
