@@ -32,9 +32,9 @@ def note_end(folder: Path, kind: str, **values: Any) -> int:
     mark = progress_mark(folder)
     ends = [entry for entry in read_attempts(folder) if kind in entry]
     count = 1
-    while count <= len(ends) and ends[-count].get("place") == mark:
+    while count <= len(ends) and ends[-count].get("progress") == mark:
         count += 1
-    note_attempt(folder, **values, place=mark)
+    note_attempt(folder, **values, progress=mark)
     return count
 
 

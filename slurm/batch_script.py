@@ -87,15 +87,15 @@ def sbatch_options(
 
 def minutes_of(resources: Resources, allowed: int | None) -> int:
     """The time limit of a job."""
-    wanted = max(1, round(60 * (resources.hours or DEFAULT_HOURS)))
-    return wanted if allowed is None else max(1, min(wanted, allowed))
+    requested = max(1, round(60 * (resources.hours or DEFAULT_HOURS)))
+    return requested if allowed is None else max(1, min(requested, allowed))
 
 
 def job_variables(job: Job, preset: Preset, code: Path) -> dict[str, str]:
     """Variables of the job's processes."""
-    own = preset.environment.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
+    python_path = preset.environment.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
     scratch = {SCRATCH: preset.scratch} if preset.scratch else {}
-    return {**preset.environment, **job_environment(job.resources.threads), **job_path(code, own), **scratch}
+    return {**preset.environment, **job_environment(job.resources.threads), **job_path(code, python_path), **scratch}
 
 
 def index_ranges(indices: Sequence[int]) -> str:
@@ -123,8 +123,8 @@ def _before(job: Job, preset: Preset, folder: Path, code: Path) -> list[str]:
     """Lines before the job's processes start.
 
     The preset's setup may end the script (`set -e`, `|| exit 1`): the failure is written down then, too. SLURM's
-    SIGTERM, when the time limit has come, is for a watcher: bash hears it only after its processes have ended, which is
-    too late to do anything for those that ignore it.
+    SIGTERM, when the time limit has come, is for a watcher: bash itself handles it only after its processes have ended,
+    which is too late for those that ignore it.
     """
     exports = [f"export {key}={shlex.quote(value)}" for key, value in job_variables(job, preset, code).items()]
     tools = shutil.which("sbatch")

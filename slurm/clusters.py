@@ -1,4 +1,4 @@
-"""Presets: what is particular to a place where jobs run. Facts about clusters are in YAML files, none in the source."""
+"""Presets: what is particular to a cluster or a host. Facts about clusters are in YAML files, none in the source."""
 
 import os
 import re
@@ -170,8 +170,8 @@ def _find(name: str) -> Path:
         if path.is_file():
             return path
         raise UserError(f"--cluster {name}: file not found")
-    own = os.environ.get("WHITEBENCH_CLUSTERS")
-    folders = [Path(own)] if own else []
+    user_folder = os.environ.get("WHITEBENCH_CLUSTERS")
+    folders = [Path(user_folder)] if user_folder else []
     for folder in [*folders, PRESETS]:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"

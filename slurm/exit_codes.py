@@ -4,7 +4,7 @@ import signal
 from typing import NamedTuple
 
 SIGNALLED = 128
-"""Exit codes above it: death by the signal of the number that is left."""
+"""Exit codes above it: death by the signal of that number."""
 
 
 class ExitCode(NamedTuple):

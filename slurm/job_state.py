@@ -224,11 +224,11 @@ def log_of(folder: Path) -> str | None:
 
 
 def headline(record: Record) -> str:
-    """What a finished stage found, in a few words: `top1 78.30`, `box AP 12.1, mask AP 10.4`."""
+    """The main results of a finished stage: `top1 78.30`, `box AP 12.1, mask AP 10.4`."""
     metrics = record.metrics
-    shown = [("top1", "top1"), ("box_AP", "box AP"), ("mask_AP", "mask AP"), ("loss", "loss")]
-    found = [f"{text} {metrics[name]:.2f}" for name, text in shown if isinstance(metrics.get(name), int | float)]
-    return ", ".join(found)
+    names = [("top1", "top1"), ("box_AP", "box AP"), ("mask_AP", "mask AP"), ("loss", "loss")]
+    parts = [f"{text} {metrics[name]:.2f}" for name, text in names if isinstance(metrics.get(name), int | float)]
+    return ", ".join(parts)
 
 
 def progress(last: dict[str, Any]) -> str:

@@ -111,7 +111,7 @@ def launch(name: str | None, changes: list[str], overrides: list[str], arguments
 
     sweep = load_sweep(name or DEFAULT, changes, overrides)
     cluster = arguments.cluster or sweep.cluster
-    for variable in DISTRIBUTED:  # of a shell inside another job: ours set their own
+    for variable in DISTRIBUTED:  # of a shell inside another job
         os.environ.pop(variable, None)
     enter_environment(cluster)
     preset = load_preset(cluster, dry_run=arguments.dry_run)

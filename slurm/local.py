@@ -93,7 +93,7 @@ class LocalScheduler:
         display: Display,
     ) -> None:
         self.graph, self.host, self.folder, self.display = graph, host, folder, display
-        self.state: dict[str, str] = {key: "todo" if key in todo else found.state for key, found in states.items()}
+        self.state: dict[str, str] = {key: "todo" if key in todo else state.state for key, state in states.items()}
         self.children: dict[str, Child] = {}
         self.stops = 0
         self._announced = False
@@ -165,7 +165,7 @@ class LocalScheduler:
             child.ask_to_stop()
 
     def _collect(self, child: Child) -> None:
-        """Reads a child's outcome from the record that it left."""
+        """Reads a child's outcome from its record."""
         job = child.job
         del self.children[job.key]
         self.host.release(job, child.gpus)

@@ -38,9 +38,9 @@ def _stages(graph: Graph, states: Mapping[str, JobState], todo: set[str]) -> lis
     lines = []
     for column, jobs in columns.items():
         done = sum(states[job.key].state == "done" for job in jobs)
-        left = sum(job.key in todo for job in jobs)
+        remaining = sum(job.key in todo for job in jobs)
         descriptions = dict.fromkeys(_describe(job.resources) for job in jobs)
-        lines.append(f"  {column:12} {len(jobs):5} {done:5} {left:6}  {' or '.join(descriptions)}")
+        lines.append(f"  {column:12} {len(jobs):5} {done:5} {remaining:6}  {' or '.join(descriptions)}")
     return lines
 
 
@@ -80,8 +80,8 @@ def _slurm(graph: Graph, states: Mapping[str, JobState], todo: set[str], preset:
 
 def _room(graph: Graph, todo: set[str], preset: Preset, limits: Limits) -> list[str]:
     """What the limit on a user's jobs in the queue means for this launch."""
-    known = [preset.max_jobs, *(limits.jobs(preset.share(job.stage).qos) for job in graph.jobs.values())]
-    most = min((limit for limit in known if limit is not None), default=None)
+    maxima = [preset.max_jobs, *(limits.jobs(preset.share(job.stage).qos) for job in graph.jobs.values())]
+    most = min((limit for limit in maxima if limit is not None), default=None)
     if most is None or len(todo) < most:
         return []
     return [f"  you may have {most} jobs in the queue: those that there is no room for are queued by those that end"]
@@ -109,13 +109,13 @@ def warnings(graph: Graph, preset: Preset, limits: Limits) -> list[str]:
     for job in graph.jobs.values():
         share = preset.share(job.stage)
         minutes = minutes_of(job.resources, limits.minutes(share.partition, share.qos))
-        wanted = minutes_of(job.resources, None)
+        requested = minutes_of(job.resources, None)
         if 60 * minutes <= preset.signal_delay_s:
             lines[
                 f"{job.stage}: a limit of {minutes} min is not longer than signal_delay_s ({preset.signal_delay_s} s): "
                 "its jobs are asked to stop as soon as they start; set more hours, or a smaller signal_delay_s"
             ] = None
-        elif minutes < wanted and job.resources.hours is not None:
+        elif minutes < requested and job.resources.hours is not None:
             lines[
                 f"{job.stage}: SLURM allows {minutes / 60:g} h, less than the {job.resources.hours:g} h that are asked "
                 "for; runs that need longer are saved and queued again"
