@@ -18,7 +18,7 @@ from results.leaderboards.published import Published
 from results.leaderboards.published_tables import paper_tables
 from results.leaderboards.run_table import PRETRAIN
 from results.leaderboards.table_formats import to_html
-from results.page import across, curves, scatter, spectra
+from results.page import across, curves, quality, scatter, spectra
 from results.page.claims import claim_table
 from results.page.comparisons import comparison_table, decided
 from results.page.environment import render
@@ -113,11 +113,11 @@ def _results(
         data = spectra.frames(probed)
         more = sum(bool(detail.spectra) for detail in pretrainings) - len(probed)
         sections.add("spectra", "Spectra over time", data, spectra=spectra.spectrum_charts(probed, data), more=more)
-    for name, title, build in (
-        ("transfer", "Classification against detection", scatter.transfer),
-        ("cost", "Cost", scatter.cost),
+    for name, title, (frame, drawn) in (
+        ("quality", "Measures without labels against accuracy", quality.quality(tables, pretrainings)),
+        ("transfer", "Classification against detection", scatter.transfer(tables)),
+        ("cost", "Cost", scatter.cost(tables)),
     ):
-        frame, drawn = build(tables)
         if drawn:
             sections.add(name, title, {name: frame}, charts=drawn)
 

@@ -22,19 +22,26 @@ def transfer(tables: Tables) -> tuple[pd.DataFrame, list[Chart]]:
     for up in (board for board in tables.leaderboards if board.stage == "detect"):
         for across in (board for board in tables.leaderboards if board.stage != "detect"):
             for metric in up.headlines:
-                frame = _against(tables, across, up, metric)
+                x, y = per_pretraining(tables, across, "top1"), per_pretraining(tables, up, metric)
+                frame = paired(tables, x, y)
                 if len(frame) > 1:
                     title = f"{up.dataset} {TITLES[metric]} against {across.dataset} {across.stage}"
                     frames.append(frame.assign(chart=title))
                     axes = Axis("x", f"{across.stage} {across.protocol}, top-1 %"), Axis("y", f"{TITLES[metric]}, %")
-                    charts.append(Chart(title, TRANSFER, scatter_chart(*axes, "name"), {"chart": title}, _said(frame)))
+                    charts.append(
+                        Chart(title, TRANSFER, scatter_chart(*axes, "name"), {"chart": title}, statistics(frame))
+                    )
+    return joined(frames), charts
+
+
+def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     columns = ["name", "method", "experiment", "words", "x", "y", "chart"]
-    return pd.concat(frames) if frames else pd.DataFrame(columns=columns), charts
+    return pd.concat(frames) if frames else pd.DataFrame(columns=columns)
 
 
-def _against(tables: Tables, across: Leaderboard, up: Leaderboard, metric: str) -> pd.DataFrame:
-    pairs = pd.DataFrame({"x": per_pretraining(tables, across, "top1"), "y": per_pretraining(tables, up, metric)})
-    pairs = pairs.dropna()
+def paired(tables: Tables, x: pd.Series, y: pd.Series) -> pd.DataFrame:
+    """A row per pretraining (the index of both) that has both values, with what a chart says of it."""
+    pairs = pd.DataFrame({"x": x, "y": y}).dropna()
     facts = tables.runs.drop_duplicates("parent").set_index("parent").reindex(pairs.index)
     words = facts.recipe + " " + facts.method + " config:" + facts.config + " " + pairs.index.astype("string")
     return pairs.assign(name=pairs.index, method=facts.method, experiment=facts.config, words=words)
@@ -48,7 +55,7 @@ def per_pretraining(tables: Tables, board: Leaderboard, metric: str) -> pd.Serie
     return runs.groupby("parent")[metric].mean().dropna()
 
 
-def _said(frame: pd.DataFrame) -> str:
+def statistics(frame: pd.DataFrame) -> str:
     rivals = frame[~frame.method.isin(BOUNDS)]
     means = rivals.groupby("experiment")[["x", "y"]].mean()
     return f"{correlation(list(means.x), list(means.y))}. A mark is a pretraining."

@@ -81,7 +81,18 @@ def test_the_page_is_whole_and_fetches_nothing(records: Records) -> None:
     assert not re.search(r"@import|url\(|<link|<iframe|fetch\(|XMLHttpRequest", own_text(text))
     assert "default-src 'none'" in text
     assert "connect-src" not in text
-    sections = ("leaderboards", "across", "comparisons", "curves", "spectra", "transfer", "cost", "tables", "runs")
+    sections = (
+        "leaderboards",
+        "across",
+        "comparisons",
+        "curves",
+        "spectra",
+        "quality",
+        "transfer",
+        "cost",
+        "tables",
+        "runs",
+    )
     assert set(sections) <= set(parsed.ids)
     assert text.count("data-chart=") > 20
     assert [name for name in parsed.ids if parsed.ids.count(name) > 1] == []

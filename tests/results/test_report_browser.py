@@ -15,7 +15,7 @@ from tests.support.report_runs import history, sample_runs
 
 METHODS = Path(__file__).parents[2] / "pretrain" / "methods"
 SIZES = [(1400, False), (1400, True), (800, False), (390, False), (390, True)]
-SECTIONS = ("leaderboards", "across", "curves", "spectra", "transfer", "cost", "runs")
+SECTIONS = ("leaderboards", "across", "curves", "spectra", "quality", "transfer", "cost", "runs")
 
 
 @pytest.fixture(scope="module")

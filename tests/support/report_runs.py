@@ -41,9 +41,9 @@ def sample_runs(root: Path, methods: dict[str, float], seeds: int = 3) -> Record
     for i, (method, top1) in enumerate(methods.items()):
         for seed in range(seeds):
             value = top1 + seed - 1 + math.sin(7 * i + 3 * seed) * 0.5
-            parent = records.pretrain(
-                method, seed, cost={"wall_s": 600.0 + 90 * i, "gpu_s": 0.0, "cpu_s": 1100.0 + 90 * i, "restarts": 0}
-            )
+            cost = {"wall_s": 600.0 + 90 * i, "gpu_s": 0.0, "cpu_s": 1100.0 + 90 * i, "restarts": 0}
+            ranks = {"backbone_rankme": value / 3, "rankme": value / 5, "lidar": value / 4 + i % 3}
+            parent = records.pretrain(method, seed, cost=cost, metrics=ranks)
             history(records.root / "pretrain" / parent, value)
             records.evaluate(parent, {"top1": value, "top5": 99.0})
             records.evaluate(parent, {"top1": value - 7}, "knn")
