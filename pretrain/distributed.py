@@ -29,7 +29,7 @@ def world_size() -> int:
 
 
 def barrier() -> None:
-    """Waits until all processes are here."""
+    """Waits until all processes have arrived."""
     if _joined():
         dist.barrier()
 
@@ -44,7 +44,7 @@ def mean_over_ranks(x: Tensor) -> Tensor:
 
 
 class World:
-    """The processes that train together, and this one's place among them. A context: leaving it leaves the group.
+    """The processes that train together, and this one's rank. A context: leaving it leaves the group.
 
     with World.join(recipe.world_size, recipe.device) as world:
         network.to(world.device)
@@ -57,24 +57,26 @@ class World:
     def join(
         cls, world_size: int = 1, device: Literal["auto", "cpu", "cuda"] = "auto", timeout_s: float = 1800
     ) -> Self:
-        """Meets the other processes that the launcher has started; they talk by nccl on CUDA, otherwise by gloo.
+        """Joins the other processes that the launcher has started, by nccl on CUDA, otherwise by gloo.
 
         Args:
-            world_size: how many there should be.
+            world_size: the expected number of processes.
             timeout_s: how long a collective waits for the others before the run fails.
         Raises:
-            UserError: there are more or fewer, the launcher's variables are not all set, CUDA is wanted and missing.
+            UserError: more or fewer were started, the launcher's variables are not all set or not numbers, there is no
+                CUDA device although device="cuda".
         """
-        place = _environment()
-        if place.get("WORLD_SIZE", 1) != world_size:
-            raise UserError(
-                f"world_size={world_size}, but {place.get('WORLD_SIZE', 1)} process(es) were started; "
-                f"e.g. torchrun --nproc-per-node {world_size} -m pretrain ..."
-            )
-        own = cls(place.get("RANK", 0), world_size, _device(device, place.get("LOCAL_RANK", 0)))
+        variables = _environment()
+        started = variables.get("WORLD_SIZE", 1)
+        if started != world_size:
+            advice = f"torchrun --nproc-per-node {world_size} -m pretrain ..."
+            if started > 1:
+                advice = f"world_size={started} to train on all of them, or {advice}"
+            raise UserError(f"world_size={world_size}, but {started} process(es) were started; e.g. {advice}")
+        world = cls(variables.get("RANK", 0), world_size, _device(device, variables.get("LOCAL_RANK", 0)))
         if world_size > 1:
-            own._meet(timedelta(seconds=timeout_s))
-        return own
+            world._meet(timedelta(seconds=timeout_s))
+        return world
 
     def _meet(self, timeout: timedelta) -> None:
         on_cuda = self.device.type == "cuda"
@@ -88,7 +90,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and talks to the user."""
+        """Whether this is the process that writes files and prints messages."""
         return self.rank == 0
 
     def broadcast(self, value: T) -> T:
@@ -240,19 +242,26 @@ def _convert(module: nn.Module, synchronised: Callable[[Any], nn.Module]) -> nn.
 
 def _environment() -> dict[str, int]:
     """RANK, WORLD_SIZE and LOCAL_RANK as the launcher set them; empty where it set none."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 and "RANK" not in os.environ:
+    if os.environ.get("WORLD_SIZE", "1") == "1" and "RANK" not in os.environ:
         return {}
     missing = [name for name in ENVIRONMENT if name not in os.environ]
     if missing:
         raise UserError(f"several processes: {', '.join(missing)} not set; start them by torchrun or by the launcher")
-    return {name: int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    numbers = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+    wrong = [f"{name}={value!r}" for name, value in numbers.items() if not (value.isascii() and value.isdigit())]
+    if wrong:
+        raise UserError(f"not a number: {', '.join(wrong)}; start the processes by torchrun or by the launcher")
+    values = {name: int(value) for name, value in numbers.items() if name != "MASTER_PORT"}
+    if not values["RANK"] < values["WORLD_SIZE"]:
+        raise UserError(f"RANK={values['RANK']} of WORLD_SIZE={values['WORLD_SIZE']}: ranks count from 0")
+    return values
 
 
-def _device(wanted: str, local_rank: int) -> torch.device:
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
+def _device(name: str, local_rank: int) -> torch.device:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
         raise UserError("device=cuda, but torch sees no CUDA device here; use device=cpu or device=auto")
-    if wanted == "cpu" or not there:
+    if name == "cpu" or not available:
         return torch.device("cpu")
     # A launcher may show each process all devices of its machine, or only its own.
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
