@@ -85,10 +85,10 @@ def write_backbone(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mappin
 
     from pretrain.encoders import recognise
 
-    arch, _, kept = recognise(dict(tensors), metadata.get("stem"))
+    arch, _, backbone = recognise(dict(tensors), metadata.get("stem"))
     if metadata.get("arch", arch) != arch:
         raise UserError(f"{path}: the tensors are a {arch}'s, not a {metadata['arch']}'s")
-    write_atomically(path, save(kept, metadata={METADATA: json.dumps(dict(metadata), sort_keys=True)}))
+    write_atomically(path, save(backbone, metadata={METADATA: json.dumps(dict(metadata), sort_keys=True)}))
 
 
 def _stated(content: Content) -> Any:

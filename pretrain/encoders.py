@@ -100,22 +100,22 @@ def tensor_shapes(arch: str, stem: str) -> dict[str, tuple[int, ...]]:
 
 def _all_tensors(content: Any) -> dict[str, Tensor]:
     """All tensors in nested mappings, by their dotted path."""
-    found: dict[str, Tensor] = {}
-    waiting, seen = deque([("", content, 0)]), 0
-    while waiting:
-        prefix, mapping, depth = waiting.popleft()
+    tensors: dict[str, Tensor] = {}
+    queue, entries = deque([("", content, 0)]), 0
+    while queue:
+        prefix, mapping, depth = queue.popleft()
         for key, value in _entries(mapping) if depth <= MAX_DEPTH else ():
-            seen += 1
-            if seen > MAX_ENTRIES:
+            entries += 1
+            if entries > MAX_ENTRIES:
                 raise UserError(f"holds more than {MAX_ENTRIES:,} entries in nested mappings: it is no checkpoint")
             if isinstance(value, Tensor):
-                found[f"{prefix}{key}"] = value
+                tensors[f"{prefix}{key}"] = value
             elif isinstance(value, np.ndarray):
                 if value.dtype.kind in "fiub" and value.dtype.isnative:
-                    found[f"{prefix}{key}"] = torch.from_numpy(np.array(value))
+                    tensors[f"{prefix}{key}"] = torch.from_numpy(np.array(value))
             else:
-                waiting.append((f"{prefix}{key}.", value, depth + 1))
-    return found
+                queue.append((f"{prefix}{key}.", value, depth + 1))
+    return tensors
 
 
 def _entries(value: Any) -> Iterable[tuple[Any, Any]]:
@@ -133,18 +133,18 @@ def _without_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _candidates(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Prefix -> the tensors below it by torchvision's names, for each place that looks like a ResNet."""
-    found: dict[str, dict[str, Tensor]] = {}
+    candidates: dict[str, dict[str, Tensor]] = {}
     for name in tensors:
         if name.endswith("layer1.0.conv1.weight"):
             prefix = name.removesuffix("layer1.0.conv1.weight")
             if f"{prefix}conv1.weight" in tensors:
-                found[prefix] = _below(prefix, tensors)
+                candidates[prefix] = _below(prefix, tensors)
         elif name.endswith("4.0.conv1.weight"):
             prefix = name.removesuffix("4.0.conv1.weight")
             stem = tensors.get(f"{prefix}0.weight")
             if stem is not None and stem.ndim == 4 and stem.shape[1] == 3:
-                found[prefix] = _from_sequential(_below(prefix, tensors))
-    return found
+                candidates[prefix] = _from_sequential(_below(prefix, tensors))
+    return candidates
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -202,25 +202,25 @@ def _quoted(prefix: str) -> str:
 
 def _clean(name: str) -> str:
     """A name from a file that anyone may have written, fit for one line of a terminal."""
-    shown = name if name.isprintable() else repr(name)[1:-1]
-    return shown if len(shown) <= 120 else f"{shown[:117]}..."
+    text = name if name.isprintable() else repr(name)[1:-1]
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _why_none(tensors: dict[str, Tensor]) -> str:
-    known = f"known are {', '.join(ARCHITECTURES)}"
+    supported = f"supported: {', '.join(ARCHITECTURES)}"
     if not tensors:
-        return f"holds no tensors, so it is no checkpoint of a network; {known}"
+        return f"holds no tensors, so it is no checkpoint of a network; {supported}"
     examples = ", ".join(map(_clean, list(tensors)[:3]))
     residual = any(re.search(r"(?:^|\.)layer1\.0\.conv1\.weight$", name) for name in tensors)
     if residual and any(re.search(r"(?:^|\.)(?:conv1|stem)\.0\.(?:\d\.)?weight$", name) for name in tensors):
-        return f"holds a ResNet with a stem of several convolutions (ResNet-C or -D); {known}, with one in the stem"
+        return f"holds a ResNet with a stem of several convolutions (ResNet-C or -D); {supported}, with one in the stem"
     if any(re.search(r"(?:^|\.)stem\.conv\w*\.weight$", name) for name in tensors):
-        return f"holds a network with a stem of its own (stem.conv...), not by torchvision's names; {known}"
+        return f"holds a network with a stem of its own (stem.conv...), not by torchvision's names; {supported}"
     if any("dwconv" in name or "conv_dw" in name or "token_mixer" in name for name in tensors):
-        return f"holds a network of depthwise convolutions (ConvNeXt, say), not a ResNet; {known}"
+        return f"holds a network of depthwise convolutions (ConvNeXt, say), not a ResNet; {supported}"
     if any("attn.qkv" in name or "attention.query" in name or "self_attn" in name for name in tensors):
-        return f"holds a vision transformer; {known}"
-    return f"holds no ResNet by torchvision's names (it has {len(tensors)} tensors: {examples}, ...); {known}"
+        return f"holds a vision transformer; {supported}"
+    return f"holds no ResNet by torchvision's names (it has {len(tensors)} tensors: {examples}, ...); {supported}"
 
 
 def _stem(trunk: dict[str, Tensor], stated: str | None) -> str:
@@ -229,16 +229,16 @@ def _stem(trunk: dict[str, Tensor], stated: str | None) -> str:
     if stated is not None and stated not in STEMS:
         raise UserError(f"states a stem '{stated}' that is not known; there are: {', '.join(STEMS)}")
     if shape == (64, 3, 7, 7):
-        found = "imagenet"
+        stem = "imagenet"
     elif shape == (64, 3, 3, 3):
-        found = stated if stated not in (None, "imagenet") else "cifar"
+        stem = stated if stated not in (None, "imagenet") else "cifar"
     else:
         wide = "; wide ResNets are not supported" if shape and len(shape) == 4 and shape[0] > 64 else ""
         fault = f"conv1.weight is {_dimensions(shape)}: neither a 7x7 nor a 3x3 stem of 64 channels from RGB"
         raise UserError(f"{fault}{wide}")
-    if stated is not None and stated != found:
+    if stated is not None and stated != stem:
         raise UserError(f"states the stem '{stated}', but conv1.weight is {_dimensions(shape)}")
-    return found
+    return stem
 
 
 def _architecture(trunk: dict[str, Tensor]) -> str:
@@ -247,8 +247,8 @@ def _architecture(trunk: dict[str, Tensor]) -> str:
     bottleneck = any(name.endswith(".conv3.weight") for name in trunk)
     for arch in ARCHITECTURES:
         expected = tensor_shapes(arch, "imagenet")
-        wanted = [len({name.split(".")[1] for name in expected if name.startswith(f"layer{k}.")}) for k in (1, 2, 3, 4)]
-        if blocks == wanted and bottleneck == ("layer1.0.conv3.weight" in expected):
+        counts = [len({name.split(".")[1] for name in expected if name.startswith(f"layer{k}.")}) for k in (1, 2, 3, 4)]
+        if blocks == counts and bottleneck == ("layer1.0.conv3.weight" in expected):
             return arch
     kind = "bottleneck" if bottleneck else "basic"
     raise UserError(f"a ResNet of {blocks} {kind} blocks is not known; known are {', '.join(ARCHITECTURES)}")
@@ -264,9 +264,9 @@ def _check_shapes(arch: str, stem: str, trunk: dict[str, Tensor]) -> None:
         raise UserError(f"{len(extra)} tensors have no place in a {arch}, e.g. {_clean(extra[0])}")
     for name, shape in expected.items():
         if tuple(trunk[name].shape) != shape:
-            given = _dimensions(tuple(trunk[name].shape))
+            dimensions = _dimensions(tuple(trunk[name].shape))
             hint = "; wide and grouped ResNets are not supported" if ".conv2." in name or ".conv1." in name else ""
-            raise UserError(f"{name} is {given}, in a {arch} it is {_dimensions(shape)}{hint}")
+            raise UserError(f"{name} is {dimensions}, in a {arch} it is {_dimensions(shape)}{hint}")
 
 
 def _as_float32(name: str, tensor: Tensor) -> Tensor:

@@ -34,10 +34,10 @@ def resolve_device(device: str) -> Literal["cpu", "cuda"]:
 
     from whitebench.errors import UserError
 
-    there = torch.cuda.is_available()
-    if device == "cuda" and not there:
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
         raise UserError("device=cuda, but torch sees no CUDA device here ('make doctor' says why); use device=cpu")
-    return "cuda" if there and device != "cpu" else "cpu"
+    return "cuda" if available and device != "cpu" else "cpu"
 
 
 def make_repeatable(threads: int) -> None:

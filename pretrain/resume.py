@@ -42,15 +42,15 @@ def load(folder: Path) -> dict[str, Any] | None:
     """
     import torch
 
-    found = [path for path in (folder / CHECKPOINT, folder / PREVIOUS) if path.exists()]
-    known = _hashes(folder)
-    for path in found:
-        if _whole(path, known):
+    existing = [path for path in (folder / CHECKPOINT, folder / PREVIOUS) if path.exists()]
+    hashes = _hashes(folder)
+    for path in existing:
+        if _whole(path, hashes):
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
-    if found:
+    if existing:
         raise UserError(
-            f"{folder}: damaged: {', '.join(p.name for p in found)}; remove the folder to start this run afresh"
+            f"{folder}: damaged: {', '.join(p.name for p in existing)}; remove the folder to start this run afresh"
         )
     return None
 
@@ -72,10 +72,10 @@ def _write(state: dict[str, Any], file: IO[bytes]) -> None:
         raise
 
 
-def _whole(path: Path, known: list[str]) -> list[str]:
+def _whole(path: Path, hashes: list[str]) -> list[str]:
     """The file's hash if it is one of the known, else nothing."""
     digest = file_hash(path) if path.exists() else ""
-    return [digest] if digest in known else []
+    return [digest] if digest in hashes else []
 
 
 def _hashes(folder: Path) -> list[str]:

@@ -70,7 +70,7 @@ def main() -> None:
 
     backbone = read_backbone(arguments.ckpt)
     target = Target.of_backbone(backbone, arguments.dataset, arguments.crop, arguments.resize)
-    given = {name: value for name in ("features", "list") if (value := getattr(arguments, name, None))}
+    stage_options = {name: value for name in ("features", "list") if (value := getattr(arguments, name, None))}
     for seed in arguments.seeds or [arguments.seed]:
         options = validated(
             Options,
@@ -81,7 +81,7 @@ def main() -> None:
                 "threads": arguments.threads,
                 "workers": arguments.workers,
                 "loader": arguments.loader,
-                **given,
+                **stage_options,
             },
             where="--",
             separator="",

@@ -28,9 +28,9 @@ def load_trained(ckpt: Path, parent: str, features: str) -> Trained:
 
     Args:
         ckpt: its folder, or the backbone in it.
-        features: what of it is wanted: "embedding" or "transformed".
+        features: which output: "embedding" or "transformed".
     Raises:
-        UserError: it is no pretraining of ours, its folder is not whole, or its method has no such output.
+        UserError: not a pretraining of this suite, its folder is not complete, or its method has no such output.
     """
     folder = ckpt if ckpt.is_dir() else ckpt.parent
     record = _record(ckpt, folder, parent, features)

@@ -43,9 +43,9 @@ def embed_training_set(encoder: nn.Module, normalise: nn.Module, manifest: Manif
     """
     count, processes = manifest.split("train").count, world_size()
     share = -(-count // processes)
-    own = [i % count for i in range(rank(), share * processes, processes)]  # shares of one size, whatever the count
+    indices = [i % count for i in range(rank(), share * processes, processes)]  # shares of one size, whatever the count
     with evaluating(encoder):
-        batches = _batches(manifest, "train", recipe, own)
+        batches = _batches(manifest, "train", recipe, indices)
         z, _ = _collect(lambda view: encoder(view).z, normalise, batches, share)
     return gather_with_gradient(z).unflatten(0, (processes, share)).transpose(0, 1).flatten(0, 1)[:count]
 

@@ -248,10 +248,10 @@ PROTOCOLS: dict[str, list[KNN] | list[Linear] | list[Semi]] = {
 
 def find_protocol(stage: str, name: str) -> Protocol:
     """The protocol of that name for the stage "linear", "knn" or "semi"; `UserError` names the nearest if none is."""
-    known = {protocol.name: protocol for protocol in PROTOCOLS[stage]}
-    if name not in known:
-        raise UserError(f"unknown {stage} protocol '{name}'{nearest(name, known)}")
-    return known[name]
+    protocols = {protocol.name: protocol for protocol in PROTOCOLS[stage]}
+    if name not in protocols:
+        raise UserError(f"unknown {stage} protocol '{name}'{nearest(name, protocols)}")
+    return protocols[name]
 
 
 def describe(stage: str) -> str:

@@ -125,12 +125,12 @@ def _deviations(protocol: Protocol, resolved: dict[str, Any]) -> dict[str, list[
     from pretrain.evaluate.subset import deviation
 
     features = resolved.get("features")
-    found = [
+    candidates = [
         f"features: {features}, published backbone" if features else None,
         deviation(protocol, resolved["subset"]) if isinstance(protocol, Semi) else None,
     ]
-    kept = [text for text in found if text]
-    return {"deviations": kept} if kept else {}
+    deviations = [text for text in candidates if text]
+    return {"deviations": deviations} if deviations else {}
 
 
 def _evaluate(

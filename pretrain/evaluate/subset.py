@@ -71,28 +71,28 @@ def choose(manifest: Manifest, protocol: Semi, seed: int, image_list: Path | Non
 def _draw(files: list[str], percent: float, seed: int) -> list[int]:
     """Of each class its share, rounded, at least one: the images whose names have the smallest hashes with the seed."""
     classes: dict[str, list[int]] = {}
-    for place, name in enumerate(files):
-        classes.setdefault(name.partition("/")[0], []).append(place)
+    for index, name in enumerate(files):
+        classes.setdefault(name.partition("/")[0], []).append(index)
     chosen = []
-    for places in classes.values():
-        places.sort(
-            key=lambda place: hashlib.sha256(f"{seed} {files[place]}".encode(errors="surrogateescape")).digest()
+    for indices in classes.values():
+        indices.sort(
+            key=lambda index: hashlib.sha256(f"{seed} {files[index]}".encode(errors="surrogateescape")).digest()
         )
-        chosen += places[: max(1, round(percent / 100 * len(places)))]
+        chosen += indices[: max(1, round(percent / 100 * len(indices)))]
     return chosen
 
 
 def _find(files: list[str], path: Path, dataset: str) -> list[int]:
     """The images of a list, which names files as `<class>/<file>`, or as `<file>` where that tells them apart."""
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(files):
-        for known in {name, name.rpartition("/")[2]}:
-            places.setdefault(known, []).append(place)
+    indices: dict[str, list[int]] = {}
+    for index, name in enumerate(files):
+        for alias in {name, name.rpartition("/")[2]}:
+            indices.setdefault(alias, []).append(index)
     names = read_list(path)
-    absent = [name for name in names if name not in places]
+    absent = [name for name in names if name not in indices]
     if absent:
         raise UserError(f"{path}: {len(absent)} of {len(names)} images are not in {dataset}, e.g. {absent[0]}")
-    several = [name for name in names if len(places[name]) > 1]
+    several = [name for name in names if len(indices[name]) > 1]
     if several:
         raise UserError(f"{path}: {several[0]} is in several classes of {dataset}; name it as <class>/<file>")
-    return [places[name][0] for name in names]
+    return [indices[name][0] for name in names]

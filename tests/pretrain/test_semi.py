@@ -59,8 +59,8 @@ def test_a_list_names_its_images_with_or_without_their_class(manifest: Manifest,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "names no images"),
-        ("a.jpg\nb.jpg\na.jpg", "names a.jpg twice"),
+        ("", "lists no images"),
+        ("a.jpg\nb.jpg\na.jpg", "a.jpg is listed twice"),
         ("nowhere.jpg", "1 of 1 images are not in tiny, e.g. nowhere.jpg"),
         (b"\xff\xfe\x00", "not a readable list"),
     ],
