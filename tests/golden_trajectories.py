@@ -135,20 +135,30 @@ def run(name: str, phase: float = 0.0) -> dict[str, Any]:
         and of the trained network conv1, conv2, bn1_running_mean, projector_last, and what else the method has of:
         predictor_last, target_conv1, queue_rows, prototypes, last_layer_v, centre. Tensors are float64.
     """
-    settings = SETTINGS[name]
-    views = settings.get("views", TWO_VIEWS)
-    recipe, method = build(settings)
-    step = TrainingStep(method, recipe, CPU, settings.get("steps_per_epoch", 4))
+    step = training_step(name)
+    method = step.method
     with torch.no_grad():  # on a copy: its batch norms take note of what they see
         features = copy.deepcopy(method.encoder.backbone)(image(phase, 0, 8))
-    losses, rates = [], []
-    method.train()
-    for t in range(STEPS):
-        batch = Batch([image(t + phase, v, side) for v, side in views], torch.arange(BATCH), torch.zeros(BATCH))
-        with permutations_of_step(t):
-            losses.append(step(batch, t).loss.item())
-        rates.append([group["lr"] for group in step.optimizer.param_groups])
+    losses, rates = train(step, name, range(STEPS), phase)
     return {"losses": losses, "learning_rates": rates, "features0": features, **weights_of(method)}
+
+
+def training_step(name: str) -> TrainingStep:
+    """Of a trajectory, before its first step."""
+    recipe, method = build(SETTINGS[name])
+    return TrainingStep(method, recipe, CPU, SETTINGS[name].get("steps_per_epoch", 4))
+
+
+def train(step: TrainingStep, name: str, times: range, phase: float = 0.0) -> tuple[list[float], list[list[float]]]:
+    """The losses of some steps of a trajectory, and the learning rates of each parameter group."""
+    losses, rates = [], []
+    step.method.train()
+    for t in times:
+        views = [image(t + phase, v, side) for v, side in SETTINGS[name].get("views", TWO_VIEWS)]
+        with permutations_of_step(t):
+            losses.append(step(Batch(views, torch.arange(BATCH), torch.zeros(BATCH)), t).loss.item())
+        rates.append([group["lr"] for group in step.optimizer.param_groups])
+    return losses, rates
 
 
 def build(settings: dict[str, Any]) -> tuple[Recipe, Method[Any]]:

@@ -1,5 +1,6 @@
 """Whole trainings equal those of the methods' official code, loss by loss and weight by weight, in float64."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.golden_trajectories import SETTINGS, run
+from tests.golden_trajectories import SETTINGS, STEPS, run, train, training_step
 
 VALUES = Path(__file__).parents[1] / "data" / "trajectories.json"
 TRAJECTORIES: dict[str, dict[str, Any]] = {
@@ -33,6 +34,20 @@ def test_a_training_equals_its_official_code(name: str) -> None:
         assert tensor.dtype == torch.float64
         assert float(tensor.norm()) == pytest.approx(official["norm"], rel=1e-7), key
         assert tensor.flatten()[:4].tolist() == pytest.approx(official["first"], rel=1e-7, abs=1e-9), key
+
+
+@every
+def test_a_training_continues_from_its_saved_state_to_the_same_bits(name: str) -> None:
+    whole = training_step(name)
+    before, _ = train(whole, name, range(7))
+    saved = copy.deepcopy(whole.state_dict())
+    after, _ = train(whole, name, range(7, STEPS))
+    resumed = training_step(name)
+    resumed.load_state_dict(saved)
+    assert train(resumed, name, range(7, STEPS))[0] == after
+    state = whole.method.state_dict()
+    assert all(tensor.equal(state[key]) for key, tensor in resumed.method.state_dict().items())
+    assert before + after == run(name)["losses"]
 
 
 @every
