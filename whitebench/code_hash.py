@@ -7,6 +7,7 @@ Reads source text only; imports none of it.
 
 import ast
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,9 @@ PACKAGES = ("pretrain", "transfer")
 
 METHODS = "pretrain/methods"
 """Methods are imported by name when a recipe asks for them, so the import graph has no edge to them."""
+
+OWN_METHODS = "$WHITEBENCH_METHODS"
+"""Stands for the folder of a method that is not part of the suite."""
 
 DISPLAY_ONLY = (
     *("pretrain/progress.py", "transfer/progress.py", "transfer/estimate.py", "transfer/pictures.py"),
@@ -56,9 +60,20 @@ def code_files(stage: str, method: str | None = None) -> dict[str, str]:
         return {}
     entry, without = STAGES[stage]
     method_file = f"{METHODS}/{method}.py"
-    entries = [entry, *([method_file] if method and method.isidentifier() and (ROOT / method_file).is_file() else [])]
+    inside = method is not None and method.isidentifier() and (ROOT / method_file).is_file()
+    own = None if inside or method is None else _own_method(method)
+    outside = [] if own is None else list(_imports(*_state(own), ROOT))
+    entries = [entry, *([method_file] if inside else []), *outside]
     names = _imported(entries, lambda name, importer: importer == entry and name in without)
-    return {name: _tree_hash(*_state(ROOT / name)) for name in sorted(names)}
+    files = {name: _tree_hash(*_state(ROOT / name)) for name in sorted(names)}
+    return files if own is None else {**files, f"{OWN_METHODS}/{own.name}": _tree_hash(*_state(own))}
+
+
+def _own_method(method: str) -> Path | None:
+    """The file of a method that lies in a folder of $WHITEBENCH_METHODS; None where there is none."""
+    folders = filter(None, os.environ.get("WHITEBENCH_METHODS", "").split(os.pathsep))
+    files = (Path(folder) / f"{method}.py" for folder in folders) if method.isidentifier() else ()
+    return next((file for file in files if file.is_file()), None)
 
 
 def code_hash(files: dict[str, str]) -> str:
@@ -90,7 +105,8 @@ def _state(path: Path) -> State:
 @cache
 def _imports(path: Path, modified: int, size: int, root: Path) -> tuple[str, ...]:
     """The files of PACKAGES that a file imports; those of its `if TYPE_CHECKING` blocks never run, and do not count."""
-    package = path.relative_to(root).parts[:-1]
+    inside = path.is_relative_to(root)
+    package = path.relative_to(root).parts[:-1] if inside else tuple(METHODS.split("/"))  # as which it is imported
     modules = [module for node in _running_nodes(ast.parse(path.read_bytes())) for module in _modules(node, package)]
     files = {file for module in modules if module.partition(".")[0] in PACKAGES for file in _files_of(module, root)}
     return tuple(sorted(files))

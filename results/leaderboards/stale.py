@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from results.leaderboards.run_table import PRETRAIN, flat
-from whitebench.code_hash import code_files
+from whitebench.code_hash import OWN_METHODS, code_files
 from whitebench.errors import UserError
 from whitebench.hashing import canonical
 
@@ -68,7 +68,9 @@ def _code_now(stage: str, method: str) -> dict[str, str]:
 @cache
 def _differences(then: str, now: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     before, after = json.loads(then), dict(now)
-    return tuple(name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name))
+    changed = (name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name))
+    # a method outside of the suite cannot be compared where its folder is not known
+    return tuple(name for name in changed if name in after or not name.startswith(OWN_METHODS))
 
 
 def _shown(causes: list[str]) -> str:

@@ -257,6 +257,8 @@ def test_records_of_the_real_writer_give_a_table(tmp_path: Path, monkeypatch: py
     assert main(["--out", str(tmp_path / "out"), "--quiet"]) == 0
     [row] = read_csv(tmp_path / "out" / "runs.csv")
     assert (row["top1"], row["pretrain_status"], row["parent"]) == ("71.5", "done", pretraining.id)
+    assert row["pretrain_code"] != row["code"] != ""
+    assert float(row["pretrain_cpu_s"]) > 0
 
 
 # --- determinism ----------------------------------------------------------------------------------------------------

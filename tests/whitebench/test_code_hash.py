@@ -128,6 +128,20 @@ def test_imports_for_type_checkers_do_not_count_and_relative_ones_do(edit: Edit,
     assert "pretrain/losses/only_typed.py" not in names
 
 
+def test_a_method_outside_of_the_suite_counts_with_what_it_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("from pretrain.losses import windows\n")
+    monkeypatch.setenv("WHITEBENCH_METHODS", str(tmp_path))
+    before = code_files("pretrain", "own")
+    assert {"$WHITEBENCH_METHODS/own.py", "pretrain/losses/windows.py", "pretrain/train.py"} <= before.keys()
+    file.write_text("from pretrain.losses import windows\nX = 1\n")
+    assert changed(before, "pretrain", "own") == ["$WHITEBENCH_METHODS/own.py"]
+    monkeypatch.delenv("WHITEBENCH_METHODS")
+    assert "$WHITEBENCH_METHODS/own.py" not in code_files("pretrain", "own")
+
+
 def test_stages_of_others_and_unknown_methods_have_no_files_of_ours() -> None:
     assert code_files("own-stage") == {}
     assert code_files("pretrain", "no-such-method") == code_files("pretrain")
