@@ -22,10 +22,11 @@ def cell_table(graph: Graph, states: Mapping[str, JobState], width: int) -> list
     """A line per cell, a column per stage; where that is too wide, the stage that each cell is at."""
     stages = list(dict.fromkeys(job.stage for job in graph.work))
     cells = {cell: _by_stage(jobs, stages) for cell, jobs in graph.cells().items()}
-    for brief in (False, True):
+    short = _short_names(list(cells), 0, cut=False)
+    for brief, names in ((False, list(cells)), (True, list(cells)), (True, short)):
         rows = [["", *stages]]
-        for cell, by_stage in cells.items():
-            rows.append([cell, *(_stage_text(by_stage[stage], states, brief) for stage in stages)])
+        for name, by_stage in zip(names, cells.values()):
+            rows.append([name, *(_stage_text(by_stage[stage], states, brief) for stage in stages)])
         widths = [max(map(len, column)) for column in zip(*rows)]
         if sum(widths) + 2 * len(stages) <= width:
             return [_aligned(row, widths) for row in rows]
@@ -186,7 +187,7 @@ def _mean_headline(states: Sequence[JobState]) -> str:
 def _narrow_table(
     cells: Mapping[str, Mapping[str, list[Job]]], states: Mapping[str, JobState], width: int
 ) -> list[str]:
-    """A line per cell: its name, how many of its jobs are done, and what its foremost unfinished stage does."""
+    """A line per cell: its name, how many of its jobs are done, and the unfinished stages, foremost first."""
     names = _short_names(list(cells), max(LEAST_NAME, width // 2))
     rows = [["", "done", "now"]]
     for name, by_stage in zip(names, cells.values()):
@@ -206,15 +207,17 @@ def _now(by_stage: Mapping[str, list[Job]], states: Mapping[str, JobState]) -> s
             texts.append((rank, f"{stage} {_stage_text(jobs, states, brief=True)}"))
     if not texts:
         return "all done"
-    return min(texts, key=lambda entry: entry[0])[1]
+    return ", ".join(text for _, text in sorted(texts, key=lambda entry: entry[0]))
 
 
-def _short_names(names: Sequence[str], most: int) -> list[str]:
+def _short_names(names: Sequence[str], most: int, cut: bool = True) -> list[str]:
     """Without the recipes' folder, where that makes them fit and they stay different; cut in the middle, if need be."""
     if max(map(len, names), default=0) <= most:
         return list(names)
     short = [" ".join([name.split()[0].rpartition("/")[2], *name.split()[1:]]) for name in names]
-    chosen = short if len(set(short)) == len(names) else names
+    chosen = short if len(set(short)) == len(names) else list(names)
+    if not cut:
+        return chosen
     return [
         name if len(name) <= most else f"{name[: most // 2 - 1]}..{name[-(most - most // 2 - 1) :]}" for name in chosen
     ]
