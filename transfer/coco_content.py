@@ -22,16 +22,11 @@ from transfer.annotation_checks import (
     mask_extent,
     mask_fault,
 )
+from transfer.coco_sections import ascii_text, check_names, check_sections, is_encodable, whole_side
 from whitebench.errors import UserError
 
-NEEDED = {
-    "images": ("id", "file_name", "width", "height"),
-    "annotations": ("image_id", "category_id", "bbox"),
-    "categories": ("id", "name"),
-}
 LARGEST_ID = 2**53
 """pycocotools keeps the ids of annotations as float64."""
-LARGEST_SIDE = 1_000_000
 FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1, "false": 0, "true": 1, "None": 0, "": 0}
 HARMLESS = ("have an empty box", "have a box that reaches beyond the image", "have a box that does not fit their mask")
 """Kinds that Detectron2 clips or skips; it or pycocotools fails on the others."""
@@ -75,28 +70,6 @@ def check_content(
     """
     check_sections(path, raw)
     return _Check(path, raw, masks, skip).run(order)
-
-
-def check_sections(path: Path, raw: Any) -> None:
-    """Raises `UserError` where a section, or what each of its entries needs, is missing."""
-    for section, needed in NEEDED.items():
-        if not isinstance(raw, dict) or not isinstance(raw.get(section), list):
-            raise UserError(f"{path}: not COCO annotations, it has no list '{section}'")
-        for item in raw[section]:
-            absent = [key for key in needed if not isinstance(item, dict) or key not in item]
-            if absent:
-                raise UserError(f"{path}: an entry of '{section}' has no '{absent[0]}': {ascii(item)[:80]}")
-        _check_ids(path, section, raw[section])
-
-
-def _check_ids(path: Path, section: str, entries: list[Entry]) -> None:
-    ids = [item["id"] for item in entries if "id" in item or section != "annotations"]
-    for value in ids:
-        if not isinstance(value, int | float | str) or (isinstance(value, float) and not is_number(value)):
-            raise UserError(f"{path}: an entry of '{section}' has the id {ascii(value)[:40]}: not a number or a text")
-    double = next((value for value, count in Counter(ids).items() if count > 1), None)
-    if double is not None:
-        raise UserError(f"{path}: two entries of '{section}' have the id {ascii_text(double)}")
 
 
 class _Check:
@@ -154,9 +127,9 @@ class _Check:
         images = {}
         for item, number in zip(entries, numbers):
             name = item["file_name"]
-            if not isinstance(name, str) or not name or not _is_encodable(name):
+            if not isinstance(name, str) or not name or not is_encodable(name):
                 raise UserError(f"{self.path}: image {ascii_text(item['id'])} has no usable file_name: {name!a}")
-            sides = [_whole(item[side]) for side in ("width", "height")]
+            sides = [whole_side(item[side]) for side in ("width", "height")]
             if None in sides:
                 text = f"{item['width']!a} x {item['height']!a}"
                 raise UserError(f"{self.path}: image {ascii_text(item['id'])} has the impossible size {text[:60]}")
@@ -312,41 +285,8 @@ class _Check:
         }
 
 
-def check_names(path: Path, names: Sequence[str], order: Sequence[str]) -> None:
-    """Raises `UserError` where the categories `names` are others than those of `order`."""
-    for these, those, text in ((names, order, "'{}' is not among them"), (order, names, "'{}' is missing")):
-        other = sorted(set(these) - set(those))
-        if other:
-            raise UserError(
-                f"{path}: its {len(names)} categories are not the {len(order)} that are expected: "
-                + text.format(ascii_text(other[0]))
-            )
-    if len(set(names)) < len(names):
-        double = next(name for name, count in Counter(names).items() if count > 1)
-        raise UserError(f"{path}: two categories have the name '{ascii_text(double)}'")
-
-
-def ascii_text(value: Any) -> str:
-    """For messages: a text as it is, but for characters that a terminal cannot print."""
-    return str(value)[:80].encode("utf-8", "backslashreplace").decode()
-
-
 def _area(item: Entry, change: Entry, has_mask: bool) -> float:
     if has_mask and "segmentation" in item:
         area: Callable[[Any], float] = mask_area
         return area(change.get("segmentation", item["segmentation"]))
     return float(abs(item["bbox"][2] * item["bbox"][3]))
-
-
-def _whole(value: Any) -> int | None:
-    """A side of an image: a positive whole number, also one written as 640.0; None for anything else."""
-    if not is_number(value) or not 0 < value <= LARGEST_SIDE or value != int(value):
-        return None
-    return int(value)
-
-
-def _is_encodable(name: str) -> bool:
-    try:
-        return "\0" not in name and bool(name.encode())
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False

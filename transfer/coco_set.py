@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from transfer.coco_content import CocoContent, ascii_text, check_content, check_names
+from transfer.coco_content import CocoContent, check_content
+from transfer.coco_sections import ascii_text, check_names
 from transfer.detectron import quiet
 from transfer.image_checks import check_images
 from whitebench.errors import UserError

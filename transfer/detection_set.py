@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from transfer import coco_set, voc_set
+from transfer import coco_set, voc_layout, voc_set
 from transfer.coco_set import USUAL_FILES, CocoSet, Files
 from transfer.voc_set import VocSet
 from whitebench.errors import UserError, nearest
@@ -35,7 +35,7 @@ def find_folder(name: str | Path) -> Path:
 def annotation_hashes(folder: Path, files: Files = USUAL_FILES) -> dict[str, str]:
     """sha256 of the annotations, by split: of two files of COCO's, or of all of VOC's."""
     if _is_voc(folder, files):
-        return voc_set.annotation_hashes(folder)
+        return voc_layout.annotation_hashes(folder)
     return coco_set.annotation_hashes(folder, files)
 
 
@@ -83,4 +83,4 @@ def subset_of(images: list[dict[str, Any]], count: int | None) -> list[dict[str,
 
 
 def _is_voc(folder: Path, files: Files) -> bool:
-    return files == USUAL_FILES and not coco_set.is_coco(folder) and voc_set.is_voc(folder)
+    return files == USUAL_FILES and not coco_set.is_coco(folder) and voc_layout.is_voc(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from transfer.annotation_checks import is_number
-from transfer.coco_content import LARGEST_SIDE, ascii_text
+from transfer.coco_sections import LARGEST_SIDE, ascii_text
 from whitebench.errors import UserError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
