@@ -209,6 +209,11 @@ another epsilon of batch norm leave no trace in names and shapes. Where a checkp
 `args.arch`, `hyper_parameters`, a `config.json` in its folder, OpenMMLab's `meta.config`), such a network is
 refused; where it names a ResNet of timm and timm is installed, timm's network is the one that is compared.
 
+Also read, with tests in `tests/pretrain/test_foreign_files.py`: Detectron2's own `model_final.pth` and pickles in its
+form (`d2.pkl`, those of MoCo's converter), folders and parts of the Hugging Face hub, transformers' ResNet names, every
+pickle protocol. argparse.Namespace, numpy's values, paths, OmegaConf and yacs beside the weights need no
+`--unsafe-pickle`.
+
 | format | layout defined in | taken | by --encoder also | tensors | left over | maps |
 |---|---|---|---|---|---|---|
 """
