@@ -40,7 +40,7 @@ def serving(roots: list[Path], build: object = None) -> Iterator[int]:
 
 def ask(port: int, path: str = "/", method: str = "GET", **headers: str) -> tuple[int, bytes, str]:
     """Status, body and ETag."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
     response = connection.getresponse()
     body = response.read()
@@ -156,7 +156,7 @@ def test_the_command_serves_runs_as_they_write_and_ends_with_ctrl_c(tmp_path: Pa
         assert "the newest line" in text
         assert "connect-src 'self'" in text
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=300) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
     finally:
@@ -169,7 +169,7 @@ def test_the_command_serves_runs_as_they_write_and_ends_with_ctrl_c(tmp_path: Pa
 
 def wait_for(port: int, word: str) -> str:
     """The page once it holds a word."""
-    for _ in range(600):
+    for _ in range(3000):
         text = ask(port)[1].decode()
         if word in text:
             return text
