@@ -11,7 +11,7 @@ from typing import TypeVar
 from pretrain.data.betons.format import JPEG, BetonWriter, ImageLargerThanPage, Samples, page_size_for, read_samples
 from pretrain.data.betons.images import BadImage, Prepared, WriteSettings, check_jpeg, prepare
 from pretrain.data.betons.manifest import SplitRecord, write_lines
-from pretrain.data.sources.files import LeftOut
+from pretrain.data.sources.files import LeftOut, printable
 from pretrain.data.sources.source import UNLABELLED, ImageEntry
 from whitebench.errors import UserError
 
@@ -138,11 +138,6 @@ class SplitWriter:
         for entry, expected, digest in zip(written.entries, written.digests, digests, strict=True):
             if digest != expected:
                 raise UserError(f"{self.path}: {printable(entry.name)} reads back differently than it was written")
-
-
-def printable(name: str) -> str:
-    """A file's name on one line of any terminal."""
-    return name.encode(errors="backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
 
 
 def content_digest(digests: Sequence[bytes], labels: Sequence[int]) -> str:

@@ -226,3 +226,9 @@ def relative(path: str, folder: str) -> str:
 def is_below(path: str, folder: str) -> bool:
     """Whether a path is in `folder` or its subfolders; "" is the root."""
     return not folder or path.startswith(f"{folder}/")
+
+
+def printable(text: str) -> str:
+    """A text with file names in it as one line of any terminal: names may hold line breaks, and bytes of no letter."""
+    escaped = text.encode(errors="backslashreplace").decode()
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in escaped)

@@ -17,6 +17,7 @@ KNOWN_NAMES = ("{split}_annotations.txt", "LOC_{split}_solution.csv", GROUND_TRU
 DEVKIT = ("", "ILSVRC2012_devkit_t12/data", "devkit/data", "data")
 """Where they are looked for, below a folder."""
 HEADERS = frozenset({"imageid", "image_id", "id", "file", "filename", "file_name", "image", "img", "name", "path"})
+_NUMBER = re.compile("[0-9]{1,9}")
 _BOXES = re.compile(r"^(\S+)((?:\s+-?\d+(?:\.\d+)?){4})")
 """Kaggle's predictions: a class and a box, several times."""
 
@@ -45,7 +46,7 @@ def labels_of(path: Path, files: Sequence[StoredFile]) -> dict[str, str]:
     lines = [line for line in decode_text(data, str(path)).splitlines() if line.strip()]
     if not lines:
         raise UserError(f"{path}: holds no labels")
-    if all(line.strip().isdigit() for line in lines):
+    if all(_NUMBER.fullmatch(line.strip()) for line in lines):
         return _numbered(path, [int(line) for line in lines], files)
     return _matched(path, _named(path, lines), files)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pretrain.data.betons.images import EXTENSIONS
 from pretrain.data.sources.arrays import array_source
-from pretrain.data.sources.files import DiskFile, FileTree, Mounted, is_file, is_on_disk, list_folder
+from pretrain.data.sources.files import DiskFile, FileTree, Mounted, is_file, is_on_disk, list_folder, printable
 from pretrain.data.sources.layouts import VAL, Layout, find_layout, read_layout, split_of_file
 from pretrain.data.sources.parquet import ParquetSplit, read_parquet
 from pretrain.data.sources.source import ImageSource, with_checked_classes, with_classes, without_empty_splits
@@ -32,7 +32,16 @@ def open_source(
     Raises:
         UserError: a folder, its classes or its images are missing or contradict each other.
     """
-    labels = labels or {}
+    try:
+        source = _opened(path, splits, labels or {}, classes)
+    except UserError as error:
+        raise UserError(printable(str(error))) from error
+    return replace(source, notes=tuple(printable(note) for note in source.notes))
+
+
+def _opened(
+    path: Path, splits: Mapping[str, str] | None, labels: Mapping[str, Path], classes: Sequence[str] | None
+) -> ImageSource:
     source = _source(path, splits, labels)
     unknown = [name for name in labels if name not in source.splits]
     if unknown:

@@ -145,6 +145,8 @@ def test_the_ground_truth_of_ilsvrc_needs_the_order_of_its_classes(put: Put, tmp
         ("".join(f"val_{i} other\n" for i in range(6)), "none of train's classes"),
         ("".join(f"val_{i} {'other' if i == 3 else WNIDS[0]}\n" for i in range(6)), "train has no image of 1"),
         ("\0\1", "not a text file"),
+        ("²\n", "line 1: not a file and its class"),
+        ("9" * 5000, "line 1: not a file and its class"),
     ],
 )
 def test_a_wrong_file_of_labels_is_refused(text: str, message: str, put: Put, tmp_path: Path) -> None:
@@ -521,6 +523,16 @@ def test_stl10_is_read_as_its_site_ships_it(tmp_path: Path) -> None:
     (folder / "train_y.bin").write_bytes(b"\1\2")
     with pytest.raises(UserError, match=r"train_y\.bin: damaged"):
         write(folder, tmp_path, name="b")
+
+
+def test_a_message_is_one_line_whatever_files_are_called(put: Put, tmp_path: Path) -> None:
+    name = "two\nlines\r" + os.fsdecode(b"\xe9")
+    for folder in (f"{name}/train", "other/train"):
+        classes_below(put, folder)
+    with pytest.raises(UserError, match="several folders hold splits") as refused:
+        write(tmp_path / "source", tmp_path)
+    assert str(refused.value).encode().isascii()
+    assert str(refused.value).isprintable()
 
 
 @pytest.mark.parametrize("content", [b"x", b"", b"%PDF"])
