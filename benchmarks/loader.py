@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, metavar="NAME", help="of: " + "; ".join(CONTESTANTS))
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="keep all that was measured")
-    parser.add_argument("--show", type=Path, metavar="FILE.json", help="print (and plot) what was kept; run nothing")
+    parser.add_argument("--show", type=Path, metavar="FILE.json", help="print (and plot) stored results; run nothing")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--datasets", type=Path, help=argparse.SUPPRESS)
@@ -84,12 +84,12 @@ def race(options: argparse.Namespace) -> Results:
         repeat(options.images, images, options.repeat)
         sizes = {}
         for name, settings in WRITTEN.items():
-            place = options.datasets / name
+            folder = options.datasets / name
             manifest = write_dataset(
-                images, place, settings=WriteSettings(**settings), workers=options.workers, skip_bad=True
+                images, folder, settings=WriteSettings(**settings), workers=options.workers, skip_bad=True
             )
             count = manifest.splits["train"].count
-            sizes[name] = (place / "train.beton").stat().st_size / count
+            sizes[name] = (folder / "train.beton").stat().st_size / count
         options.images = images
         results = {
             "images": count,
@@ -116,7 +116,7 @@ def repeat(source: Path, target: Path, times: int) -> None:
 
 
 def compete(options: argparse.Namespace, results: Results) -> None:
-    """Adds to the results turn by turn, and keeps them each time: what was interrupted can be shown."""
+    """Adds to the results turn by turn and stores them each time: an interrupted run can be printed."""
     names = [name for name in options.only or CONTESTANTS if not _left_out(name)]
     command = [sys.executable, __file__, "--images", str(options.images), "--datasets", str(options.datasets)]
     for name in ("workers", "batch", "epochs"):
@@ -173,7 +173,7 @@ def medians(results: Results) -> dict[str, dict[str, float]]:
 
 def table(results: Results) -> str:
     """In Markdown."""
-    found = medians(results)
+    rows = medians(results)
     counts = sorted({sum(len(turn["rate"]) for turn in turns) for turns in results["turns"].values()})
     epochs = " or ".join(map(str, counts))
     load = f"{min(results['load']):.0f} to {max(results['load']):.0f}"
@@ -186,14 +186,14 @@ def table(results: Results) -> str:
         "",
         "| median over epochs | images/s | CPU ms/image |",
         "|---|---|---|",
-        *(f"| {name} | {one['rate']:.0f} | {one['cpu']:.2f} |" for name, one in found.items()),
+        *(f"| {name} | {one['rate']:.0f} | {one['cpu']:.2f} |" for name, one in rows.items()),
         "",
         "| ratio | measured | goal |",
         "|---|---|---|",
         *(
-            f"| {what} | {found[mine][key] / found[other][key]:.2f} | {goal} |"
+            f"| {what} | {rows[mine][key] / rows[other][key]:.2f} | {goal} |"
             for what, key, mine, other, goal in RATIOS
-            if mine in found and other in found
+            if mine in rows and other in rows
         ),
         "",
         "| written as | KB/image |",
@@ -210,13 +210,13 @@ def draw(results: Results, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    found = medians(results)
-    names = list(found)[::-1]
+    rows = medians(results)
+    names = list(rows)[::-1]
     colours = ["#3b6ea5" if name.startswith("ours") else "#999999" if "bare" in name else "#d08c3f" for name in names]
     figure, axes = plt.subplots(figsize=(8, 0.32 * len(names) + 1.2), layout="constrained")
-    bars = axes.barh(names, [found[name]["cpu"] for name in names], color=colours)
+    bars = axes.barh(names, [rows[name]["cpu"] for name in names], color=colours)
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
-    axes.axvline(found["bare decoding"]["cpu"], color="#999999", linewidth=0.8) if "bare decoding" in found else None
+    axes.axvline(rows["bare decoding"]["cpu"], color="#999999", linewidth=0.8) if "bare decoding" in rows else None
     axes.set_xlabel("CPU ms an image (median; less is better)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)

@@ -4,7 +4,7 @@ python benchmarks/step.py [RECIPE key=value ...] [--steps 20] [--rounds 3] [--im
 
 The recipe's own loop, network and loss run in a process of their own, in turns with each input; medians over rounds.
 Synthetic is the same random batch again and again, which lies on the device already: the rate that the model sets. On
-an accelerator both places of colour take part. Goals there: at least 90 % of the synthetic rate, waiting under 2 %.
+an accelerator both placements are measured. Goals there: at least 90 % of the synthetic rate, waiting under 2 %.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", default="sample/intl", help="default: %(default)s")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. batch=64 machine.workers=8")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="an ImageFolder in place of the recipe's dataset")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="an ImageFolder instead of the recipe's dataset")
     parser.add_argument("--steps", type=int, default=20, help="timed in each turn (default: %(default)s)")
     parser.add_argument("--warm-up", type=int, default=5, help="steps before (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns with each input (default: %(default)s)")
@@ -104,7 +104,7 @@ def turn(options: argparse.Namespace) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     """In Markdown."""
     turns: Turns = results["turns"]
-    found = {
+    rows = {
         name: {key: statistics.median(one[key] for one in measured) for key in measured[0]}
         for name, measured in turns.items()
     }
@@ -119,8 +119,8 @@ def table(results: dict[str, Any]) -> str:
         "| input | images/s | of synthetic | CPU ms/image | waiting for data | first batch, s | peak memory, MB |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, one in found.items():
-        share = one["images_per_s"] / found[SYNTHETIC]["images_per_s"]
+    for name, one in rows.items():
+        share = one["images_per_s"] / rows[SYNTHETIC]["images_per_s"]
         title = name if name == SYNTHETIC else f"real, colour in the {name}"
         lines.append(
             f"| {title} | {one['images_per_s']:.1f} | {share:.0%} | {one['cpu_ms']:.1f} | "

@@ -37,7 +37,7 @@ def training_speed(recipe: Recipe, steps: int, warm_up: int = 5, synthetic: bool
     For a recipe of several processes, one process's share of the batch is measured alone.
 
     Args:
-        synthetic: the same random batch again and again, already on the device, in place of the loader's.
+        synthetic: the same random batch again and again, already on the device, instead of the loader's.
     Raises:
         UserError: see `Trainer`.
     """

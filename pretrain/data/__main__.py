@@ -282,7 +282,7 @@ def _pairs(option: str, texts: Sequence[str], value: str) -> dict[str, str]:
 
 
 def _statistics(mean: list[float] | None, std: list[float] | None):  # type: ignore[no-untyped-def]
-    """Mean and standard deviation as given; None without them."""
+    """Mean and standard deviation of the options; None without them."""
     if (mean is None) != (std is None):
         raise UserError("--mean and --std go together")
     if mean is None or std is None:
@@ -305,8 +305,8 @@ def _report(manifest: "Manifest") -> None:
     from pretrain.data.statistics import STATISTICS
 
     values = (manifest.mean, manifest.std)
-    known = next((name for name, statistics in STATISTICS.items() if statistics == values), "given")
-    source = f"{known}'s mean and std" if known != "given" else "the mean and std given"
+    name = next((name for name, statistics in STATISTICS.items() if statistics == values), None)
+    source = f"{name}'s mean and std" if name else "its own mean and std"
     content = f"content {manifest.content_hash[:12]}, normalised by {source}"
     print(f"{manifest.folder}: {len(manifest.classes)} classes, {content}")
     for name, split in manifest.splits.items():

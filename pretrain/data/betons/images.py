@@ -46,7 +46,7 @@ class WriteSettings:
     quality: int = 95
     """Of the JPEG where one has to be written."""
     raw: bool = False
-    """Pixels in place of JPEGs: nothing is left to decode, in files some 5 times as large."""
+    """Pixels instead of JPEGs: nothing is left to decode, in files some 5 times as large."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _encoded(pixels: NDArray[np.uint8], quality: int) -> bytes:
 
 
 def _pixels(picture: Image.Image, max_side: int | None) -> NDArray[np.uint8]:
-    """[H, W, 3], the longer side reduced to `max_side`, proportions kept."""
+    """[H, W, 3], the longer side reduced to `max_side`, keeping the proportions."""
     height, width = _reduced_sides(picture, max_side)
     rgb = _as_rgb(picture)
     if rgb.size != (width, height):

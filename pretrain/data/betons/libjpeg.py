@@ -1,6 +1,6 @@
 """FFCV's JPEG decoder (libjpeg-turbo), and how FFCV is imported here.
 
-FFCV compiles a dictionary while it is imported (5 seconds) and sets torch's number of threads; neither is wanted.
+FFCV compiles a dictionary while it is imported (5 seconds) and sets torch's number of threads; both are prevented.
 """
 
 import importlib
@@ -22,7 +22,7 @@ def import_ffcv(module: str) -> Any:
     """The module of that name, e.g. "ffcv.loader".
 
     Raises:
-        UserError: FFCV cannot be imported; the loader that does without it is named.
+        UserError: FFCV cannot be imported; names the loader that works without it.
     """
     import torch
 
@@ -34,7 +34,7 @@ def import_ffcv(module: str) -> Any:
             with without_compilation():
                 return importlib.import_module(module)
     except ImportError as error:
-        advice = "data.loader=folder does without it, make env installs it"
+        advice = "use data.loader=folder (--loader folder of an evaluation), or install it: make env"
         raise UserError(f"ffcv cannot be imported ({error}); {advice}") from error
     finally:
         torch.set_num_threads(threads)
@@ -42,6 +42,7 @@ def import_ffcv(module: str) -> Any:
 
 @cache
 def has_ffcv() -> bool:
+    """Whether FFCV can be imported."""
     try:
         import_ffcv("ffcv.libffcv")
     except UserError:
@@ -50,7 +51,7 @@ def has_ffcv() -> bool:
 
 
 def decode_jpeg(data: bytes, height: int, width: int) -> NDArray[np.uint8] | None:
-    """Pixels [height, width, 3] as the ffcv loader has them; None where libjpeg-turbo errs, or only warns."""
+    """Pixels [height, width, 3] as the ffcv loader has them; None if libjpeg-turbo fails or warns."""
     libffcv = import_ffcv("ffcv.libffcv")
     pixels = np.empty((height, width, 3), np.uint8)
     failed = libffcv.ctypes_imdecode(

@@ -23,7 +23,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """What is known of a split that was written."""
+    """What was written of a split."""
 
     count: int
     beton: str

@@ -130,9 +130,9 @@ def _write(
     progress: Progress,
 ) -> Manifest:
     mean, std = statistics or statistics_for(folder.name)
-    with ThreadPoolExecutor(workers) as pool, _workplace(folder, _bytes_needed(source, settings, pool)) as place:
+    with ThreadPoolExecutor(workers) as pool, _workplace(folder, _bytes_needed(source, settings, pool)) as workplace:
         splits = {
-            name: SplitWriter(place / f"{name}.beton", name, pool, progress).write(
+            name: SplitWriter(workplace / f"{name}.beton", name, pool, progress).write(
                 entries, settings, skip_bad, source.left_out.get(name, ())
             )
             for name, entries in source.splits.items()
@@ -154,7 +154,7 @@ def _write(
         (folder / MANIFEST).unlink(missing_ok=True)  # from here on the old dataset no longer exists
         for path in folder.glob("*.left_out.txt"):
             path.unlink()
-        for path in place.iterdir():
+        for path in workplace.iterdir():
             os.replace(path, folder / path.name)
         manifest.write()
     return manifest
@@ -197,18 +197,18 @@ def _workplace(folder: Path, size: int) -> Iterator[Path]:
     try:
         created = _make_folders(folder)
         with _alone_in(folder):
-            place = folder / WRITING
+            workplace = folder / WRITING
             try:
-                shutil.rmtree(place, ignore_errors=True)  # of a write that was killed
-                place.mkdir()
-                free = shutil.disk_usage(place).free
+                shutil.rmtree(workplace, ignore_errors=True)  # of a write that was killed
+                workplace.mkdir()
+                free = shutil.disk_usage(workplace).free
                 if size > free:
                     raise UserError(f"{folder}: at least {_size(size)} are needed, {_size(free)} are free on its disk")
-                yield place
+                yield workplace
             except BaseException:
-                shutil.rmtree(created or place, ignore_errors=True)
+                shutil.rmtree(created or workplace, ignore_errors=True)
                 raise
-            place.rmdir()
+            workplace.rmdir()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{folder}: no space left on the disk; nothing was written") from error

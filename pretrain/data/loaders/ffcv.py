@@ -1,7 +1,8 @@
 """Views from a beton through FFCV: each JPEG is decoded once, and all its views are cut from it.
 
 FFCV's own decoders yield one view each and draw at random as they go. Here one operation of ours does the work, in code
-that is cached across processes (FFCV compiles its operations anew in each). FFCV's loader runs it ahead, on its thread.
+that is cached across processes (FFCV compiles its operations in each of them). FFCV's loader runs it ahead, on its
+thread.
 """
 
 import threading
@@ -125,7 +126,7 @@ def _lean_ffcv() -> Iterator[None]:
 
 
 class _Loader(_ffcv_loader.Loader):  # type: ignore[name-defined]
-    """FFCV's loader with one output, our rendered batches, in an order that is given for each epoch."""
+    """FFCV's loader with one output, our rendered batches, in an order passed in for each epoch."""
 
     def __init__(self, renderer: BetonRenderer, batch: int) -> None:
         with _lean_ffcv():

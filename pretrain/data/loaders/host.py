@@ -39,7 +39,7 @@ class Host:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the file is kept in memory."""
+        """Whether the file is in memory anyway."""
         return self.filesystem in IN_MEMORY
 
 

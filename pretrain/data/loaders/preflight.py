@@ -23,7 +23,7 @@ USABLE_MEMORY = 0.8
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was predicted; kept in the run's record."""
+    """What was predicted; stored in the run's record."""
 
     loader: str
     file_bytes: int

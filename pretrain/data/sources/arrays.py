@@ -64,7 +64,7 @@ def _formats() -> list[_Format]:
 
 
 def _fits(kind: _Format, files: dict[str, StoredFile]) -> bool:
-    """CIFAR-100's files have common names: its list of classes must be beside them."""
+    """CIFAR-100's files have common names: its list of classes must be next to them."""
     return kind.classes == 10 or kind.names_file in files
 
 

@@ -23,7 +23,7 @@ _BOXES = re.compile(r"^(\S+)((?:\s+-?\d+(?:\.\d+)?){4})")
 
 
 def known_label_file(split: str, folders: Sequence[Path]) -> Path | None:
-    """The first file of a known name in the folders."""
+    """The first file with one of `KNOWN_NAMES` in the folders."""
     for folder in folders:
         for below in DEVKIT:
             for name in KNOWN_NAMES:
@@ -109,7 +109,7 @@ def _numbered(path: Path, numbers: Sequence[int], files: Sequence[StoredFile]) -
 
 
 def _wnids(path: Path) -> dict[int, str]:
-    """ILSVRC2012_ID -> WordNet id, from the development kit's meta.mat beside the ground truth."""
+    """ILSVRC2012_ID -> WordNet id, from the development kit's meta.mat next to the ground truth."""
     meta = next(
         (folder / "meta.mat" for folder in (path.parent, path.parent / "data") if (folder / "meta.mat").is_file()), None
     )

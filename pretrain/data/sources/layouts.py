@@ -171,7 +171,7 @@ def _hint(tree: FileTree, folder: str) -> str:
 
 
 def _label_file_for(tree: FileTree, folder: str, split: str, train_classes: set[str]) -> Path | None:
-    """A list of labels beside a split that is not in folders of classes."""
+    """A list of labels near a split without folders of classes."""
     if split == "train":
         return None
     inside = [relative(file.path, folder) for file in tree.images_below(folder)]
@@ -207,7 +207,7 @@ def _left_out(tree: FileTree, folder: str, named: Mapping[str, str | None]) -> l
     loose = [file.path for file in tree.images_below(folder) if file.path not in named]
     entries += [LeftOut(path, "not in a folder of a class") for path in loose]
     others = [file.path for file in tree.others if is_below(file.path, folder)]
-    # files beside the folders of classes are lists and notes, not images that someone misses
+    # files next to the folders of classes are lists and notes, not images that someone misses
     entries += [LeftOut(path, _reason(path)) for path in others if folder or "/" in path]
     return [LeftOut(relative(item.path, folder), item.reason) for item in entries]
 
@@ -215,7 +215,7 @@ def _left_out(tree: FileTree, folder: str, named: Mapping[str, str | None]) -> l
 def _reason(path: str) -> str:
     suffix = Path(path).suffix.lower()
     if suffix in (".tar", ".zip", ".tgz", ".gz", ".rar", ".7z"):
-        return "an archive beside folders"
+        return "an archive next to folders"
     return f"not an image ({suffix or 'no suffix'})"
 
 

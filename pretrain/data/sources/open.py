@@ -112,10 +112,10 @@ def _parquet_source(path: Path, files: Mapping[str, Sequence[Path]]) -> ImageSou
 
 
 def _contents(tree: FileTree) -> str:
-    """What there is in place of images."""
+    """What there is instead of images."""
     suffixes = sorted({Path(file.path).suffix.lower() for file in tree.others} - {""})
-    wanted = ", ".join(EXTENSIONS)
-    return f"; its files are {', '.join(suffixes)}, images are {wanted}" if suffixes else f" ({wanted})"
+    endings = ", ".join(EXTENSIONS)
+    return f"; its files are {', '.join(suffixes)}, images are {endings}" if suffixes else f" ({endings})"
 
 
 def _tree(path: Path) -> FileTree:

@@ -30,7 +30,7 @@ class ImageEntry:
     read: Callable[[], bytes]
     """May raise `BadImage`."""
     stored: Callable[[bytes], Prepared] | None = None
-    """Where the bytes come from a beton: they are kept as they are."""
+    """Where the bytes come from a beton: they are copied."""
 
 
 @dataclass(frozen=True)

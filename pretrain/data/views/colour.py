@@ -28,8 +28,8 @@ _BRIGHTNESS, _CONTRAST, _SATURATION = draws.BRIGHTNESS, draws.CONTRAST, draws.SA
 def recolour(view: Any, parameters: Any) -> None:
     """All that a row of the table says: jitter in its order, mix, gray, blur, solarize, invert."""
     if parameters[_JITTER] != 0:
-        for place in range(4):
-            operation = int(parameters[_ORDER + place])
+        for position in range(4):
+            operation = int(parameters[_ORDER + position])
             jitter(view, operation, parameters[_FACTOR + operation])
     if parameters[_MIX] != 0:
         mix(view, parameters[_MATRIX : _MATRIX + 9])
@@ -127,7 +127,7 @@ def _turn_hue(view: Any, turn: float) -> None:
 
 @inner
 def _channel_of_hue(k: Any, high: Any, chroma: Any) -> Any:
-    """high - chroma * clamp(min(k, 4 - k), 0, 1), k modulo 6; selections in place of branches become vector code."""
+    """high - chroma * clamp(min(k, 4 - k), 0, 1), k modulo 6; selections instead of branches become vector code."""
     zero, one, four, six = float32(0), float32(1), float32(4), float32(6)
     k = k - six * np.floor(k * float32(1 / 6))
     k = k if k < four - k else four - k
@@ -212,9 +212,9 @@ def gaussian(sigma: float, reach: int) -> Any:
 
 
 @inner
-def _reflected(place: int, side: int) -> int:
-    place = abs(place)
-    return place if place < side else 2 * (side - 1) - place
+def _reflected(position: int, side: int) -> int:
+    position = abs(position)
+    return position if position < side else 2 * (side - 1) - position
 
 
 @inner
@@ -264,7 +264,7 @@ def _pad(padded: Any, border: int, length: int) -> None:
 
 @inner
 def _blur_across(padded: Any, weights: Any, total: Any) -> None:
-    """Slices in place of sums of indices: LLVM must know that an index is not negative to make vector code."""
+    """Slices instead of sums of indices: LLVM must know that an index is not negative to make vector code."""
     border = 3 * (len(weights) - 1)
     for distance in range(len(weights)):
         left = padded[border - 3 * distance : border - 3 * distance + len(total)]

@@ -1,6 +1,6 @@
 """The photometric operations of `colour.py` for a batch of views on a device, from the same table of parameters.
 
-Which images an operation concerns, and how, is known on the host, so nothing waits for the device. Like there, each
+Which images an operation applies to, and how, is decided on the host, so nothing waits for the device. Like there, each
 operation returns to whole levels. Equal to `colour.py` bit by bit on a CPU, but for blur, which differs by 1 level at
 most; an image's result does not depend on the batch around it.
 """
@@ -42,8 +42,8 @@ def recolour(views: Tensor, table: Floats) -> Tensor:
     rows = _sent([step.rows for step in steps], views.device)
     values = _sent([step.values for step in steps], views.device)
     levels = views.float()
-    for step, chosen, given in zip(steps, rows, values, strict=True):
-        levels.index_copy_(0, chosen, step.apply(levels.index_select(0, chosen), given.view(step.values.shape)))
+    for step, chosen, parameters in zip(steps, rows, values, strict=True):
+        levels.index_copy_(0, chosen, step.apply(levels.index_select(0, chosen), parameters.view(step.values.shape)))
     return levels.to(torch.uint8, memory_format=torch.channels_last)
 
 
@@ -61,9 +61,9 @@ def _steps(table: Floats, height: int, width: int) -> list[_Step]:
         return _Step(apply, rows, np.stack([*values, np.zeros(len(rows))], 1).astype(np.float32))
 
     steps = []
-    for place in range(4):
+    for position in range(4):
         for operation, apply in enumerate((_brighten, _contrast, _saturate, _turn_hue)):
-            chosen = (table[:, draws.JITTER] != 0) & (table[:, draws.ORDER + place] == operation)
+            chosen = (table[:, draws.JITTER] != 0) & (table[:, draws.ORDER + position] == operation)
             factor = table[:, draws.FACTOR + operation]
             steps.append(step(apply, chosen, factor, 1.0 - factor, 6.0 * factor))
     matrix = table[:, draws.MATRIX : draws.MATRIX + 9].T
@@ -161,10 +161,10 @@ def _blur(levels: Tensor, values: Tensor) -> Tensor:
 
 
 def _blur_matrix(weights: Tensor, side: int) -> Tensor:
-    """[n, side, side]: row y holds the weights of the places that a blur sums up at y; `weights` [n, most + 2]."""
+    """[n, side, side]: row y holds the weights of the rows that a blur sums up at y; `weights` [n, most + 2]."""
     x = torch.arange(side, device=weights.device)
     y, none = x[:, None], weights.shape[1] - 1
     direct = (y - x).abs()
-    before = torch.where(x > 0, y + x, none)  # place -x, where x is seen once more
+    before = torch.where(x > 0, y + x, none)  # row -x, where x is reflected
     behind = torch.where(x < side - 1, 2 * (side - 1) - x - y, none)
     return sum(weights[:, distance.clamp(max=none)] for distance in (direct, before, behind))  # type: ignore[return-value]

@@ -58,7 +58,7 @@ def _taps(length: int, full: int, start: int, count: int, cubic: bool) -> Any:
     """Weights of `count` new positions from `start` on, where `length` positions are resized to `full`.
 
     Returns:
-        first [count], the place of the first neighbour; weights int16 [count, taps], 1 being 2^15 (2^14 where cubic).
+        first [count], position of the first neighbour; weights int16 [count, taps], 1 being 2^15 (2^14 where cubic).
     """
     scale = length / full
     stretch = max(scale, 1.0)
@@ -88,13 +88,13 @@ def _filter(distance: float, cubic: bool) -> float:
 
 
 @inner
-def _round_weights(exact: Any, scale: float, weights: Any, place: int) -> None:
+def _round_weights(exact: Any, scale: float, weights: Any, row: int) -> None:
     """Rounds the running sum, so that rounded weights still sum to 1 (which itself does not fit where bilinear)."""
     running, before = 0.0, 0.0
     for tap in range(len(exact)):
         running += exact[tap] * scale
         rounded = np.floor(running + 0.5)
-        weights[place, tap] = np.int16(min(rounded - before, 32767.0))
+        weights[row, tap] = np.int16(min(rounded - before, 32767.0))
         before = rounded
 
 
@@ -140,7 +140,7 @@ def _blend_pixels(target: int, row: Any, offsets: Any, weights: Any, shift: int)
 
 @inner
 def _blend_rows_exactly(row: Any, image: Any, top: int, left: int, width: int, weights: Any, y: int) -> None:
-    """`vectors.blend_rows` with weights[y] and one rounding in place of one a term; the box's place is top, left."""
+    """`simd.blend_rows` with weights[y] and one rounding instead of one per term; the box starts at (top, left)."""
     for i in range(width):
         total = 1 << 15
         for tap in range(weights.shape[1]):

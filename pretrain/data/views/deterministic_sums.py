@@ -1,7 +1,8 @@
 """Weighted sums of pixels that come out the same in whatever order a device adds them up.
 
-A product of matrices adds in an order that hangs on its shape, so in floating point an image's last bit hangs on the
-batch around it. Here weights and levels are whole numbers, and no sum exceeds 2^24, below which float32 adds exactly.
+A product of matrices adds in an order that depends on its shape, so in floating point the last bit of an image depends
+on the batch around it. Here weights and levels are whole numbers, and no sum exceeds 2^24, below which float32 adds
+exactly.
 """
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 BITS, BITS_CUBIC = 16, 14
 """Of a weight, 1 being 2^bits. Cubic ones may be negative or exceed 1; magnitudes of a sum add up to 1.5 at most."""
 _FRACTION = 128
-"""Parts of a level that are kept between rows and columns."""
+"""Fractions of a level in the intermediate result, between rows and columns."""
 
 
 def whole_weights(weights: Tensor, bits: int) -> Tensor:

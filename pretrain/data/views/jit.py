@@ -1,6 +1,6 @@
-"""How this room compiles its kernels: once for a machine and source, cached across processes, without Python's lock.
+"""How kernels are compiled: once per host and source, cached across processes, without Python's lock.
 
-Floating-point arithmetic is left strict (no `fastmath`), so that pixels do not depend on the machine's vector width.
+Floating-point arithmetic is left strict (no `fastmath`), so that pixels do not depend on the host's vector width.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    """As `kernel`, for a function that only kernels call: compiled into each of them, which is quicker to compile."""
+    """As `kernel`, for a function that only kernels call: compiled into each of them, which compiles faster."""
     return _njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 @cache
 def cache_folder() -> Path:
-    """Beside the sources where that can be written, else among temporary files.
+    """Next to the sources if they are writable, else among temporary files.
 
     Named by the sources of all kernels: numba looks only at a kernel's own file, so that a kernel would survive a
     change of one that it calls.
@@ -42,18 +42,18 @@ def cache_folder() -> Path:
         if b"numba" in content or b"pretrain.data.views.jit" in content:
             digest.update(content)
     name = f"kernels-{digest.hexdigest()[:16]}"
-    beside = Path(__file__).parent / "__pycache__"
+    cache = Path(__file__).parent / "__pycache__"
     try:
-        beside.mkdir(exist_ok=True)
-        writable = os.access(beside, os.W_OK)
+        cache.mkdir(exist_ok=True)
+        writable = os.access(cache, os.W_OK)
     except OSError:
         writable = False
-    return beside / name if writable else Path(tempfile.gettempdir()) / f"whitebench-{os.getuid()}" / name
+    return cache / name if writable else Path(tempfile.gettempdir()) / f"whitebench-{os.getuid()}" / name
 
 
 @contextmanager
 def without_compilation() -> Iterator[None]:
-    """Numba as if it were not there, for code that compiles while it is imported."""
+    """Numba without its compiler, for code that would compile while it is imported."""
     with _numba_setting("DISABLE_JIT", True):
         yield
 

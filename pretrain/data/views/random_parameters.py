@@ -31,7 +31,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 BLOCK = 16
 """Neighbours in the file that stay together until a window is shuffled: 2 MB of ImageNet are read in one go."""
 _OF_IMAGES, _OF_BLOCKS = -1, -2
-"""In the place of a view, for the keys by which orders are drawn; no view has these numbers."""
+"""Used instead of a view number for the keys by which orders are drawn; no view has these numbers."""
 
 # Columns of the settings of a view, float64 [V, SETTINGS].
 _SCALE, _LOG_RATIO, _FLIP_P, _SIZE, _JITTER_P, _STRENGTH, _MIX_P, _GRAY_P, _BLUR_P, _SIGMA = (
@@ -212,15 +212,15 @@ def _set_photometry(uniforms: Any, setting: Any, row: Any) -> None:
 @inner
 def _set_order(code: int, row: Any) -> None:
     """Permutation number `code`, 0..23, of the jitter operations."""
-    taken = 0  # a bit for each operation that has its place
-    for place, permutations in ((0, 6), (1, 2), (2, 1), (3, 1)):
+    taken = 0  # a bit per operation that has been placed
+    for position, permutations in ((0, 6), (1, 2), (2, 1), (3, 1)):
         rank, code = code // permutations, code % permutations
         operation = 0
         while taken >> operation & 1 or rank > 0:
             rank -= 1 - (taken >> operation & 1)
             operation += 1
         taken |= 1 << operation
-        row[ORDER + place] = operation
+        row[ORDER + position] = operation
 
 
 @inner

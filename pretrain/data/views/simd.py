@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 LANES = 32
 """Bytes that a step of `blend_rows` takes; it may not be called for fewer."""
 PADDING = 32
-"""Elements that `blend_pixels` may read, and not use, after the row it is given."""
+"""Elements that `blend_pixels` may read, and not use, after a row."""
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _HAS_MADD = platform.machine() in ("x86_64", "AMD64")
@@ -39,18 +39,18 @@ def _blend_rows(
         total = cgutils.alloca_once(builder, narrow)
         last = builder.sub(length, _I64(LANES))
         with cgutils.for_range(builder, builder.udiv(builder.add(length, _I64(LANES - 1)), _I64(LANES))) as step:
-            place = builder.mul(step.index, _I64(LANES))
-            place = builder.select(builder.icmp_signed("<", place, last), place, last)  # the last step overlaps
+            column = builder.mul(step.index, _I64(LANES))
+            column = builder.select(builder.icmp_signed("<", column, last), column, last)  # the last step overlaps
             builder.store(code.repeat(builder.trunc(start, _I16), LANES), total)
             with cgutils.for_range(builder, taps) as tap:
-                address = builder.add(builder.add(source, place), builder.mul(tap.index, stride))
+                address = builder.add(builder.add(source, column), builder.mul(tap.index, stride))
                 pixels = builder.zext(code.load(address, ir.VectorType(_I8, LANES)), narrow)
                 pixels = builder.shl(pixels, code.constant(narrow, 7))
                 weight = code.load(code.element(weights, tap.index, 2), _I16, align=2)
                 product = builder.mul(builder.sext(pixels, wide), builder.sext(code.repeat(weight, LANES), wide))
                 upper = builder.trunc(builder.ashr(product, code.constant(wide, 16)), narrow)  # one instruction, pmulhw
                 builder.store(builder.add(builder.load(total), upper), total)
-            code.store(builder.load(total), code.element(target, place, 2))
+            code.store(builder.load(total), code.element(target, column, 2))
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 7), generate
