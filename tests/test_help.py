@@ -17,7 +17,7 @@ COMMANDS = [
     ["results/claims.py"],
     ["results/report.py"],
     ["results/export.py"],
-    ["doctor.py"],
+    ["-m", "whitebench.doctor"],
 ]
 
 
