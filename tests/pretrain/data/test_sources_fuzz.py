@@ -132,6 +132,7 @@ def test_any_list_is_read_or_refused(text: str, encoding: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 @given(tree=TREES, links=LINKS, skip_bad=st.booleans())
 @settings(max_examples=LONG, **COMMON)
 def test_ten_thousand_folders_are_written_or_refused(tree: Any, links: Any, skip_bad: bool) -> None:
@@ -139,6 +140,7 @@ def test_ten_thousand_folders_are_written_or_refused(tree: Any, links: Any, skip
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 @given(text=TEXTS, encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"]))
 @settings(max_examples=LONG, **COMMON)
 def test_ten_thousand_lists_are_read_or_refused(text: str, encoding: str) -> None:
