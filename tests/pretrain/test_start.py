@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 
 from pretrain.checkpoint import Backbone, write_backbone
+from pretrain.data.betons.manifest import read_manifest
 from pretrain.evaluate.stage import plan
 from pretrain.evaluate.target import Options, Target
+from pretrain.processes import record_processes, unfinished_with_other_world_size
 from pretrain.recipe import load
-from pretrain.train import train
-from whitebench.errors import UserError
+from pretrain.train import pretrain_config, resolved, train
+from whitebench.errors import Interrupted, UserError
 from whitebench.files import BACKBONE
+from whitebench.records import Run
 
 TINY = {"data.dataset": "tiny", "batch": 64, "schedule.epochs": 2, "monitor.knn_every": 0}
 
@@ -38,6 +41,28 @@ def test_what_cannot_work_is_refused(name: str, changes: dict[str, Any], message
     with pytest.raises(UserError, match=message):
         train(load(f"sample/{name}", {**TINY, **changes}))
     assert not places.exists()
+
+
+def test_an_unfinished_run_of_another_world_size_is_pointed_out(places: Path) -> None:
+    def config(**changes: Any) -> dict[str, Any]:
+        recipe = resolved(load("sample/intl", {**TINY, **changes}))
+        return pretrain_config(recipe, read_manifest("tiny"))
+
+    recipe = resolved(load("sample/intl", TINY))
+    with pytest.raises(Interrupted), Run("pretrain", recipe.label, config(world_size=2), cell={}):
+        raise Interrupted("stopped")
+    (folder,) = (places / "pretrain").iterdir()
+    hint = unfinished_with_other_world_size(recipe, config())
+    assert hint is not None
+    assert hint.startswith(f"{folder.name}: unfinished run of this recipe with world_size=2")
+    assert hint.endswith("world_size=2 machine.processes=1")
+    assert unfinished_with_other_world_size(recipe, config(seed=1)) is None
+    with Run("pretrain", recipe.label, config(world_size=2), cell={}) as run:
+        record_processes(run, resolved(load("sample/intl", {**TINY, "world_size": 2, "machine.processes": 1})), 7)
+        record_processes(run, resolved(load("sample/intl", {**TINY, "world_size": 2})), 9)
+    assert run.record.data["processes"] == [{"step": 7, "processes": 1}, {"step": 9, "processes": 2}]
+    assert run.metrics["deviations"] == ["processes: 1 from step 7, 2 from step 9, planned 2"]
+    assert unfinished_with_other_world_size(recipe, config()) is None  # it is done
 
 
 def test_evaluations_that_cannot_work_are_refused_when_they_are_planned(places: Path) -> None:
@@ -71,7 +96,6 @@ def test_an_option_out_of_its_range_is_one_line(option: str, tmp_path: Path, pla
 def test_online_evaluation_needs_a_validation_split(
     places: Path, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pretrain.data.betons.manifest import read_manifest
     from pretrain.data.betons.write import write_subset
 
     root = tmp_path / "data"

@@ -247,10 +247,9 @@ def test_an_unfinished_run_goes_on_with_another_number_of_processes(places: Path
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )
     wait_for_checkpoint(places, process, 2)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.terminate()  # torchrun passes it on: rank 0 saves
     process.communicate()
     alone = command("-m", "pretrain", *arguments, timeout=600)
     assert "unfinished run of this recipe with world_size=2; to continue it here: world_size=2 machine.processes=1" in (
