@@ -54,7 +54,8 @@ def parse_yaml(text: str, where: object) -> Any:
         _check_depth(text)
         return yaml.load(text, Loader=_loader())
     except (yaml.YAMLError, ValueError, KeyError) as error:  # KeyError: a text tagged as !!bool
-        raise UserError(f"{where}: not readable as YAML: {printable(' '.join(str(error).split()))}") from error
+        text = " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
+        raise UserError(f"{where}: not readable as YAML: {printable(text)}") from error
     except RecursionError as error:
         raise UserError(f"{where}: not readable as YAML: nested too deeply") from error
 
