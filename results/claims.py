@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with writing_to(options.out):
         write_atomically(path, text.encode())
     print(f"tests written {stated.written}, p corrected for all {len(table)} tests")
-    print("\n".join(f"changed after a look, {change}" for change in stated.changes))
+    print("\n".join(f"changed after results were seen, {change}" for change in stated.changes))
     print(show(table))
     if options.publish:
         print(f"{publish(records, options.out / RECORDS)} records published in {options.out / RECORDS}")

@@ -24,7 +24,7 @@ def export(run: str, roots: Sequence[Path], out: Path) -> Path:
     """Writes the bundle of a pretraining, named by its id or folder, to `out/<id>`; returns that.
 
     Raises:
-        UserError: there is no such pretraining, it is not done, or its weights are not those that its record names.
+        UserError: the pretraining does not exist, it is not done, or its weights are not those that its record names.
     """
     collection = collect([root for root in roots if root.is_dir()])
     path = _find(run, collection)

@@ -18,7 +18,7 @@ HERE = ("device", "data_hash", "data.placement")
 
 
 def recipe_table(roots: Sequence[Path] | None = None) -> str:
-    """A line a recipe. Measured values are those of runs with all of the recipe's settings and its protocols.
+    """One line per recipe. Measured values are those of runs with all of the recipe's settings and its protocols.
 
     Args:
         roots: folders of runs; by default the user's, and the published records.

@@ -111,9 +111,9 @@ def _with_intervals(scores: Scores) -> tuple[list[Floats], list[Floats]]:
         pooled = np.sort(np.concatenate(resampled, axis=1), axis=1)
         cut = pooled.shape[1] // 4
         middles[:, i] = pooled[:, cut : pooled.shape[1] - cut].mean(axis=1)
-    own = np.array([[x.mean() for x in boards] for boards in scores])
-    of_data = np.array([interquartile_mean(np.concatenate(boards)) for boards in scores])
-    return [_mean_ranks(own[None])[0], *_ends(_mean_ranks(means))], [of_data, *_ends(middles)]
+    means_of_data = np.array([[x.mean() for x in boards] for boards in scores])
+    middles_of_data = np.array([interquartile_mean(np.concatenate(boards)) for boards in scores])
+    return [_mean_ranks(means_of_data[None])[0], *_ends(_mean_ranks(means))], [middles_of_data, *_ends(middles)]
 
 
 def _mean_ranks(means: Floats) -> Floats:

@@ -54,7 +54,7 @@ class ClaimFile:
     written: str
     """The day on which the tests were committed, before the runs that decide them."""
     changes: tuple[str, ...]
-    """What was changed after a look at results, with the day."""
+    """What was changed after results were seen, with the day."""
     claims: tuple[Claim, ...]
 
 
@@ -193,15 +193,15 @@ def _difference(
     width = max(len(values[key]) for key in keys)
     table = np.array([[*values[key], *[math.nan] * (width - len(values[key]))] for key in keys])
     deviation: Spread = spread(table, resolution)
-    places = [keys.index(side) for side in sides]
-    squares = [deviation.variance[i] / len(values[keys[i]]) for i in places]
+    indices = [keys.index(side) for side in sides]
+    squares = [deviation.variance[i] / len(values[keys[i]]) for i in indices]
     means = [float(np.mean(values[side])) for side in sides]
     middle = means[0] - (means[1] if len(means) > 1 else float(other))
     total = sum(squares)
-    if total == 0 or (deviation.pooled[places].all() and not math.isnan(total)):
-        freedom = float(deviation.freedom[places[0]])
+    if total == 0 or (deviation.pooled[indices].all() and not math.isnan(total)):
+        freedom = float(deviation.freedom[indices[0]])
     else:
-        freedom = total**2 / sum(square**2 / deviation.freedom[i] for square, i in zip(squares, places, strict=True))
+        freedom = total**2 / sum(square**2 / deviation.freedom[i] for square, i in zip(squares, indices, strict=True))
     return middle, math.sqrt(total), freedom
 
 

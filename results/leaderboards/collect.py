@@ -96,9 +96,9 @@ def _entry(path: Path, cache: Cache) -> Entry:
         state = path.stat()
     except OSError as error:
         return {"fault": f"{path}: not readable ({error.strerror})"}
-    known = cache.get(path, state)
-    if known is not None:
-        return known
+    cached = cache.get(path, state)
+    if cached is not None:
+        return cached
     try:
         entry = _reduced(read_proven(path), cache)
     except UserError as error:

@@ -13,8 +13,8 @@ from results.leaderboards.run_table import HEADLINES
 from results.leaderboards.significance import EQUIVALENCE, Pairs, compare
 from results.leaderboards.warnings import BOUNDS, FEW_SEEDS
 
-SHOWN = 30
-"""Of a leaderboard, so many of the best are compared pair by pair in `comparisons.csv`; all count in the correction."""
+COMPARED = 30
+"""This many of the best of a leaderboard are compared pair by pair in `comparisons.csv`; the correction counts all."""
 
 BEST, WORSE, EQUAL, UNDECIDED = "best", "worse", f"equal within {EQUIVALENCE:g} point", "not decided"
 STANDING = ["rank_low", "rank_high", "versus_best", "behind_best", "behind_best_ci95", "p_adjusted", "fresh_seeds"]
@@ -102,15 +102,15 @@ def _pair_rows(
     runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], metric: str, resolution: float
 ) -> list[dict[str, Any]]:
     pairs = compare(_values(runs, table, by, metric), resolution)
-    shown = table.head(SHOWN).to_dict("records")
-    first, second = (list(map(int, places)) for places in np.triu_indices(len(shown), 1))
+    rows = table.head(COMPARED).to_dict("records")
+    first, second = (list(map(int, indices)) for indices in np.triu_indices(len(rows), 1))
     fresh = _fresh_seeds(pairs, first, second)
     words = {WORSE: "a", BEST: "b"}
     return [
         {
-            "a": label(shown[i]),
-            "b": label(shown[j]),
-            **{f"{side}_{key}": row[key] for side, row in (("a", shown[i]), ("b", shown[j])) for key in by[-2:]},
+            "a": label(rows[i]),
+            "b": label(rows[j]),
+            **{f"{side}_{key}": row[key] for side, row in (("a", rows[i]), ("b", rows[j])) for key in by[-2:]},
             "test": "none" if np.isnan(pairs.p[i, j]) else "pooled" if pairs.pooled[i, j] else "Welch",
             "n": pairs.n[i, j],
             "difference": pairs.difference[i, j],

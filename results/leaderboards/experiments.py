@@ -55,7 +55,7 @@ def columns(stage: str) -> list[str]:
 def test_set_size(runs: pd.DataFrame) -> int | None:
     """The number of test images behind the accuracies of a leaderboard's `runs`, as records or the values say.
 
-    None where neither does, and for detection, whose AP is no count of images.
+    None where neither does, and for detection, whose AP is not a count of images.
     """
     stage = str(runs.stage.iloc[0])
     if stage == "detect":
@@ -182,10 +182,10 @@ def _totals(costs: Iterable[tuple[Hashable, Any, Any]]) -> dict[Hashable, tuple[
 
 def _published(row: Row, settings: Mapping[str, str], published: Published, stage: str) -> Row:
     """The published experiment nearest to that of `row`, as columns."""
-    ours: Facts = {key: None if pd.isna(value) or value == "" else value for key, value in row.items()}
+    measured: Facts = {key: None if pd.isna(value) or value == "" else value for key, value in row.items()}
     config = _flat(settings, row["config"])
     method = {key.removeprefix("method."): value for key, value in config.items() if key.startswith("method.")}
-    match = published.nearest(ours, method, HEADLINES[stage][0])
+    match = published.nearest(measured, method, HEADLINES[stage][0])
     cells: Row = {
         "comparable": match.comparable if match else "",
         "published_fields": describe(match.fields) if match else "",

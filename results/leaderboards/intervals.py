@@ -31,7 +31,7 @@ def half_width(sd: npt.ArrayLike, n: npt.ArrayLike, level: float = LEVEL) -> Flo
 
 
 def wilson(percent: npt.ArrayLike, images: npt.ArrayLike, level: float = LEVEL) -> tuple[Floats, Floats]:
-    """The interval (per cent) of an accuracy (per cent) measured on so many test images, by Wilson's formula.
+    """The interval (per cent) of an accuracy (per cent) measured on this many test images, by Wilson's formula.
 
     NaN where the number of images is not known.
     """

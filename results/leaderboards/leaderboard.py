@@ -24,7 +24,7 @@ BOARD = ["dataset", "stage", "protocol"]
 ORDER = [*BOARD, "method", "recipe", "config", "eval_config", "seed", "eval_seed", "id"]
 ENDED = ("done", "failed")
 MISSING_CELLS = {"string": "", "boolean": False}
-"""What stands in `runs.csv` where a record says nothing, so that columns read back as text and as truth values."""
+"""The value in `runs.csv` where a record says nothing, so that columns read back as text and as truth values."""
 
 LONGEST_NAME = 150
 """Letters of a leaderboard's name; of a longer one the rest is a hash."""
@@ -111,15 +111,17 @@ def _row_of(collection: Collection) -> Callable[[RunSummary], Facts]:
     contradicted = collection.contradicted
 
     def row(evaluation: RunSummary) -> Facts:
-        own, parent = evaluation.facts, evaluation.facts["parent"] or ""
-        own = {**own, "contradicts": bool({(evaluation.stage, evaluation.id), (PRETRAIN, parent)} & contradicted)}
+        facts, parent = evaluation.facts, evaluation.facts["parent"] or ""
+        facts = {**facts, "contradicts": bool({(evaluation.stage, evaluation.id), (PRETRAIN, parent)} & contradicted)}
         pretraining = collection.summaries.get((PRETRAIN, parent))
         if pretraining is None:  # of these, each encoder is an experiment of its own
             foreign = parent.startswith("sha256:")
             config = parent.removeprefix("sha256:")[:8] if foreign else parent[-8:]
-            return {**own, "config": config, "pretrain_status": FOREIGN if foreign else MISSING}
-        known = {key: value for key, value in pretraining.facts.items() if value is not None or key not in FROM_CELL}
-        return {**own, **known}
+            return {**facts, "config": config, "pretrain_status": FOREIGN if foreign else MISSING}
+        inherited = {
+            key: value for key, value in pretraining.facts.items() if value is not None or key not in FROM_CELL
+        }
+        return {**facts, **inherited}
 
     return row
 
@@ -130,11 +132,11 @@ def _leaderboards(runs: pd.DataFrame, collection: Collection, published: Publish
         for summary in collection.summaries.values()
         if (summary.stage, summary.status) == (PRETRAIN, "failed")
     ]
-    boards, taken = [], set[str]()
+    boards, file_names = [], set[str]()
     for _, part in runs.groupby(BOARD, sort=True):
         dataset, stage, protocol = (str(part[key].iloc[0]) for key in BOARD)
         if (part.status == "done").any():
-            name = _file_name(dataset, f"{stage}-{protocol}", taken)
+            name = _file_name(dataset, f"{stage}-{protocol}", file_names)
             table = ranked(part, collection.texts, failed, published)
             done = part[part.status == "done"]
             resolution = resolution_of(done)
@@ -143,13 +145,13 @@ def _leaderboards(runs: pd.DataFrame, collection: Collection, published: Publish
     return boards
 
 
-def _file_name(dataset: str, protocol: str, taken: set[str]) -> str:
-    """`<dataset>_<protocol>`, fit for a file; with a hash where that is taken already."""
+def _file_name(dataset: str, protocol: str, file_names: set[str]) -> str:
+    """`<dataset>_<protocol>`, fit for a file; with a hash where `file_names` has it already."""
     parts = dataset, protocol
     name = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-.") or "unnamed" for part in parts)
-    if name in taken or len(name) > LONGEST_NAME:
+    if name in file_names or len(name) > LONGEST_NAME:
         name = f"{name[:LONGEST_NAME]}-{content_hash(parts)[:6]}"
-    taken.add(name)
+    file_names.add(name)
     return name
 
 

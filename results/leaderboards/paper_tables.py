@@ -49,7 +49,7 @@ class Layout:
 
     @property
     def setting(self) -> tuple[str, ...]:
-        """Columns that tell rows apart, beside the method."""
+        """Columns that tell rows apart, in addition to the method."""
         return ("architecture", "batch", "views", *(() if self.by_epochs else ("epochs",)))
 
 
@@ -128,18 +128,20 @@ def layouts(tables: Tables, published: Published) -> list[Grid]:
 
 def _grid(layout: Layout, tables: Tables, published: Published) -> Grid:
     published_lines, sources = _published_rows(layout, tables, published)
-    own_lines, notes = _our_rows(layout, tables)
-    slots = [slot for slot in layout.slots if any(slot in cells for _, cells, _ in [*published_lines, *own_lines])]
+    suite_lines, notes = _our_rows(layout, tables)
+    slots = [slot for slot in layout.slots if any(slot in cells for _, cells, _ in [*published_lines, *suite_lines])]
     columns = [Column("method", numeric=False), *(Column(name, numeric=False) for name in layout.setting)]
     columns += [*(slot.column for slot in slots), Column("from", numeric=False)]
     rows = [
         [*map(Cell, setting), *(cells.get(slot, Cell()) for slot in slots), Cell(origin)]
-        for setting, cells, origin in [*published_lines, *own_lines]
+        for setting, cells, origin in [*published_lines, *suite_lines]
     ]
     notes = [*sources, *notes]
-    if any(RECONSTRUCTED in line[0][0] + line[2] for line in [*published_lines, *own_lines]):
+    if any(RECONSTRUCTED in line[0][0] + line[2] for line in [*published_lines, *suite_lines]):
         notes.append(f"{RECONSTRUCTED} reconstruction: the paper's exact settings are not known.")
-    return Grid(layout.name, layout.title, columns, rows, notes, frozenset({len(published_lines)} if own_lines else ()))
+    return Grid(
+        layout.name, layout.title, columns, rows, notes, frozenset({len(published_lines)} if suite_lines else ())
+    )
 
 
 Line = tuple[Setting, dict[Slot, Cell], str]
@@ -217,10 +219,12 @@ def _our_rows(layout: Layout, tables: Tables) -> tuple[list[Line], list[str]]:
             verdicts += [f"{slot.column.title} {verdict}"] if verdict else []
             remarks |= {f"{name}: {row['flags']}": None} if row["flags"] else {}
         remarks |= {f"{slot.stage}: protocol {protocol}": None for protocol in protocols}
-    own_lines = [(setting, cells, "; ".join(["this suite", *verdicts])) for setting, (cells, verdicts) in lines.items()]
-    said = "This suite: mean ± sd (n pretrainings); bold and underlined where significant, of 3 or more."
-    notes = [said] if own_lines else []
-    return own_lines, [*notes, *remarks]
+    suite_lines = [
+        (setting, cells, "; ".join(["this suite", *verdicts])) for setting, (cells, verdicts) in lines.items()
+    ]
+    legend = "This suite: mean ± sd (n pretrainings); bold and underlined where significant, of 3 or more."
+    notes = [legend] if suite_lines else []
+    return suite_lines, [*notes, *remarks]
 
 
 def _experiments(slot: Slot, tables: Tables) -> tuple[list[Row], list[str]]:

@@ -103,16 +103,16 @@ class Published:
         """As `rows`, with the values as numbers, without deviations."""
         return [(row, {metric: float(value) for metric, (value, _) in cells.items()}) for row, cells in self.rows]
 
-    def nearest(self, own: Facts, method_config: Mapping[str, str], metric: str) -> Match | None:
+    def nearest(self, measured: Facts, method_config: Mapping[str, str], metric: str) -> Match | None:
         """The nearest published experiment of the same method, dataset and protocol that has `metric`, or None.
 
-        `own` holds dataset, stage, protocol, method, recipe, backbone, epochs, batch, views, selection and deviations
-        from the protocol; `method_config` the method section of the recipe, flat.
+        `measured` holds dataset, stage, protocol, method, recipe, backbone, epochs, batch, views, selection and
+        deviations from the protocol; `method_config` the method section of the recipe, flat.
         """
         matches = (
             Match(published["method"], published["source"], values, fields)
-            for published, values in self._on(own["dataset"])
-            if metric in values and (fields := self._compare(own, method_config, published)) is not None
+            for published, values in self._on(measured["dataset"])
+            if metric in values and (fields := self._compare(measured, method_config, published)) is not None
         )
         return min(matches, key=lambda match: match.rank, default=None)
 
@@ -128,40 +128,40 @@ class Published:
             by_dataset.setdefault(setting["dataset"], []).append((setting, values))
         return by_dataset
 
-    def _compare(self, own: Facts, method_config: Mapping[str, str], row: dict[str, str]) -> dict[str, str] | None:
+    def _compare(self, measured: Facts, method_config: Mapping[str, str], row: dict[str, str]) -> dict[str, str] | None:
         """How each field agrees with a row on our dataset; None where that is of another method or protocol."""
-        entry = self._protocol(f"{own['stage']}-{own['protocol']}", row)
-        if entry is None or not self._is_method(row["method"], own["method"], method_config):
+        entry = self._protocol(f"{measured['stage']}-{measured['protocol']}", row)
+        if entry is None or not self._is_method(row["method"], measured["method"], method_config):
             return None
         protocol = f"{entry['protocol']}: {entry['why']}" if "why" in entry else str(entry["protocol"])
         selection = entry.get("selection", "")
-        backbones = self.map["backbones"].get(own["backbone"], [])
-        if own.get("deviations"):
-            protocol = f"{DIFFERENT}: {own['deviations']}"
-        rebuilt = recipes.is_reconstruction(own.get("recipe") or "")
+        backbones = self.map["backbones"].get(measured["backbone"], [])
+        if measured.get("deviations"):
+            protocol = f"{DIFFERENT}: {measured['deviations']}"
+        rebuilt = recipes.is_reconstruction(measured.get("recipe") or "")
         return {
             **({"settings": f"{UNSTATED}: a reconstruction"} if rebuilt else {}),
             "protocol": protocol,
             "dataset": EQUAL,
-            "backbone": _state(row["backbone"], own["backbone"], row["backbone"] in backbones),
-            "epochs": _state(row["epochs"], own["epochs"], row["epochs"] == str(own["epochs"])),
-            "batch": _state(row["batch_size"], own["batch"], row["batch_size"] == str(own["batch"])),
-            "views": _state(row["views"], own["views"], _same_views(row["views"], own["views"])),
-            "selection": _state(selection, own["selection"], selection == own["selection"]),
+            "backbone": _state(row["backbone"], measured["backbone"], row["backbone"] in backbones),
+            "epochs": _state(row["epochs"], measured["epochs"], row["epochs"] == str(measured["epochs"])),
+            "batch": _state(row["batch_size"], measured["batch"], row["batch_size"] == str(measured["batch"])),
+            "views": _state(row["views"], measured["views"], _same_views(row["views"], measured["views"])),
+            "selection": _state(selection, measured["selection"], selection == measured["selection"]),
         }
 
-    def _protocol(self, own: str, row: dict[str, str]) -> dict[str, str] | None:
-        """The first entry of the map by which the published row is of our protocol `own` ("<stage>-<name>")."""
-        for entry in self.map["protocols"].get(own, []):
+    def _protocol(self, key: str, row: dict[str, str]) -> dict[str, str] | None:
+        """The first entry of the map by which the published row is of our protocol `key` ("<stage>-<name>")."""
+        for entry in self.map["protocols"].get(key, []):
             fits = entry["text"] == row["protocol"] and entry.get("paper", row["paper"]) == row["paper"]
             if fits and row["dataset"] in entry.get("dataset", [row["dataset"]]):
                 match: dict[str, str] = entry
                 return match
         return None
 
-    def _is_method(self, row: str, own: Any, config: Mapping[str, str]) -> bool:
+    def _is_method(self, row: str, method: Any, config: Mapping[str, str]) -> bool:
         entry = self.map["methods"].get(row)
-        if entry is None or entry["method"] != own:
+        if entry is None or entry["method"] != method:
             return False
         required: dict[str, str] = entry.get("config", {})
         return all((config.get(key, "null") == "null") == (value == "null") for key, value in required.items())
@@ -193,18 +193,18 @@ def describe(fields: Mapping[str, str]) -> str:
     return "; ".join(f"{name} {state}" for name, state in ranked)
 
 
-def _state(stated: str, own: Any, same: bool) -> str:
-    if not stated or own is None:
+def _state(stated: str, measured: Any, same: bool) -> str:
+    if not stated or measured is None:
         return UNSTATED
-    return EQUAL if same else f"{DIFFERENT}: {own}, published {stated}"
+    return EQUAL if same else f"{DIFFERENT}: {measured}, published {stated}"
 
 
-def _same_views(published_views: str, own_views: str | None) -> bool:
+def _same_views(published_views: str, measured_views: str | None) -> bool:
     """Equal numbers of views and, where the publication gives them, equal sizes."""
-    published, own = parse_views(published_views), parse_views(own_views or "")
-    if published is None or own is None or published[0] != own[0]:
+    published, measured = parse_views(published_views), parse_views(measured_views or "")
+    if published is None or measured is None or published[0] != measured[0]:
         return False
-    return published[1] is None or sorted(published[1]) == sorted(own[1] or ())
+    return published[1] is None or sorted(published[1]) == sorted(measured[1] or ())
 
 
 def parse_views(views: str) -> Views | None:

@@ -1,6 +1,6 @@
 """The published tables of both whitening papers, in their own layout, from the rows that `published.csv` has.
 
-Nothing is added: a cell for which there is no row stays empty, and no value is marked as best, because the papers state
+Nothing is added: a cell without a row stays empty, and no value is marked as best, because the papers state
 no number of runs. The layouts are those of the repositories' READMEs, where the values were read.
 """
 
@@ -62,15 +62,15 @@ def _of_method(rows: Rows, part: str, without: bool = False) -> Rows:
 
 
 def _small(name: str, title: str, rows: Rows, columns: list[tuple[str, str, str]]) -> Grid:
-    """A method a row; (dataset, kind of evaluation, metric) a column."""
-    shown = {"linear": "top-1", "5-NN": "5-NN"}
+    """One row per method, one column per (dataset, kind of evaluation, metric)."""
+    titles = {"linear": "top-1", "5-NN": "5-NN"}
     cells: dict[str, dict[tuple[str, str, str], Cell]] = {}
     used = [(setting, values) for setting, values in rows if setting["dataset"] in {column[0] for column in columns}]
     for setting, values in used:
         kind = "5-NN" if setting["protocol"].startswith("5-NN") else "linear"
         for metric, value in values.items():
             cells.setdefault(setting["method"], {})[setting["dataset"], kind, metric] = Cell(*value)
-    heads = [Column("top-5" if metric == "top5" else shown[kind], data) for data, kind, metric in columns]
+    heads = [Column("top-5" if metric == "top5" else titles[kind], data) for data, kind, metric in columns]
     body = [[Cell(method), *(values.get(column, Cell()) for column in columns)] for method, values in cells.items()]
     return Grid(name, title, [Column("method", numeric=False), *heads], body, _sources(used))
 

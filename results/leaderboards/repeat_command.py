@@ -8,7 +8,7 @@ from results.leaderboards.run_table import at
 from whitebench.records import Record
 
 JOB = "submitit.core._submit"
-"""In the command of a process that a scheduler started: its pickle is gone after the sweep, so that is no way back."""
+"""In the command of a process that a scheduler started: not repeatable, as its pickle is deleted after the sweep."""
 
 
 def repeat(record: Record) -> str:
@@ -16,10 +16,10 @@ def repeat(record: Record) -> str:
     if JOB not in record.command:
         return record.command
     if record.stage in ("linear", "knn", "semi"):
-        return _shown(["python", "-m", "pretrain.evaluate", record.stage, *_evaluation(record.config)])
+        return _command_line(["python", "-m", "pretrain.evaluate", record.stage, *_evaluation(record.config)])
     if record.stage in ("detect", "convert"):
         only = ["--convert-only"] if record.stage == "convert" else []
-        return _shown(["python", "transfer/coco_det.py", *_detection(record), *only])
+        return _command_line(["python", "transfer/coco_det.py", *_detection(record), *only])
     return record.command
 
 
@@ -35,8 +35,8 @@ def _detection(record: Record) -> list[str]:
     options = _options(config, ("encoder", "seed", "device", "threads"))
     if record.metrics.get("deviations"):
         options += _options(config, ("iterations", "image_size", "batch", "lr"))
-    place = ["--coco", str(record.cell.get("dataset") or "coco")]
-    return [*_checkpoint(config), "--protocol", str(at(config, "protocol", "name")), *place, *options]
+    dataset = ["--coco", str(record.cell.get("dataset") or "coco")]
+    return [*_checkpoint(config), "--protocol", str(at(config, "protocol", "name")), *dataset, *options]
 
 
 def _checkpoint(config: dict[str, Any]) -> list[str]:
@@ -46,9 +46,9 @@ def _checkpoint(config: dict[str, Any]) -> list[str]:
 
 def _options(config: dict[str, Any], names: tuple[str, ...]) -> list[str]:
     """Those that the config has."""
-    known = [(name, config[name]) for name in names if config.get(name) is not None]
-    return [word for name, value in known for word in (f"--{name.replace('_', '-')}", str(value))]
+    options = [(name, config[name]) for name in names if config.get(name) is not None]
+    return [word for name, value in options for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def _shown(words: list[str]) -> str:
+def _command_line(words: list[str]) -> str:
     return shlex.join(words)

@@ -89,10 +89,10 @@ LAST = "last"
 """What every stage of ours reports where its protocol does not choose: the state after the last epoch or step."""
 
 RESUMED = ("detect",)
-"""The evaluations that go on where they stopped; others begin anew, under one code."""
+"""The evaluations that go on where they stopped; others start again, under one code."""
 
 UNTRAINED = "random"
-"""The method that is no training: whatever its recipe's schedule says, it has 0 epochs."""
+"""The method that does not train: whatever its recipe's schedule says, it has 0 epochs."""
 
 TEST_SET = ("manifest", "splits", "val", "count")
 """Where a record's `data` says how many images a classifier was tested on."""

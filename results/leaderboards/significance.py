@@ -134,18 +134,18 @@ def spread(values: npt.ArrayLike, resolution: float = 0.0) -> Spread:
     n = finite.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.where(finite, x, 0).sum(axis=1) / n
-        own = (np.where(finite, x - mean[:, None], 0) ** 2).sum(axis=1) / (n - 1)
-    own = np.where(n >= 2, np.maximum(own, resolution**2), np.nan)
+        variance = (np.where(finite, x - mean[:, None], 0) ** 2).sum(axis=1) / (n - 1)
+    variance = np.where(n >= 2, np.maximum(variance, resolution**2), np.nan)
     freedom = np.where(n >= 2, n - 1.0, np.nan)
     several = n >= 2
     if not several.any():
-        return Spread(own, freedom, np.zeros(len(n), bool))
-    total = (freedom * own)[several].sum()
+        return Spread(variance, freedom, np.zeros(len(n), bool))
+    total = (freedom * variance)[several].sum()
     pooled = total / freedom[several].sum()
-    squares = (freedom * own**2)[several].sum()
+    squares = (freedom * variance**2)[several].sum()
     shared = total**2 / squares if squares > 0 else freedom[several].sum()
-    below = several & (own <= pooled * (1 + 1e-9))  # equal ones, too, whatever their last bits
-    return Spread(np.where(below, pooled, own), np.where(below, shared, freedom), below)
+    below = several & (variance <= pooled * (1 + 1e-9))  # equal ones, too, whatever their last bits
+    return Spread(np.where(below, pooled, variance), np.where(below, shared, freedom), below)
 
 
 def compare(values: npt.ArrayLike, resolution: float = 0.0) -> Pairs:

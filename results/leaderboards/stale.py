@@ -43,7 +43,7 @@ def stale(runs: pd.DataFrame, by: list[str], texts: Mapping[str, str]) -> pd.Ser
             causes |= dict.fromkeys(_changed_code(PRETRAIN, row["method"], row["pretrain_code"], texts))
         if protocol_changed(row["stage"], row["protocol"], texts.get(row["eval_config"], "{}")):
             causes["protocol"] = None
-    cells = {key: _shown(list(causes)) for key, causes in changed.items()}
+    cells = {key: _listed(list(causes)) for key, causes in changed.items()}
     index = pd.MultiIndex.from_tuples(cells, names=by)
     return pd.Series(list(cells.values()), index=index, dtype=object)
 
@@ -73,7 +73,7 @@ def _differences(then: str, now: tuple[tuple[str, str], ...]) -> tuple[str, ...]
     return tuple(name for name in changed if name in after or not name.startswith(OWN_METHODS))
 
 
-def _shown(causes: list[str]) -> str:
+def _listed(causes: list[str]) -> str:
     more = f"; and {len(causes) - NAMED} more files" if len(causes) > NAMED else ""
     return "; ".join(causes[:NAMED]) + more
 

@@ -54,8 +54,8 @@ def doubtful(runs: pd.DataFrame, by: list[str]) -> pd.Series:
         }
     )
     any_run = single.astype(bool).groupby([runs[key] for key in by]).any()
-    known = {name: runs[name].where(runs[name] != "", runs[git]) for name, git in CODE.items()}
-    versions = runs.assign(**known).groupby(by)[list(CODE)].nunique() > 1
+    code = {name: runs[name].where(runs[name] != "", runs[git]) for name, git in CODE.items()}
+    versions = runs.assign(**code).groupby(by)[list(CODE)].nunique() > 1
     any_run["several versions of the code"] = versions.any(axis=1)
     reasons = [[str(name) for name, holds in zip(any_run.columns, row) if holds] for row in any_run.to_numpy()]
     return pd.Series(reasons, index=any_run.index)

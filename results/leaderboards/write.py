@@ -19,21 +19,21 @@ from whitebench.files import write_atomically
 from whitebench.records import parse_record
 
 RUNS, PAIRS, ACROSS, LAYOUTS = "runs.csv", "comparisons.csv", "across.csv", "tables"
-OURS = (RUNS, PAIRS, ACROSS, "leaderboard_*.csv", *(f"{LAYOUTS}/*.{end}" for end in FORMATS))
+TABLE_PATTERNS = (RUNS, PAIRS, ACROSS, "leaderboard_*.csv", *(f"{LAYOUTS}/*.{end}" for end in FORMATS))
 """Patterns of the files that are written, and removed where the records do not give them."""
 
 LONGEST_NAME = 200
 """Letters of a file's name that every file system takes, with room for endings."""
 
 STALE = "stale"
-"""The column that says what has changed in this checkout since: no other hangs on anything but the records."""
+"""The column that says what has changed in this checkout since: every other column depends on the records alone."""
 
 
 def write_tables(tables: Tables, out: Path) -> None:
     """Writes the tables to `out`, and removes leaderboards there that these records do not give.
 
     Raises:
-        UserError: there is no evaluation at all; nothing is changed then.
+        UserError: no evaluation was found; nothing is changed then.
     """
     if tables.runs.empty:
         raise UserError(_nothing_found(tables))
@@ -82,7 +82,7 @@ def first_difference(tables: Tables, out: Path) -> str | None:
         if name not in present:
             return f"{out / name}: is missing"
         if name not in expected:
-            return f"{out / name}: no published record stands behind it"
+            return f"{out / name}: no published record gives it"
         texts = [_without_stale(content.decode(errors="replace")) for content in (present[name], expected[name])]
         if texts[0] != texts[1]:
             return f"{out / name}: {_first_line(*texts)}"
@@ -91,7 +91,7 @@ def first_difference(tables: Tables, out: Path) -> str | None:
 
 def _present(out: Path) -> set[str]:
     """The tables' files in `out`, relative to it."""
-    return {path.relative_to(out).as_posix() for pattern in OURS for path in out.glob(pattern)}
+    return {path.relative_to(out).as_posix() for pattern in TABLE_PATTERNS for path in out.glob(pattern)}
 
 
 def _without_stale(text: str) -> str:
@@ -116,9 +116,9 @@ def _contents(tables: Tables) -> dict[str, bytes]:
     if tables.runs.empty:
         return _renderings(tables, Published())
     boards = {f"leaderboard_{board.name}.csv": board.table for board in tables.leaderboards}
-    own = {RUNS: tables.runs, PAIRS: tables.comparisons}
-    own |= {ACROSS: tables.across} if len(tables.across) else {}
-    plain = {name: csv_bytes(table) for name, table in {**own, **boards}.items()}
+    data_tables = {RUNS: tables.runs, PAIRS: tables.comparisons}
+    data_tables |= {ACROSS: tables.across} if len(tables.across) else {}
+    plain = {name: csv_bytes(table) for name, table in {**data_tables, **boards}.items()}
     return plain | _renderings(tables, Published())
 
 

@@ -11,7 +11,7 @@ from results.page.environment import macro
 
 
 def claim_table(path: Path) -> Table | None:
-    """None where there is no such file."""
+    """None where the file does not exist."""
     if not path.exists():
         return None
     tests = pd.read_csv(path, keep_default_na=False, na_values={"other_n": ""})

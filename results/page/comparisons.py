@@ -16,12 +16,12 @@ NUMBERS = (
 )
 
 
-SHOWN = 60
+MOST_PAIRS = 60
 """Pairs of a leaderboard and metric, at most: the best against all others come first. `comparisons.csv` has all."""
 
 
 def comparison_table(tables: Tables) -> Table:
-    pairs = tables.comparisons.groupby(["dataset", "stage", "protocol", "metric"], sort=False).head(SHOWN)
+    pairs = tables.comparisons.groupby(["dataset", "stage", "protocol", "metric"], sort=False).head(MOST_PAIRS)
     numbers = [column for column in NUMBERS if column[0] in pairs]
     heads = [Head("evaluation", "evaluation"), Head("a", "a"), Head("b", "b")]
     heads += [Head(key, title, numeric=True) for key, title, _ in numbers]

@@ -59,8 +59,8 @@ def dots(values: Sequence[float], mean: float, low: float, high: float, scale: S
     middle = None if pd.isna(mean) else scale(mean)
     if pd.isna(low) or pd.isna(high):
         return Dots(drawn, middle, None)
-    left, right = scale(low), scale(high)
-    return Dots(drawn, middle, (left, round(right - left, 2)))
+    start, end = scale(low), scale(high)
+    return Dots(drawn, middle, (start, round(end - start, 2)))
 
 
 def value_range(values: pd.Series, means: pd.Series) -> Scale | None:

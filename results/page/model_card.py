@@ -87,8 +87,8 @@ def _front(record: Record, evaluations: Sequence[Record]) -> str:
         "datasets": [str(at(record.config, "data", "dataset"))],
         "model-index": [{"name": record.id, "results": results}],
     }
-    shown: str = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
-    return shown
+    text: str = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _what(record: Record) -> str:
@@ -110,7 +110,7 @@ def _input(record: Record) -> str:
 
 
 def _numbers(evaluations: Sequence[Record], tables: Tables, record: Record) -> str:
-    """A row an evaluation of this very checkpoint, and a sentence on its experiment over seeds."""
+    """One row per evaluation of this very checkpoint, and a sentence on its experiment over seeds."""
     if not evaluations:
         return "None: this checkpoint has not been evaluated."
     lines = ["| evaluation | dataset | protocol | seed | result, % |", "|---|---|---|---|---|"]
@@ -122,14 +122,14 @@ def _numbers(evaluations: Sequence[Record], tables: Tables, record: Record) -> s
         ]
         setting = [evaluation.stage, _dataset(evaluation), _protocol(evaluation), str(evaluation.config.get("seed"))]
         lines.append(f"| {' | '.join([*setting, ', '.join(values)])} |")
-    said = [
+    results = [
         f"- {board.stage} on {board.dataset}, {TITLES[metric]}: {row[f'{metric}_mean']:.2f}{_spread(row, metric)}"
         for board, row in _experiment(tables, record)
         for metric in board.headlines
         if not pd.isna(row[f"{metric}_mean"])
     ]
     over = "One checkpoint is one draw. Over all pretrainings of this experiment that were at hand:"
-    return "\n".join(lines) + f"\n\n{over}\n\n" + "\n".join(said)
+    return "\n".join(lines) + f"\n\n{over}\n\n" + "\n".join(results)
 
 
 def _spread(row: dict[str, Any], metric: str) -> str:
@@ -142,8 +142,8 @@ def _spread(row: dict[str, Any], metric: str) -> str:
 
 
 def _experiment(tables: Tables, record: Record) -> list[tuple[Any, dict[str, Any]]]:
-    own = set(tables.runs.config[tables.runs.parent == record.id])
-    return [(board, row) for board in tables.leaderboards for row in board.rows if row["config"] in own]
+    configs = set(tables.runs.config[tables.runs.parent == record.id])
+    return [(board, row) for board in tables.leaderboards for row in board.rows if row["config"] in configs]
 
 
 def _setting(record: Record) -> str:

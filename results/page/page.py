@@ -150,8 +150,8 @@ def _single_runs(
     grids = sorted([*layouts(tables, published), *paper_tables(published)], key=lambda grid: not grid.has_own)
     sections.add("tables", "In the papers' layouts", grids=[(grid, Markup(to_html(grid))) for grid in grids])
     if details:
-        left = tables.runs.parent.nunique() - len({detail.record.id for detail in pretrainings})
-        sections.add("runs", "Runs", runs=run_views(details), left=max(0, left))
+        hidden = tables.runs.parent.nunique() - len({detail.record.id for detail in pretrainings})
+        sections.add("runs", "Runs", runs=run_views(details), hidden=max(0, hidden))
     pictures, problems = sheets(pretrainings, budget) if options.views else ([], [])
     if pictures or problems:
         sections.add("views", "Augmented views", sheets=pictures, problems=problems)
@@ -186,7 +186,7 @@ def _document(sections: Sections, tables: Tables, marks: Marks, options: Options
 
 
 def _file(name: str) -> Markup:
-    return Markup((HERE / "assets" / name).read_text())  # ours
+    return Markup((HERE / "assets" / name).read_text())  # a file of this package
 
 
 @cache

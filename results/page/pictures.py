@@ -11,7 +11,7 @@ from results.page.run_files import Unreadable, read_inside
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 PAGE_BYTES = 2_000_000
-"""Of all pictures of a page together, as they stand in it."""
+"""Of all pictures of a page together, as they are in it."""
 
 RUN_PICTURES, FILE_BYTES, PIXELS, SIDE, QUALITY = 8, 30_000_000, 60_000_000, 640, 78
 """Thumbnails per run; bytes and pixels of a file that is opened; longest side and WebP quality of a thumbnail."""

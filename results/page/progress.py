@@ -24,7 +24,7 @@ def progress_table(details: Sequence[Detail]) -> Table:
 def _cells(detail: Detail) -> list[Cell]:
     record = detail.record
     last = detail.curve[-1] if detail.curve else {}
-    epoch, epochs, left = number(last.get("epoch")), number(last.get("epochs")), number(last.get("eta_s"))
+    epoch, epochs, remaining = number(last.get("epoch")), number(last.get("epochs")), number(last.get("eta_s"))
     of = f" of {epochs:g}" if epochs is not None else ""
     return [
         Cell(macro("cells.html", "run_link")(record.id, detail.title), csv=record.id),
@@ -33,7 +33,7 @@ def _cells(detail: Detail) -> list[Cell]:
         Cell("" if epoch is None else f"{epoch:g}{of}", epoch),
         number_cell(number(last.get("loss")), "{:.4g}"),
         number_cell(number(last.get("images_per_s")), "{:.0f}"),
-        number_cell(None if left is None else left / 60, "{:.1f}"),
+        number_cell(None if remaining is None else remaining / 60, "{:.1f}"),
         Cell(_time(detail.modified)),
         Cell(str(record.error or "")[:300]),
     ]

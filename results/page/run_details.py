@@ -147,7 +147,7 @@ def _without_path(text: str, log: str) -> str:
 
 
 def difference(record: Record) -> Difference | str:
-    """Where a pretraining's config differs from its recipe's now; a text where there is no such recipe.
+    """Where a pretraining's config differs from its recipe's now; a text where that recipe does not exist.
 
     "auto" in a recipe is what the machine chose, and no difference; nor is the seed.
     """

@@ -27,8 +27,8 @@ def read_inside(path: Path, folders: Sequence[Path], limit: int, from_end: bool 
     """The first (or last) `limit` bytes of a regular file that lies below one of `folders`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        Unreadable: it is no regular file, lies elsewhere, or cannot be read.
+        FileNotFoundError: the file does not exist.
+        Unreadable: it is not a regular file, is outside the folder, or cannot be read.
     """
     try:
         real = path.resolve(strict=True)
@@ -56,7 +56,7 @@ def json_lines(path: Path, folder: Path) -> tuple[Lines, str]:
     A last line without its end is one that is being written, or was cut short by a kill; it is left out silently.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         Unreadable: see `read_inside`.
     """
     content = read_inside(path, [folder], LINES_LIMIT)
@@ -99,7 +99,7 @@ def tail(path: Path, folders: Sequence[Path], lines: int) -> str:
     """The last lines of a text file as a terminal would show them: no colours, the last state of overwritten lines.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         Unreadable: see `read_inside`.
     """
     text = read_inside(path, folders, TAIL_LIMIT, from_end=True).decode(errors="replace")

@@ -27,7 +27,7 @@ def sheets(details: Sequence[Detail], budget: PictureBudget) -> tuple[list[Sheet
     for detail in details:
         data = json.dumps(detail.record.config.get("data"), sort_keys=True)
         recipes.setdefault(data, {})[detail.recipe] = None
-    made, problems = [], dict[str, None]()
+    pictures, problems = [], dict[str, None]()
     for data, names in recipes.items():
         result = _sheet(data)
         if isinstance(result, str):
@@ -36,8 +36,8 @@ def sheets(details: Sequence[Detail], budget: PictureBudget) -> tuple[list[Sheet
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, "views.jpg")
                 path.write_bytes(result)
-                made.append(Sheet(", ".join(names), budget.add(path, Path(folder))))
-    return made, list(problems)
+                pictures.append(Sheet(", ".join(names), budget.add(path, Path(folder))))
+    return pictures, list(problems)
 
 
 @cache

@@ -767,22 +767,24 @@ def test_published_coco_numbers_of_the_whitening_papers_are_not_c4_1x(
 
 def test_ema_and_multi_crop_are_told_from_the_plain_method() -> None:
     views = "2x224+1x192+1x160+1x128+1x96"
-    ours = {"dataset": "imagenet1k", "stage": "linear", "protocol": "intl-imagenet", "method": "intl"}
-    ours |= {"backbone": "resnet50", "epochs": 100, "batch": 256, "views": views, "selection": "last"}
-    with_ema = Published().nearest(ours, {"name": "intl", "momentum": "0.996"}, "top1")
+    measured = {"dataset": "imagenet1k", "stage": "linear", "protocol": "intl-imagenet", "method": "intl"}
+    measured |= {"backbone": "resnet50", "epochs": 100, "batch": 256, "views": views, "selection": "last"}
+    with_ema = Published().nearest(measured, {"name": "intl", "momentum": "0.996"}, "top1")
     assert with_ema is not None
     assert (with_ema.method, with_ema.values["top1"]) == ("INTL (EMA + multi-crop)", 73.5)
     assert with_ema.comparable == "undecided"
     assert [name for name, state in with_ema.fields.items() if state != "equal"] == ["selection"]
-    plain = Published().nearest(ours, {"name": "intl", "momentum": "null"}, "top1")
+    plain = Published().nearest(measured, {"name": "intl", "momentum": "null"}, "top1")
     assert plain is not None
     assert (plain.method, plain.comparable) == ("INTL", "no")
 
 
 def test_of_equally_near_values_the_one_read_at_its_source_is_taken() -> None:
-    ours = {"dataset": "imagenet100", "stage": "linear", "protocol": "intl-2view", "method": "intl"}
+    measured = {"dataset": "imagenet100", "stage": "linear", "protocol": "intl-2view", "method": "intl"}
     match = Published().nearest(
-        {**ours, "backbone": "resnet18", "epochs": 400, "batch": 128, "views": "2x224", "selection": "last"}, {}, "top1"
+        {**measured, "backbone": "resnet18", "epochs": 400, "batch": 128, "views": "2x224", "selection": "last"},
+        {},
+        "top1",
     )
     assert match is not None
     assert match.values["top1"] == 81.68
@@ -934,7 +936,7 @@ def test_published_records_give_the_committed_tables_and_a_change_is_found(
     board.write_text(whole)
     (out / "leaderboard_typed_by-hand.csv").write_text("x")
     assert main(["--out", str(out), "--check"]) == 1
-    assert "no published record stands behind it" in capsys.readouterr().err
+    assert "no published record gives it" in capsys.readouterr().err
     (out / "leaderboard_typed_by-hand.csv").unlink()
     next((out / "records" / "linear").glob("*.json")).unlink()
     assert main(["--out", str(out), "--check"]) == 1

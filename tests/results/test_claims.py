@@ -132,7 +132,7 @@ def test_the_tests_are_dated_and_changes_after_a_look_are_said(
     main([str(tmp_path / "runs"), "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "tests written 2026-11-25" in printed
-    assert "changed after a look, 2026-11-25: the plain rank" in printed
+    assert "changed after results were seen, 2026-11-25: the plain rank" in printed
 
 
 def test_a_claim_holds_if_all_its_tests_do() -> None:

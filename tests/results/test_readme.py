@@ -12,7 +12,7 @@ import pytest
 from results.aggregate import aggregate
 from results.leaderboards import across, claim_tests, comparisons, experiments
 from results.leaderboards.run_table import COLUMNS, HEADLINES, METRICS
-from results.leaderboards.write import OURS
+from results.leaderboards.write import TABLE_PATTERNS
 from tests.results.test_aggregate import Records
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -56,7 +56,7 @@ def test_every_column_is_explained_and_no_other(heading: str, columns: Iterable[
 
 
 def test_every_file_is_named() -> None:
-    stems = {pattern.partition("*")[0].split("/")[0] for pattern in OURS}
+    stems = {pattern.partition("*")[0].split("/")[0] for pattern in TABLE_PATTERNS}
     assert not [stem for stem in stems if f"`{stem}" not in TEXT]
     for path in (RESULTS / "inputs").iterdir():
         assert f"inputs/{path.name}" in TEXT
