@@ -1,7 +1,7 @@
 """The tables in the papers' own layouts: what was published, then what was run here, so that the field is seen whole.
 
 A row is a method in a setting, a column a dataset, evaluation and metric. Published values keep their digits and their
-sources; values of ours have sd and n, and marks where differences are significant. Flagged rows stay, and are named.
+sources; measured values have sd and n, and marks where differences are significant. Flagged rows stay and are named.
 """
 
 from collections.abc import Sequence
@@ -197,7 +197,7 @@ def _recipes_for(slot: Slot, value: str) -> list[str]:
 
 
 def _our_rows(layout: Layout, tables: Tables) -> tuple[list[Line], list[str]]:
-    """The rows of runs of ours, and what there is to say about them: protocols, flags, what is stale."""
+    """The rows of this suite's runs, and the notes on them: protocols, flags, what is stale."""
     lines: dict[Setting, tuple[dict[Slot, Cell], list[str]]] = {}
     remarks: dict[str, None] = {}
     for slot in layout.slots:
@@ -228,7 +228,7 @@ def _our_rows(layout: Layout, tables: Tables) -> tuple[list[Line], list[str]]:
 
 
 def _experiments(slot: Slot, tables: Tables) -> tuple[list[Row], list[str]]:
-    """The experiments of ours that have a value there, and their protocols.
+    """The experiments of this suite that have a value there, and their protocols.
 
     Of several protocols of an experiment it is the one that its recipe names, else the first; leaderboards have all.
     """

@@ -45,7 +45,7 @@ Views = tuple[int, tuple[int, ...] | None]
 
 @dataclass(frozen=True)
 class Match:
-    """The published experiment nearest to one of ours."""
+    """The published experiment nearest to one of this suite."""
 
     method: str
     source: str

@@ -86,7 +86,7 @@ COLUMNS = {
 """Columns of `runs.csv`, in order, with their pandas types. Seconds, kWh and per cent."""
 
 LAST = "last"
-"""What every stage of ours reports where its protocol does not choose: the state after the last epoch or step."""
+"""What every stage of this suite reports where its protocol does not choose: the state after the last epoch or step."""
 
 RESUMED = ("detect",)
 """The evaluations that go on where they stopped; others start again, under one code."""

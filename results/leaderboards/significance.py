@@ -183,7 +183,7 @@ def _adjusted(p: Floats) -> Floats:
 
 
 def holm(p: npt.ArrayLike) -> Floats:
-    """Holm's step-down correction of p values [m]; NaN stands for no test, and stays. (S. Holm, 1979)"""
+    """Holm's step-down correction of p values [m]; NaN means no test, and stays. (S. Holm, 1979)"""
     p = np.asarray(p, float)
     order = np.argsort(p, kind="stable")  # NaN last
     tests = int(np.isfinite(p).sum())

@@ -9,7 +9,7 @@ from results.leaderboards.published import FEW_SEEDS
 from results.leaderboards.run_table import UNTRAINED
 
 FOREIGN, MISSING = "foreign", "missing"
-"""`pretrain_status` of an evaluation whose pretraining has no record, because it is not ours, or was not found."""
+"""`pretrain_status` of an evaluation whose pretraining has no record, which is foreign or was not found."""
 
 BOUNDS = ("supervised", UNTRAINED)
 """Methods that compete with none."""
