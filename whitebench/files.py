@@ -1,8 +1,10 @@
 """Files that are written whole or not at all, and the names of those in a run's folder that several packages use."""
 
+import errno
 import json
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,15 @@ SPECTRA = "spectra.jsonl"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Whole or not at all, also after a crash: temporary file, fsync, rename, fsync of the folder."""
+    """Whole or not at all, also after a crash: temporary file, fsync, rename, fsync of the folder.
+
+    A symbolic link is followed: its target is replaced, and the link stays.
+
+    Raises:
+        OSError: the file could not be written, or `path` is a folder, a device, a FIFO or a circle of links.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    path = _regular_target(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # unique across hosts, too
     try:
         with open(temporary, "wb") as file:
@@ -33,6 +42,20 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _regular_target(path: Path) -> Path:
+    """The file to replace: `path`, or what a symbolic link there leads to. A rename would replace whatever is there."""
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return target
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.ENXIO, "not a regular file", str(path))  # the number that `whitebench.errors` words so
+    return target
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whitebench.errors import describe
 from whitebench.files import write_atomically
 from whitebench.hashing import added, canonical, content_hash, file_hash, plain_hash, run_id
 
@@ -125,6 +126,53 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
     with pytest.raises(OSError, match="No space"):
         write_atomically(path, b"new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir() if p.is_file()] == [("run.json", "old")]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_a_link_and_its_target_is_written(tmp_path: Path, exists: bool) -> None:
+    target, link = tmp_path / "store" / "run.json", tmp_path / "runs" / "run.json"
+    target.parent.mkdir()
+    link.parent.mkdir()
+    if exists:
+        target.write_text("old")
+    link.symlink_to(Path("../store/run.json"))
+    write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert list(target.parent.iterdir()) == [target]
+    assert list(link.parent.iterdir()) == [link]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("kind", ["folder", "fifo", "device"])
+def test_only_regular_files_are_replaced(tmp_path: Path, kind: str, linked: bool) -> None:
+    path = tmp_path / "out"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path = Path("/dev/full")  # as root, a rename would replace it
+    if linked:
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    before, entries = path.stat(), sorted(tmp_path.iterdir())
+    with pytest.raises(OSError) as refused:
+        write_atomically(path, b"new")
+    assert refused.value.errno == (errno.EISDIR if kind == "folder" else errno.ENXIO)
+    reason = "is a folder, not a file" if kind == "folder" else "not a regular file"
+    assert describe(refused.value) == f"{path}: {reason}"
+    assert (path.stat().st_ino, path.stat().st_mode) == (before.st_ino, before.st_mode)
+    assert sorted(tmp_path.iterdir()) == entries
+
+
+def test_a_circle_of_links_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.symlink_to(path)
+    with pytest.raises(OSError, match=r"run\.json") as refused:
+        write_atomically(path, b"new")
+    assert refused.value.errno == errno.ELOOP
+    assert path.is_symlink()
 
 
 def test_readers_and_other_writers_always_see_a_whole_file(tmp_path: Path) -> None:
