@@ -53,14 +53,14 @@ def main() -> None:
 def aggregation(runs: Path, out: Path, what: str) -> float:
     """Seconds of one, in a process of its own."""
     command = [sys.executable, "-c", TIMED, str(runs), str(out)]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    found = f"{shown[2]} rows, {shown[3]} leaderboards, {shown[4]} left out"
-    print(f"{float(shown[0]):6.2f} s ({float(shown[1]):.2f} s of CPU), {what}: {found}")
-    return float(shown[0])
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    counts = f"{output[2]} rows, {output[3]} leaderboards, {output[4]} left out"
+    print(f"{float(output[0]):6.2f} s ({float(output[1]):.2f} s of CPU), {what}: {counts}")
+    return float(output[0])
 
 
 def write_again(runs: Path, count: int) -> None:
-    """Replaces so many records, as their runs would."""
+    """Replaces `count` records, as their runs would."""
     from whitebench.files import write_atomically
 
     for path in sorted(runs.glob("linear/*/run.json"))[:count]:

@@ -47,8 +47,8 @@ def measure(run: Path, dataset: str) -> tuple[float, float, float]:
         features: Tensor = network(normalise(images))
         return torch.cat([features, edge_colour(images)], dim=1)
 
-    found, label = collect(encode, evaluation_batches(read_manifest(dataset), "val", size, size, batch=64))
-    features, background = found[:, :-3], found[:, -3:]
+    columns, label = collect(encode, evaluation_batches(read_manifest(dataset), "val", size, size, batch=64))
+    features, background = columns[:, :-3], columns[:, -3:]
     likeness = unit_rows(features) @ unit_rows(features).mT
     neighbour = likeness.fill_diagonal_(-torch.inf).argmax(dim=1)
     apart = (background - background[neighbour]).norm(dim=1).mean() / torch.pdist(background).mean()

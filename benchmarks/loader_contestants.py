@@ -28,8 +28,8 @@ Epoch = Callable[[int], int]
 Contestant = Callable[[argparse.Namespace], Epoch]
 
 
-def ours(views: list[dict[str, Any]], written: str = "original", **colour: Any) -> Contestant:
-    def made(options: argparse.Namespace) -> Epoch:
+def suite_loader(views: list[dict[str, Any]], written: str = "original", **colour: Any) -> Contestant:
+    def start(options: argparse.Namespace) -> Epoch:
         from pretrain.data.betons.manifest import read_manifest
         from pretrain.data.loaders.build import training_loader
         from pretrain.recipe import Colour, Data, Views
@@ -39,7 +39,7 @@ def ours(views: list[dict[str, Any]], written: str = "original", **colour: Any) 
         loader = training_loader(data, manifest, seed=0, batch=options.batch, workers=options.workers)
         return lambda epoch: sum(len(batch.index) for batch in loader.epoch(epoch))
 
-    return made
+    return start
 
 
 def bare_decoding(options: argparse.Namespace) -> Epoch:
@@ -133,27 +133,27 @@ def dali(options: argparse.Namespace) -> Epoch:
         crops = [fn.random_resized_crop(images, size=224, random_area=SCALE, antialias=True) for _ in range(2)]
         return *(fn.flip(crop, horizontal=fn.random.coin_flip()) for crop in crops), labels
 
-    made = pipeline()
-    made.build()
-    batches = made.epoch_size("files") // options.batch
-    return lambda _: sum(len(made.run()[0]) for _ in range(batches))
+    pipe = pipeline()
+    pipe.build()
+    batches = pipe.epoch_size("files") // options.batch
+    return lambda _: sum(len(pipe.run()[0]) for _ in range(batches))
 
 
 CONTESTANTS: dict[str, Contestant] = {
     "bare decoding": bare_decoding,
-    "ours, 2 x 224": ours(PAIR),
-    "ours, 2 x 224 + 6 x 96": ours(MULTI),
-    "ours, INTL's six sizes": ours(SIX),
-    "ours, 2 x 224 bicubic": ours(CUBIC),
-    "ours, 2 x 224 bicubic, colour": ours(CUBIC, **COLOUR),
+    "ours, 2 x 224": suite_loader(PAIR),
+    "ours, 2 x 224 + 6 x 96": suite_loader(MULTI),
+    "ours, INTL's six sizes": suite_loader(SIX),
+    "ours, 2 x 224 bicubic": suite_loader(CUBIC),
+    "ours, 2 x 224 bicubic, colour": suite_loader(CUBIC, **COLOUR),
     "stock ffcv, 2 x 224": stock_ffcv,
     "torchvision PIL, 2 x 224": torchvision_pil,
     "torchvision v2, 2 x 224": torchvision_v2,
     "DALI on the CPU, 2 x 224": dali,
-    "ours, 2 x 224, side 500 q90": ours(PAIR, "side-500"),
-    "ours, 2 x 224, side 341 q90": ours(PAIR, "side-341"),
-    "ours, 2 x 224, raw": ours(PAIR, "raw"),
-    "ours, 2 x 224 + 6 x 96, raw": ours(MULTI, "raw"),
+    "ours, 2 x 224, side 500 q90": suite_loader(PAIR, "side-500"),
+    "ours, 2 x 224, side 341 q90": suite_loader(PAIR, "side-341"),
+    "ours, 2 x 224, raw": suite_loader(PAIR, "raw"),
+    "ours, 2 x 224 + 6 x 96, raw": suite_loader(MULTI, "raw"),
 }
 
 
@@ -169,4 +169,4 @@ def available(name: str) -> str | None:
 def _has_dali() -> bool:
     import nvidia
 
-    return any((Path(place) / "dali").is_dir() for place in nvidia.__path__)
+    return any((Path(folder) / "dali").is_dir() for folder in nvidia.__path__)

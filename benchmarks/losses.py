@@ -55,7 +55,7 @@ class Case:
     images: int
     channels: int
     views: int
-    ours: Loss
+    suite: Loss
     peer: Loss | None
     """None: the peer is the floor of `products`."""
     products: int = 0
@@ -193,8 +193,8 @@ def floor(case: Case, device: str) -> Callable[[], None]:
 
     def work() -> None:
         for _ in range(case.views):
-            for place in range(case.products):
-                _ = square @ wide if place % 2 else wide @ tall
+            for index in range(case.products):
+                _ = square @ wide if index % 2 else wide @ tall
 
     return work
 
@@ -222,10 +222,10 @@ def largest_difference(case: Case, device: str) -> float:
     """Of values and gradients in float64, relative to the largest gradient."""
     assert case.peer is not None
     views = inputs(case, device, torch.float64)
-    ours, peer = case.ours(views), case.peer(views)
-    both = [torch.autograd.grad(loss, views, allow_unused=True) for loss in (ours, peer)]  # a target's view has none
+    suite, peer = case.suite(views), case.peer(views)
+    both = [torch.autograd.grad(loss, views, allow_unused=True) for loss in (suite, peer)]  # a target's view has none
     off = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(*both, strict=True) if b is not None]
-    return max(abs(float(ours.detach() / peer.detach()) - 1), *off)
+    return max(abs(float(suite.detach() / peer.detach()) - 1), *off)
 
 
 def main() -> None:
@@ -252,15 +252,15 @@ def main() -> None:
 
 def report(case: Case, device: str, rounds: int, clock: Callable[[], float]) -> None:
     views = inputs(case, device, torch.float32)
-    ours = step(case.ours, views)
+    suite = step(case.suite, views)
     peer = step(case.peer, views) if case.peer else floor(case, device)
     same = f"{largest_difference(case, device):.1e}" if case.peer and case.equal and not case.heavy else "-"
-    for work in (ours, peer):
+    for work in (suite, peer):
         work()
-    pairs = [(timed(ours, device, clock), timed(peer, device, clock)) for _ in range(rounds)]
+    pairs = [(timed(suite, device, clock), timed(peer, device, clock)) for _ in range(rounds)]
     a, b = (1000 * statistics.median(side) for side in zip(*pairs, strict=True))
     what = "straightforward" if case.peer else f"floor of {case.products} products a view"
-    memory = "".join(f"{peak_memory(work, device):7.0f} MB" for work in (ours, peer))
+    memory = "".join(f"{peak_memory(work, device):7.0f} MB" for work in (suite, peer))
     print(f"{case.name:44}{a:8.1f} ms{b:8.1f} ms{b / a:10.2f} {memory}   {what}; {same}", flush=True)
 
 
