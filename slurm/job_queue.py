@@ -121,7 +121,7 @@ def array_of(job: str) -> str:
 
 
 def array_index(job: str) -> int | None:
-    """A task's number in its array; None of a job that is no array."""
+    """A task's number in its array; None for a job that is not an array."""
     _, _, index = job.partition("_")
     return int(index) if index.isdigit() else None
 

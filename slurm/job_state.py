@@ -178,7 +178,7 @@ class Reader:
     def _stalled(self, folder: Path, last: Mapping[str, Any], elapsed: float) -> str:
         """Of a job that has run for `elapsed` seconds: whether its process has fallen silent, or its metrics have.
 
-        Ages are told by the file system's clock: those of login node and compute node may differ by minutes.
+        Ages are measured by the file system's clock: those of login node and compute node may differ by minutes.
         """
         beat = last_beat(folder / ".lock")
         quiet = min(elapsed, self.now - beat) if beat else 0.0

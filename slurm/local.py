@@ -45,7 +45,7 @@ class Child:
     handle: Any
     gpus: list[str]
     began: float = field(default_factory=time.monotonic)
-    asked: float = float("-inf")
+    stop_requested_at: float = float("-inf")
     began_at: float = field(default_factory=time.time)
 
     def alive(self) -> bool:
@@ -61,8 +61,8 @@ class Child:
 
     def ask_to_stop(self) -> None:
         """SIGTERM to the ranks, not to the controller; repeated, since a rank that is just starting may ignore it."""
-        if time.monotonic() - self.asked >= ASK_AGAIN_S:
-            self.asked = time.monotonic()
+        if time.monotonic() - self.stop_requested_at >= ASK_AGAIN_S:
+            self.stop_requested_at = time.monotonic()
             self._signal(signal.SIGTERM, ranks_only=True)
 
     def kill(self) -> None:

@@ -93,19 +93,19 @@ class Planner:
     def jobs(self, cell: Cell) -> Iterator[Job]:
         """The cell's jobs, each after its needs."""
         planned = self._cell(cell)
-        made: dict[str, list[Job]] = {}
+        jobs_by_stage: dict[str, list[Job]] = {}
         for name, needs in self.order.items():
             spec = self.specs[name]
             if spec.recipes is not None and cell.recipe not in spec.recipes:
                 continue
-            missing = [need for need in needs if need not in made]
+            missing = [need for need in needs if need not in jobs_by_stage]
             if missing:
                 raise UserError(
                     f"sweep {self.sweep.name}: {name} needs {missing[0]}, which is not run for {cell.recipe}"
                 )
-            parents = [job for need in needs for job in made[need]]
-            made[name] = [self._job(planned, name, seed, parents) for seed in spec.seeds or (None,)]
-            yield from made[name]
+            parents = [job for need in needs for job in jobs_by_stage[need]]
+            jobs_by_stage[name] = [self._job(planned, name, seed, parents) for seed in spec.seeds or (None,)]
+            yield from jobs_by_stage[name]
 
     def leaderboard(self, needs: tuple[str, ...]) -> Job:
         spec = self.sweep.stages.get(LEADERBOARD) or StageSpec()

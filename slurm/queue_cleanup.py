@@ -26,7 +26,7 @@ def settled_queue(graph: Graph) -> dict[str, Queued]:
 
 
 def cancel(ids: list[str]) -> None:
-    """Takes jobs off the queue, or stops them. It is no fault that some have left it meanwhile.
+    """Takes jobs off the queue, or stops them. It is not an error if some have left it meanwhile.
 
     Raises:
         UserError: SLURM refuses, in its own words. SlurmUnavailable: it does not answer.

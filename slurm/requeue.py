@@ -5,8 +5,8 @@ because (perhaps) the time limit has come.
 
 Processes that were killed (out of memory, kill -9, a fault of the node, a time limit that came before all was saved)
 could not report it. Their job goes back into the queue, where it keeps its id, so that what depends on it goes on
-waiting; unless it gets no further that way. A job that was killed after its run was done is no failure: this exits with
-0, else with CODE (or 1).
+waiting; unless it gets no further that way. A job that was killed after its run was done is not a failure: this exits
+with 0, otherwise with CODE (or 1).
 """
 
 import re

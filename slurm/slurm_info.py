@@ -23,7 +23,7 @@ class QosLimits:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the cluster allows. None, or a missing key, is no limit, or one that is not known."""
+    """What the cluster allows. None, or a missing key, means no limit, or an unknown one."""
 
     array: int = 1001
     """Tasks of an array."""
@@ -91,7 +91,7 @@ def _accounting_limits() -> tuple[dict[str, QosLimits], QosLimits]:
 
 
 def parse_limits(text: str) -> dict[str, QosLimits]:
-    """Lines of `name|time|jobs`, as sacctmgr prints them; empty fields are no limits."""
+    """Lines of `name|time|jobs`, as sacctmgr prints them; empty fields mean no limit."""
     limits: dict[str, QosLimits] = {}
     for line in text.splitlines():
         name, *values = line.strip().split("|")

@@ -17,7 +17,7 @@ PACKAGES = ("whitebench", "pretrain", "transfer", "slurm", "results")
 SUFFIXES = {".py", ".yaml", ".html", ".css", ".js"}
 DATA = ("results/inputs/published.csv",)
 DERIVED = ("results/report.html", "results/tables/", "results/records/")
-"""Written by runs: they are no part of the code, which would else change with each result."""
+"""Written by runs: they are not part of the code, which would otherwise change with each result."""
 
 
 def take_snapshot(into: Path, root: Path = ROOT) -> Path:
@@ -26,7 +26,7 @@ def take_snapshot(into: Path, root: Path = ROOT) -> Path:
     It also records which commit the code is and whether it differs from it, for the runs' records.
 
     Raises:
-        UserError: there is no room for it; nothing of it is left then.
+        UserError: there is no room for it; nothing of it remains then.
     """
     path = snapshot_path(into, root)
     if not path.exists():
@@ -55,9 +55,9 @@ def snapshot_path(into: Path, root: Path = ROOT) -> Path:
     return into.absolute() / hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 
-def job_path(code: Path, own: str | None) -> dict[str, str]:
+def job_path(code: Path, python_path: str | None) -> dict[str, str]:
     """Variables that put the snapshot before the checkout on a job's module path, wherever the job starts."""
-    return {"PYTHONPATH": os.pathsep.join([str(code), *([own] if own else [])]), "PYTHONSAFEPATH": "1"}
+    return {"PYTHONPATH": os.pathsep.join([str(code), *([python_path] if python_path else [])]), "PYTHONSAFEPATH": "1"}
 
 
 def _files(root: Path) -> Iterator[Path]:

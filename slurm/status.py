@@ -42,10 +42,10 @@ class Status:
         if queued is not None:
             state = "running" if queued.state == "RUNNING" else "queued"
             return {"state": state, "job": queued.id}
-        left = _read_json(self.graph.leaderboard.folder / LEADERBOARD_STATE)
+        record = _read_json(self.graph.leaderboard.folder / LEADERBOARD_STATE)
         return {
-            "state": left.get("status", "new"),
-            **{key: left[key] for key in ("error", "out", "time") if left.get(key)},
+            "state": record.get("status", "new"),
+            **{key: record[key] for key in ("error", "out", "time") if record.get(key)},
         }
 
 

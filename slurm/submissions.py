@@ -100,7 +100,7 @@ def note_job(mark: str, job: str) -> None:
 
 
 def note_cancelled(keys: Iterable[str]) -> None:
-    """Notes that the user has cancelled these jobs: that they left the queue without a record is no fault."""
+    """Notes that the user has cancelled these jobs: that they left the queue without a record is not an error."""
     _append({"cancelled": sorted(keys)})
 
 

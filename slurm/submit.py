@@ -99,9 +99,9 @@ def _chunks(
     """Chunks of cells whose jobs agree in stage, resources and what they wait for; with the waits of the first."""
     groups: dict[Any, list[_Cell]] = {}
     for jobs in graph.cells().values():
-        left = [job for job in jobs if job.key in todo]
-        if left:
-            cell = _cell(left, todo, states)
+        remaining = [job for job in jobs if job.key in todo]
+        if remaining:
+            cell = _cell(remaining, todo, states)
             groups.setdefault(_signature(graph, cell, todo), []).append(cell)
     chunks = [group[i : i + max_array] for group in groups.values() for i in range(0, len(group), max_array)]
     return [(chunk[0].waits, chunk) for chunk in chunks]

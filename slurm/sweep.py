@@ -16,7 +16,7 @@ DEFAULT = "sample"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", re.ASCII)
 """Of a sweep or a stage: it becomes the name of a folder."""
 RESERVED_NAMES = frozenset({"code", "jobs.jsonl"})
-"""What the folder of sweeps holds beside them."""
+"""Other files in the folder of sweeps."""
 LARGEST_SEED = 2**32 - 1
 
 

@@ -66,16 +66,16 @@ def watch_status(graph: Graph) -> int:
 def show_logs(graph: Graph, cell: str) -> int:
     """The end of the latest log of each of the cell's jobs that has one."""
     states = read_states(graph, {}, read_ledger())
-    shown = False
+    has_logs = False
     for job in jobs_of(graph, cell):
         log = log_of(job.folder) or states[job.key].log
         if log is None or not Path(log).exists():
             continue
-        shown = True
+        has_logs = True
         print(f"== {job.column} {job.cell}: {log}")
         with open(log, errors="replace") as file:
             print("".join(deque(file, LINES)), end="")
-    if not shown:
+    if not has_logs:
         raise UserError(f"'{cell}': no job of it has begun yet, so there are no logs")
     return 0
 

@@ -44,8 +44,8 @@ def forget_waiting(graph: Graph, keys: Iterable[str]) -> None:
     """Takes cancelled jobs out of those that wait."""
     path = graph.leaderboard.folder / WAITING
     note = read_waiting(path.parent)
-    left = sorted(set(note.get("keys") or []) - set(keys))
-    if left:
-        write_json(path, {**note, "keys": left})
+    remaining = sorted(set(note.get("keys") or []) - set(keys))
+    if remaining:
+        write_json(path, {**note, "keys": remaining})
     else:
         path.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ def watch(graph: Graph) -> dict[str, str]:
     An answer of SLURM that does not come is reported, and asked for again.
     """
     display = Display()
-    shown: set[str] = set()
+    reported: set[str] = set()
     ended_at: float | None = None
     try:
         while True:
@@ -31,7 +31,7 @@ def watch(graph: Graph) -> dict[str, str]:
                 display.say(f"{error}; asking again")
                 time.sleep(EVERY_S)
                 continue
-            _show_results(graph, status.states, shown, display)
+            _show_results(graph, status.states, reported, display)
             display.refresh(_snapshot(graph, status.states))
             if _is_active(status):
                 ended_at = None
@@ -59,12 +59,12 @@ def _is_late(status: Status) -> bool:
     return any(s.state == "interrupted" and s.record is not None and s.record.status == "running" for s in states)
 
 
-def _show_results(graph: Graph, states: dict[str, JobState], shown: set[str], display: Display) -> None:
+def _show_results(graph: Graph, states: dict[str, JobState], reported: set[str], display: Display) -> None:
     for job in graph.work:
         state = states[job.key]
-        if job.key in shown or state.state not in ("done", "failed"):
+        if job.key in reported or state.state not in ("done", "failed"):
             continue
-        shown.add(job.key)
+        reported.add(job.key)
         if state.state == "done" and state.record is not None:
             display.finished(job, headline(state.record), float(state.record.cost.get("wall_s") or 0.0))
         else:

@@ -57,13 +57,13 @@ def submit_waiting(folder: Path) -> int:
             leaderboard_id=leaderboard.id if leaderboard and leaderboard.state == "PENDING" else None,
         )
         try:
-            left = launch.submit(todo)
+            remaining = launch.submit(todo)
         except UserError as error:
             leave_waiting(graph, todo - set(launch.submitted), preset, code, str(error))
             raise
-        leave_waiting(graph, left, preset, code, launch.refusal)
-        print(f"queued {len(launch.submitted)} jobs that had waited for room; {len(left)} wait still", flush=True)
-        return len(left)
+        leave_waiting(graph, remaining, preset, code, launch.refusal)
+        print(f"queued {len(launch.submitted)} jobs that had waited for room; {len(remaining)} wait still", flush=True)
+        return len(remaining)
 
 
 def launch_folder(graph: Graph) -> Path:

@@ -264,7 +264,7 @@ def leave_failure(task: Task, error: str) -> None:
 
 
 def leave_leaderboard_state(task: Task, status: str, error: str | None = None) -> None:
-    """The tables are no run and have no record; that they failed would otherwise be seen by nobody."""
+    """The tables are not a run and have no record; that they failed would otherwise be seen by nobody."""
     if task.stage == LEADERBOARD:
         state = {"status": status, "time": round(time.time(), 3), "error": error, "out": task.options.get("out")}
         write_json(task.folder / LEADERBOARD_STATE, state)
