@@ -151,7 +151,7 @@ class _Check:
         if order is None or list(order) == names:
             return {old: (number, name) for number, name, old in listed}
         check_names(self.path, names, order)
-        position = {name: place for place, name in enumerate(order, 1)}
+        position = {name: index for index, name in enumerate(order, 1)}
         self.rewrite = True
         listed = sorted((position[name], name, old) for _, name, old in listed)
         return {old: (number, name) for number, name, old in listed}
@@ -164,11 +164,11 @@ class _Check:
         self.counts[f"{kind} ids that are not whole numbers are numbered 1 to {len(ids)}"] += 1
         return list(range(1, len(ids) + 1))
 
-    def _check_references(self, key: str, known: dict[Any, Any]) -> None:
+    def _check_references(self, key: str, valid_ids: dict[Any, Any]) -> None:
         lost = []
         for item in self.raw["annotations"]:
             value = item[key]
-            if not isinstance(value, int | float | str) or value not in known:
+            if not isinstance(value, int | float | str) or value not in valid_ids:
                 lost.append(item)
         if lost:
             example = ascii_text(lost[0].get("id", "without an id"))

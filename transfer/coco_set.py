@@ -3,7 +3,7 @@
 <folder>/annotations/instances_{train2017,val2017}.json    <folder>/{train2017,val2017}/*.jpg
 <folder>/annotations/instances_{train2014,val2014}.json    <folder>/{train2014,val2014}/*.jpg
 <folder>/annotations/instances_{train,val}.json            <folder>/{train,val}/*.jpg
-<folder>/{train,valid}/_annotations.coco.json, images beside them (Roboflow)
+<folder>/{train,valid}/_annotations.coco.json, images next to them (Roboflow)
 or the files that `Files` names.
 """
 
@@ -186,7 +186,7 @@ def register(coco: CocoSet, folder: Path | None = None) -> tuple[list[str], str]
         path = split.annotations
         if split.content.corrected is not None:
             if folder is None:
-                raise UserError(f"{path}: needs corrections, and there is no folder for them")
+                raise UserError(f"{path}: needs corrections, but no folder to write them to was passed")
             path = folder / "annotations" / f"{use}.json"
             write_atomically(path, json.dumps(split.content.corrected).encode())
         names.append(_registered(path, split.images))
@@ -219,8 +219,8 @@ def _named_by_user(folder: Path, split: SplitFiles, annotations: str | None, ima
     if annotations is None and images is None:
         return split
     path = folder / annotations if annotations else split.annotations
-    beside = (path.parent, path.parent / "images", folder, folder / "images", folder / path.stem)
-    folders = (folder / images,) if images else (*split.images, *beside)
+    defaults = (path.parent, path.parent / "images", folder, folder / "images", folder / path.stem)
+    folders = (folder / images,) if images else (*split.images, *defaults)
     return SplitFiles(split.name if not annotations else split.name.rstrip("0123456789"), path, folders)
 
 

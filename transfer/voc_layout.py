@@ -74,9 +74,9 @@ def image_files(folder: Path) -> dict[str, Path]:
 
 def _root(folder: Path) -> Path | None:
     """The folder that holds the years, or Annotations itself."""
-    for place in (folder, folder / "VOCdevkit"):
-        if any((place / year).is_dir() for year in YEARS) or _is_year(place):
-            return place
+    for candidate in (folder, folder / "VOCdevkit"):
+        if any((candidate / year).is_dir() for year in YEARS) or _is_year(candidate):
+            return candidate
     return None
 
 

@@ -110,17 +110,17 @@ def read_voc(folder: Path, skip: bool = False, categories: tuple[str, ...] | Non
         UserError: lists, annotations or images missing, not VOC's XML, an unknown class, faulty boxes.
     """
     images = {use: [_read_images(source) for source in lists] for use, lists in voc_lists(folder).items()}
-    own = _classes(folder, images)
+    dataset_classes = _classes(folder, images)
     if categories is not None:
-        check_names(folder, own, categories)
+        check_names(folder, dataset_classes, categories)
     parts = {
         use: tuple(
-            _checked(source, entries, categories or own, skip)
+            _checked(source, entries, categories or dataset_classes, skip)
             for source, entries in zip(voc_lists(folder)[use], images[use])
         )
         for use in images
     }
-    return VocSet(folder, parts["train"], parts["val"], categories or own)
+    return VocSet(folder, parts["train"], parts["val"], categories or dataset_classes)
 
 
 def check_image_files(voc: VocSet) -> None:
@@ -193,9 +193,7 @@ def _read_images(source: VocList) -> list[VocImage]:
 
 def _classes(folder: Path, images: dict[str, list[list[VocImage]]]) -> tuple[str, ...]:
     """VOC's, or those of `CLASS_FILE`, or the set's own: those in train, sorted."""
-    path = next(
-        (place / CLASS_FILE for place in (folder, folder / "VOCdevkit") if (place / CLASS_FILE).is_file()), None
-    )
+    path = next((root / CLASS_FILE for root in (folder, folder / "VOCdevkit") if (root / CLASS_FILE).is_file()), None)
     if path is not None:
         names = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
         if not names or len(set(names)) < len(names):
