@@ -61,12 +61,16 @@ def code_files(stage: str, method: str | None = None) -> dict[str, str]:
     entry, without = STAGES[stage]
     method_file = f"{METHODS}/{method}.py"
     inside = method is not None and method.isidentifier() and (ROOT / method_file).is_file()
-    own = None if inside or method is None else _own_method(method)
-    outside = [] if own is None else list(_imports(*_state(own), ROOT))
+    external_file = None if inside or method is None else _own_method(method)
+    outside = [] if external_file is None else list(_imports(*_state(external_file), ROOT))
     entries = [entry, *([method_file] if inside else []), *outside]
     names = _imported(entries, lambda name, importer: importer == entry and name in without)
     files = {name: _tree_hash(*_state(ROOT / name)) for name in sorted(names)}
-    return files if own is None else {**files, f"{OWN_METHODS}/{own.name}": _tree_hash(*_state(own))}
+    return (
+        files
+        if external_file is None
+        else {**files, f"{OWN_METHODS}/{external_file.name}": _tree_hash(*_state(external_file))}
+    )
 
 
 def _own_method(method: str) -> Path | None:

@@ -36,10 +36,10 @@ def validated(kind: type[T], raw: dict[str, Any], where: str, separator: str = "
         UserError: one line for the first fault, `<where>: <key>: what is wrong; the nearest valid key`.
     """
     try:
-        made: T = _adapter(cast(Any, kind)).validate_python(dict(raw))
+        section: T = _adapter(cast(Any, kind)).validate_python(dict(raw))
     except ValidationError as error:
         raise UserError(f"{where}{separator}{_first_fault(kind, error)}") from error
-    return made
+    return section
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -55,7 +55,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
-    """Overrides by key; of one key given twice the last counts, as on every command line."""
+    """Overrides by key; if a key is set twice, the last counts, as on every command line."""
     return dict(map(parse_override, texts))
 
 
@@ -100,13 +100,13 @@ def _path(kind: Any, location: tuple[int | str, ...]) -> list[str]:
     if not location:
         return []
     *parents, last = location
-    kept: list[str] = []
+    keys: list[str] = []
     for part in parents:
-        if isinstance(part, int) or part in _keys_at(kind, kept) or get_origin(_at(kind, kept)) is dict:
-            kept.append(str(part))
-    within = _keys_at(kind, kept)
-    is_type = isinstance(last, str) and kept and not within and get_origin(_at(kind, kept)) is not dict
-    return kept if is_type else [*kept, str(last)]
+        if isinstance(part, int) or part in _keys_at(kind, keys) or get_origin(_at(kind, keys)) is dict:
+            keys.append(str(part))
+    within = _keys_at(kind, keys)
+    is_type = isinstance(last, str) and keys and not within and get_origin(_at(kind, keys)) is not dict
+    return keys if is_type else [*keys, str(last)]
 
 
 def _entry(values: Any, key: str) -> Any:
@@ -143,8 +143,8 @@ def _refuse_conversions(section: Any, values: Any) -> Any:
 
     It takes true for 1 where a number is expected, and 1.10 for "1.1" where a text is.
     """
-    given = (values.kwargs or {}) if isinstance(values, ArgsKwargs) else values
-    for key, value in given.items() if isinstance(given, dict) else ():
+    entries = (values.kwargs or {}) if isinstance(values, ArgsKwargs) else values
+    for key, value in entries.items() if isinstance(entries, dict) else ():
         kind = _types(section).get(key, Any)
         if _section(kind) is None and any(isinstance(item, bool) for item in _items(value)) and not _takes(bool, kind):
             raise PydanticCustomError(REFUSED, "true and false are not numbers", {"key": key})

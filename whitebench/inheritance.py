@@ -37,11 +37,11 @@ class Library:
             UserError: unknown file (the nearest are named), not a mapping of sections, `extends` that is not the name
                 of one other file, or that leads back to the file itself.
         """
-        return self._merged(name, beside=Path(), heirs={})
+        return self._merged(name, relative_to=Path(), heirs={})
 
-    def _merged(self, name: str, beside: Path, heirs: dict[Path, str]) -> dict[str, Any]:
+    def _merged(self, name: str, relative_to: Path, heirs: dict[Path, str]) -> dict[str, Any]:
         """`heirs` are the files that extend this one, by path, with the names that they were called by."""
-        path = self._path(name, beside)
+        path = self._path(name, relative_to)
         if path in heirs:
             circle = " -> ".join([*heirs.values(), name])
             raise UserError(f"{name}: {EXTENDS}: {self.kind}s extend each other in a circle: {circle}")
@@ -66,11 +66,11 @@ class Library:
                 merged[key] = self._section(inherited[key], value[key])
         return merged
 
-    def _path(self, name: str, beside: Path) -> Path:
-        """Of a path, what lies beside the file that extends it goes before what lies in the working folder."""
+    def _path(self, name: str, relative_to: Path) -> Path:
+        """A path is relative to the file that extends it or, if nothing exists there, to the working folder."""
         if not name.endswith(SUFFIXES):
             return self.folder / f"{name}.yaml"
-        candidates = (beside / name, Path(name))
+        candidates = (relative_to / name, Path(name))
         return next((path for path in candidates if os.path.exists(path)), candidates[-1]).absolute()
 
     def _content(self, name: str, path: Path) -> dict[str, Any]:

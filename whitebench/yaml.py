@@ -32,7 +32,7 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file, parsed once while the file stays as it is: a sweep reads it once per cell.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         UserError: it cannot be read or is not YAML, in one line.
     """
     try:

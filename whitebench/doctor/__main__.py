@@ -60,8 +60,8 @@ def _show(findings: Iterable[Finding], colour: bool) -> None:
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         state = f"{finding.state:8}"
-        shown = f"\033[{COLOURS[finding.state]}m{state}\033[0m" if colour else state
-        print(f"{shown} {finding.name:{width}}  {finding.what}")
+        label = f"\033[{COLOURS[finding.state]}m{state}\033[0m" if colour else state
+        print(f"{label} {finding.name:{width}}  {finding.what}")
         if finding.remedy:
             print(f"{'':8} {'':{width}}  -> {finding.remedy}")
     missing = [finding.name for finding in findings if finding.state == MISSING]

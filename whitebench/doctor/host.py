@@ -20,11 +20,11 @@ ROOM_GB = 5
 
 
 def check_python() -> Finding:
-    shown = f"{platform.python_version()} ({sys.executable})"
+    version = f"{platform.python_version()} ({sys.executable})"
     if PYTHONS[0] <= sys.version_info[:2] < PYTHONS[1]:
-        return Finding("python", OK, shown)
-    wanted = " or ".join(f"3.{minor}" for minor in range(PYTHONS[0][1], PYTHONS[1][1]))
-    return Finding("python", MISSING, shown, f"Python {wanted} is needed: make env PYTHON=python{wanted[:4]}")
+        return Finding("python", OK, version)
+    supported = " or ".join(f"3.{minor}" for minor in range(PYTHONS[0][1], PYTHONS[1][1]))
+    return Finding("python", MISSING, version, f"Python {supported} is needed: make env PYTHON=python{supported[:4]}")
 
 
 def check_suite() -> Finding:
@@ -49,14 +49,14 @@ def check_compiler() -> Finding:
     """What ffcv is built with; of no use once it is."""
     tools = [tool for tool in ("g++", "pkg-config") if not shutil.which(tool)]
     headers = {"turbojpeg.h": "libturbojpeg0-dev", "opencv4/opencv2/imgproc.hpp": "libopencv-imgproc-dev"}
-    places = [Path("/usr/include"), Path("/usr/local/include")]
+    folders = [Path("/usr/include"), Path("/usr/local/include")]
     lacking = tools + [
-        package for header, package in headers.items() if not any((place / header).exists() for place in places)
+        package for header, package in headers.items() if not any((folder / header).exists() for folder in folders)
     ]
     if not lacking:
         return Finding("compiler", OK, "g++, pkg-config, libturbojpeg and OpenCV, with which ffcv is built")
     remedy = f"sudo apt-get install --no-install-recommends {' '.join(lacking)}"
-    return Finding("compiler", LIMITED, f"ffcv could not be built anew: {', '.join(lacking)} not found", remedy)
+    return Finding("compiler", LIMITED, f"ffcv could not be rebuilt: {', '.join(lacking)} not found", remedy)
 
 
 def check_slurm() -> Finding:
@@ -72,10 +72,12 @@ def check_slurm() -> Finding:
 def check_data() -> list[Finding]:
     """The datasets of $WHITEBENCH_DATA; the built-in sample is made where it is missing."""
     root = Path(os.environ.get("WHITEBENCH_DATA", ROOT / "data"))
-    found = [finding for folder in sorted(root.glob("*")) if (finding := _dataset(folder)) is not None]
-    if not any(finding.name == "data: sample" for finding in found):
-        found.insert(0, Finding("data: sample", LIMITED, f"not in {root} yet", "make sample (make sweep does it, too)"))
-    return found
+    findings = [finding for folder in sorted(root.glob("*")) if (finding := _dataset(folder)) is not None]
+    if not any(finding.name == "data: sample" for finding in findings):
+        findings.insert(
+            0, Finding("data: sample", LIMITED, f"not in {root} yet", "make sample (make sweep does it, too)")
+        )
+    return findings
 
 
 def _dataset(folder: Path) -> Finding | None:
@@ -85,7 +87,7 @@ def _dataset(folder: Path) -> Finding | None:
             splits = json.loads(manifest.read_text())["splits"]
             counts = ", ".join(f"{split} {content['count']}" for split, content in splits.items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return Finding(name, LIMITED, f"its manifest is damaged ({first_words(error)})", "write the dataset anew")
+            return Finding(name, LIMITED, f"its manifest is damaged ({first_words(error)})", "write the dataset again")
         return Finding(name, OK, f"classification: {counts} images")
     if any(folder.glob("annotations/instances_*.json")):
         counts = ", ".join(

@@ -26,14 +26,14 @@ def check_packages(requirements: Path = ROOT / "requirements.txt") -> Finding:
     """Whether what `requirements.txt` pins is installed as pinned."""
     pins = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", requirements.read_text(), re.MULTILINE))
     absent, other = [], []
-    for name, wanted in pins.items():
+    for name, pinned in pins.items():
         try:
-            found = importlib.metadata.version(name)
+            installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             absent.append(name)
             continue
-        if found.partition("+")[0] != wanted:
-            other.append(f"{name} {found} (pinned: {wanted})")
+        if installed.partition("+")[0] != pinned:
+            other.append(f"{name} {installed} (pinned: {pinned})")
     what = f"{len(pins) - len(absent) - len(other)} of {len(pins)} as pinned"
     if absent:
         return Finding("packages", MISSING, f"{what}; not installed: {list_of(absent)}", "make env")
@@ -51,13 +51,13 @@ def probe_torch() -> list[Finding]:
 
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30]])
     try:
-        kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
+        indices = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
     except (RuntimeError, NotImplementedError) as error:
         what = f"{torch.__version__} with torchvision {torchvision.__version__}, whose nms fails: {first_words(error)}"
         return [Finding("torch", MISSING, what, "torch and torchvision are not of one release: make env")]
     versions = f"{torch.__version__}, torchvision {torchvision.__version__}"
-    if kept != [0, 2]:
-        return [Finding("torch", MISSING, f"{versions}: nms gives {kept}, not [0, 2]", "make env")]
+    if indices != [0, 2]:
+        return [Finding("torch", MISSING, f"{versions}: nms gives {indices}, not [0, 2]", "make env")]
     return [Finding("torch", OK, f"{versions} (nms runs)"), _cuda(torch)]
 
 
@@ -84,7 +84,7 @@ def probe_ffcv() -> list[Finding]:
     decoded = np.zeros((16, 24, 3), np.uint8)
     failed = imdecode(np.frombuffer(photo.getvalue(), np.uint8), decoded, 16, 24, 16, 24)
     if failed or abs(int(decoded.mean()) - 200) > 2:
-        return [Finding("ffcv", MISSING, "its decoder does not decode a JPEG", "build it anew: make env")]
+        return [Finding("ffcv", MISSING, "its decoder does not decode a JPEG", "rebuild it: make env")]
     return [Finding("ffcv", OK, f"{importlib.metadata.version('ffcv')} (decodes a JPEG)")]
 
 
@@ -140,16 +140,16 @@ def answer(names: Iterable[str]) -> int:
 
 def probe_all() -> list[Finding]:
     """All probes in one child; where that crashes or hangs, the rest in another."""
-    found: dict[str, list[Finding]] = {}
-    while left := [name for name in PROBES if name not in found]:
+    findings_by_name: dict[str, list[Finding]] = {}
+    while remaining := [name for name in PROBES if name not in findings_by_name]:
         began = time.monotonic()
-        for name, findings in probe_in_child(left):
-            found[name] = findings
-        culprit = next((name for name in left if name not in found), None)
+        for name, findings in probe_in_child(remaining):
+            findings_by_name[name] = findings
+        culprit = next((name for name in remaining if name not in findings_by_name), None)
         if culprit is not None:
             how = "hangs" if time.monotonic() - began >= PROBE_SECONDS else "crashes the interpreter"
-            found[culprit] = [Finding(culprit, MISSING, f"installed, but importing it {how}", HELP[culprit])]
-    return [finding for name in PROBES for finding in found[name]]
+            findings_by_name[culprit] = [Finding(culprit, MISSING, f"installed, but importing it {how}", HELP[culprit])]
+    return [finding for name in PROBES for finding in findings_by_name[name]]
 
 
 def probe_in_child(names: list[str]) -> Iterator[tuple[str, list[Finding]]]:
