@@ -1,4 +1,4 @@
-"""Views from JPEGs, images/s and CPU ms an image: ours, stock FFCV, torchvision (PIL, and v2), DALI, bare decoding.
+"""Views from JPEGs, images/s and CPU ms per image: ours, stock FFCV, torchvision (PIL, and v2), DALI, bare decoding.
 
 python benchmarks/loader.py --images /path/to/imagefolder [--repeat 2] [--out loader.json] [--plot loader.png]
 python benchmarks/loader.py --show loader.json [--plot loader.png]
@@ -144,7 +144,7 @@ def _left_out(name: str) -> bool:
 
 
 def turn(options: argparse.Namespace) -> dict[str, Any]:
-    """The seconds of the warm-up, and images/s and CPU ms an image of each epoch after it."""
+    """The seconds of the warm-up, and images/s and CPU ms per image of each epoch after it."""
     import torch  # noqa: F401 - whose import is not the loader's cost
 
     began = time.perf_counter()
@@ -217,7 +217,7 @@ def draw(results: Results, path: Path) -> None:
     bars = axes.barh(names, [rows[name]["cpu"] for name in names], color=colours)
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
     axes.axvline(rows["bare decoding"]["cpu"], color="#999999", linewidth=0.8) if "bare decoding" in rows else None
-    axes.set_xlabel("CPU ms an image (median; less is better)")
+    axes.set_xlabel("CPU ms per image (median; less is better)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 

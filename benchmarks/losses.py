@@ -59,7 +59,7 @@ class Case:
     peer: Loss | None
     """None: the peer is the floor of `products`."""
     products: int = 0
-    """Unavoidable products [N, N] x [N, D] a view, forward and backward."""
+    """Unavoidable products [N, N] x [N, D] per view, forward and backward."""
     heavy: bool = False
     """Whether the peer takes minutes on a CPU: measured with --full only."""
     equal: bool = True
@@ -259,7 +259,7 @@ def report(case: Case, device: str, rounds: int, clock: Callable[[], float]) -> 
         work()
     pairs = [(timed(suite, device, clock), timed(peer, device, clock)) for _ in range(rounds)]
     a, b = (1000 * statistics.median(side) for side in zip(*pairs, strict=True))
-    what = "straightforward" if case.peer else f"floor of {case.products} products a view"
+    what = "straightforward" if case.peer else f"floor of {case.products} products per view"
     memory = "".join(f"{peak_memory(work, device):7.0f} MB" for work in (suite, peer))
     print(f"{case.name:44}{a:8.1f} ms{b:8.1f} ms{b / a:10.2f} {memory}   {what}; {same}", flush=True)
 

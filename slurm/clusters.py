@@ -164,7 +164,7 @@ def _check(preset: Preset, path: Path) -> None:
 
 
 def _find(name: str) -> Path:
-    """The user's folder ($WHITEBENCH_CLUSTERS) goes before the project's; a path is taken as it is."""
+    """The user's folder ($WHITEBENCH_CLUSTERS) takes precedence over the project's; a path is taken as it is."""
     if name.endswith((".yaml", ".yml")):
         path = Path(expand(name, "--cluster"))
         if path.is_file():

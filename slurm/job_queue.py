@@ -1,4 +1,4 @@
-"""SLURM's queue: which jobs of ours it holds, and what it says of them."""
+"""SLURM's queue: which jobs of this suite it holds, and their states."""
 
 import os
 import re

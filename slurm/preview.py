@@ -84,7 +84,7 @@ def _room(graph: Graph, todo: set[str], preset: Preset, limits: Limits) -> list[
     most = min((limit for limit in maxima if limit is not None), default=None)
     if most is None or len(todo) < most:
         return []
-    return [f"  you may have {most} jobs in the queue: those that there is no room for are queued by those that end"]
+    return [f"  you may have {most} jobs in the queue: as jobs end, they submit the rest"]
 
 
 def _script(submission: Submission, number: int, graph: Graph, preset: Preset, limits: Limits) -> str:

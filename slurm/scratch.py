@@ -43,7 +43,7 @@ def use_scratch(task: Task) -> None:
 
 
 def _prepare(source: Path, dataset: str, root: Path) -> bool:
-    """Copies the dataset, links the rest; False where there is no room."""
+    """Copies the dataset, links the rest; False if the disk has no space for it."""
     with open(root / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a node's own disk supports flock; the others wait for the copy
         if not (root / dataset).exists() and not _copy(source / dataset, root / dataset):
@@ -55,7 +55,7 @@ def _prepare(source: Path, dataset: str, root: Path) -> bool:
 
 
 def _copy(source: Path, target: Path) -> bool:
-    """Whole or not at all; False where there is no room."""
+    """Whole or not at all; False if the disk has no space for it."""
     size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
     if shutil.disk_usage(target.parent).free < 1.05 * size:
         print(f"{target.parent}: no room for {source.name} ({size / 1e9:.1f} GB); it is read from {source}", flush=True)

@@ -19,7 +19,7 @@ DISTRIBUTED = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "NODE_RANK"),
     *("ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
 )
-"""What torchrun and the like tell their processes: of another job than ours."""
+"""What torchrun and the like tell their processes: values of another job."""
 
 
 class SlurmUnavailable(UserError):

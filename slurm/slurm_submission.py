@@ -1,4 +1,4 @@
-"""A launch on SLURM: reads the queue, submits what is left of a sweep, and notes what there is no room for."""
+"""A launch on SLURM: reads the queue, submits a sweep's remaining jobs, and notes those beyond the queue's limit."""
 
 import time
 from collections.abc import Callable

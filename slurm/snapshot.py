@@ -26,7 +26,7 @@ def take_snapshot(into: Path, root: Path = ROOT) -> Path:
     It also records which commit the code is and whether it differs from it, for the runs' records.
 
     Raises:
-        UserError: there is no room for it; nothing of it remains then.
+        UserError: the disk has no space for it; a partial copy is removed.
     """
     path = snapshot_path(into, root)
     if not path.exists():

@@ -111,7 +111,7 @@ def read_ledger() -> Ledger:
         try:
             _add(ledger, line)
         except (KeyError, TypeError, ValueError, AttributeError):
-            continue  # not one of ours
+            continue  # not an entry of this ledger
     return ledger
 
 

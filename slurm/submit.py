@@ -1,9 +1,9 @@
 """A graph to SLURM as arrays, one per stage, with dependencies from task to task.
 
 Task i of an array waits for task i of the array before it (`aftercorr`), so that no cell waits for another's. For that,
-arrays are cut alike: cells that have the same jobs left go together, in chunks that the cluster's MaxArraySize allows.
-Jobs that there is no room for in the queue are queued by those that end (`slurm.waves`). Nothing of ours stays alive on
-the login node.
+arrays are cut alike: cells that have the same remaining jobs go together, in chunks that the cluster's MaxArraySize
+allows. Jobs beyond the queue's limit are submitted as others end (`slurm.waves`). No process stays alive on the login
+node.
 """
 
 import subprocess
@@ -156,7 +156,7 @@ class Launch:
     calls: int = 0
     """Of sbatch, the refused ones among them."""
     refusal: str = ""
-    """SLURM's words where there was no room for more."""
+    """SLURM's message when its limit was reached."""
 
     def submit(self, todo: set[str]) -> set[str]:
         """Submits `todo`, then the leaderboard; the keys for which there was no room.
@@ -178,7 +178,7 @@ class Launch:
         return set(waiting)
 
     def _room(self) -> int:
-        """Jobs that may still be submitted, as far as it is known, the leaderboard's place kept free."""
+        """Jobs that may still be submitted, as far as it is known, with one reserved for the leaderboard's."""
         qos = {self.preset.share(job.stage).qos for job in self.graph.jobs.values()}
         limits = [self.preset.max_jobs, *(self.limits.jobs(name) for name in qos)]
         limit = min((limit for limit in limits if limit is not None), default=None)

@@ -76,7 +76,7 @@ def show_logs(graph: Graph, cell: str) -> int:
         with open(log, errors="replace") as file:
             print("".join(deque(file, LINES)), end="")
     if not has_logs:
-        raise UserError(f"'{cell}': no job of it has begun yet, so there are no logs")
+        raise UserError(f"'{cell}': no job of it has begun yet, so it has no logs")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Jobs that there was no room for in SLURM's queue are queued by those that end: python -m slurm.waves SWEEP_FOLDER.
+"""Jobs that exceeded the queue's limit are submitted as others end: python -m slurm.waves SWEEP_FOLDER.
 
 The launcher leaves `waiting.json` in the sweep's folder. The batch script of every job calls this where that exists.
 The leaderboard's job, which waits for all others, is the last that may do so, and tries for a while.
@@ -37,7 +37,7 @@ def jobs_to_run(graph: Graph, states: dict[str, JobState], retry_failed: bool) -
 
 
 def submit_waiting(folder: Path) -> int:
-    """Queues as many of the waiting jobs as there is room for; how many wait still."""
+    """Queues as many of the waiting jobs as there is room for; how many still wait."""
     with launch_lock(sweeps_folder() / ".lock", wait=True, what="another launcher is submitting"):
         note = read_waiting(folder)
         if not note:
@@ -62,7 +62,7 @@ def submit_waiting(folder: Path) -> int:
             leave_waiting(graph, todo - set(launch.submitted), preset, code, str(error))
             raise
         leave_waiting(graph, remaining, preset, code, launch.refusal)
-        print(f"queued {len(launch.submitted)} jobs that had waited for room; {len(remaining)} wait still", flush=True)
+        print(f"queued {len(launch.submitted)} jobs that had waited for room; {len(remaining)} still wait", flush=True)
         return len(remaining)
 
 
@@ -78,7 +78,7 @@ def _preset(raw: dict[str, Any]) -> Preset:
 
 
 def main(folder: Path) -> int:
-    """A job's own place in the queue is free only after it has ended, so the last one has to try for a while."""
+    """A job counts towards the queue's limit until it has ended, so the last one has to try for a while."""
     note = read_waiting(folder)
     os.chdir(note.get("cwd", "."))
     is_last = os.environ.get("SLURM_JOB_NAME", "").endswith(":leaderboard")

@@ -213,7 +213,7 @@ def _rank() -> int:
 
 
 def _join_ranks() -> None:
-    """Tells torch.distributed which rank this is, where a job has several processes; else that there is one."""
+    """Tells torch.distributed which rank this is, or that it is the only one."""
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return
     from submitit import JobEnvironment
@@ -251,7 +251,7 @@ def leave_failure(task: Task, error: str) -> None:
     try:
         lock.acquire()
     except Held:
-        return  # another process is at work on this run: its record is not ours to touch
+        return  # another process is at work on this run: its record must not be changed here
     try:
         before = read_record(folder)
         if before is not None and before.status == "done":
@@ -264,7 +264,7 @@ def leave_failure(task: Task, error: str) -> None:
 
 
 def leave_leaderboard_state(task: Task, status: str, error: str | None = None) -> None:
-    """The tables are not a run and have no record; that they failed would otherwise be seen by nobody."""
+    """Writes the state of the tables' job, which has no run record: otherwise nobody would see that it failed."""
     if task.stage == LEADERBOARD:
         state = {"status": status, "time": round(time.time(), 3), "error": error, "out": task.options.get("out")}
         write_json(task.folder / LEADERBOARD_STATE, state)

@@ -108,7 +108,7 @@ def converted(backbone: "Backbone", file: str = "") -> Converted:
 
 
 def parent_of(backbone: "Backbone") -> str:
-    """Id of the pretraining's record; "sha256:<hex>" of the file where it is not one of ours."""
+    """Id of the pretraining's record; "sha256:<hex>" of the file where it is not from this suite."""
     return str(backbone.metadata.get("id") or f"sha256:{backbone.sha256}")
 
 
@@ -158,7 +158,7 @@ class Proof:
     expected: int
     """Tensors that the model has for a backbone."""
     left_over: int
-    """Without a place in the model."""
+    """Tensors that the model has no parameter for."""
 
     def __str__(self) -> str:
         rest = self.left_over or "none"
@@ -175,7 +175,7 @@ class Proof:
 def load_proven(model: "nn.Module", content: Converted) -> Proof:
     """Loads `content` into a Detectron2 model as Detectron2 loads the file that holds it; compares what arrived.
 
-    Detectron2's own reader of files is left out: ours has read the file already, without running what a pickle may
+    Detectron2's own reader of files is not used: the file has already been read, without running what a pickle may
     name, and a path may hold a "?", which Detectron2 takes for a query.
 
     Raises:

@@ -27,9 +27,9 @@ def find_folder(name: str | Path) -> Path:
     if Path(name).is_file():
         raise UserError(f"{name}: is a file; --coco takes the folder, --train-json and --val-json the files in it")
     if str(name) in ("sample", "sample-det"):
-        raise UserError(f"there is no sample in {data_root()} yet: python -m pretrain.data sample")
+        raise UserError(f"no sample in {data_root()} yet: python -m pretrain.data sample")
     names = [path.parent.name for layout in ("annotations", "VOC2007") for path in data_root().glob(f"*/{layout}")]
-    raise UserError(f"there is no COCO folder '{name}', here or in {data_root()}{nearest(str(name), names)}")
+    raise UserError(f"no COCO folder '{name}', here or in {data_root()}{nearest(str(name), names)}")
 
 
 def annotation_hashes(folder: Path, files: Files = USUAL_FILES) -> dict[str, str]:

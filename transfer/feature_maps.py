@@ -44,7 +44,7 @@ def compare_maps(backbone: "Backbone", network: nn.Module, content: "Converted")
     for stage in STAGES:
         largest = float(original[stage].abs().max())
         if not math.isfinite(largest):
-            raise UserError(f"the backbone's maps of photos are not finite ({stage}): its weights are of no use")
+            raise UserError(f"the backbone's maps of photos are not finite ({stage}): its weights are unusable")
         difference = float((converted[stage] - original[stage]).abs().max())
         if not difference <= TOLERANCE * largest:
             raise UserError(

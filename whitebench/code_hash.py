@@ -66,11 +66,9 @@ def code_files(stage: str, method: str | None = None) -> dict[str, str]:
     entries = [entry, *([method_file] if inside else []), *outside]
     names = _imported(entries, lambda name, importer: importer == entry and name in without)
     files = {name: _tree_hash(*_state(ROOT / name)) for name in sorted(names)}
-    return (
-        files
-        if external_file is None
-        else {**files, f"{OWN_METHODS}/{external_file.name}": _tree_hash(*_state(external_file))}
-    )
+    if external_file is not None:
+        files[f"{OWN_METHODS}/{external_file.name}"] = _tree_hash(*_state(external_file))
+    return files
 
 
 def _own_method(method: str) -> Path | None:

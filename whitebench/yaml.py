@@ -111,9 +111,9 @@ def _loader() -> type:
 
 def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value if not key.tag.endswith(":merge")]
-    twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
-    if twice is not None:
-        raise _fault(node, f"the key '{twice}' is listed twice")
+    duplicate = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+    if duplicate is not None:
+        raise _fault(node, f"the key '{duplicate}' is listed twice")
     loader.flatten_mapping(node)
     mapping: dict[Any, Any] = loader.construct_mapping(node, deep=True)
     return mapping

@@ -46,7 +46,7 @@ def check_git() -> Finding:
 
 
 def check_compiler() -> Finding:
-    """What ffcv is built with; of no use once it is."""
+    """The tools that ffcv is built with; not needed afterwards."""
     tools = [tool for tool in ("g++", "pkg-config") if not shutil.which(tool)]
     headers = {"turbojpeg.h": "libturbojpeg0-dev", "opencv4/opencv2/imgproc.hpp": "libopencv-imgproc-dev"}
     folders = [Path("/usr/include"), Path("/usr/local/include")]

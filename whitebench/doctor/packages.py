@@ -89,7 +89,7 @@ def probe_ffcv() -> list[Finding]:
 
 
 def probe_detectron2() -> list[Finding]:
-    """detectron2 with the operator that Mask R-CNN lives on, and whether its own compiled ones are there."""
+    """detectron2 with the operator that Mask R-CNN needs, and whether its own compiled operators exist."""
     import torch
     from detectron2.layers import ROIAlign
 
