@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pretrain.recipe import Recipe
 
 MEASURED_IMAGES = 64
-"""Images on which the predicted rate rests."""
+"""Images that are rendered to predict the rate."""
 USABLE_MEMORY = 0.8
 """A file counts as cached by memory if it takes at most this share of what is free."""
 
@@ -69,10 +69,10 @@ def run_preflight(recipe: "Recipe", loader: "Loader | None" = None) -> Preflight
     from pretrain.data.loaders.build import make_loader
 
     manifest = read_manifest(recipe.data.dataset)
-    made = loader or make_loader(recipe, manifest)
-    size = _bytes_read(recipe.data.loader, manifest, made)
+    data_loader = loader or make_loader(recipe, manifest)
+    size = _bytes_read(recipe.data.loader, manifest, data_loader)
     path = manifest.folder / manifest.split("train").beton
-    host, count = Host.of(path if path.exists() else manifest.folder), len(made.renderer.label)
+    host, count = Host.of(path if path.exists() else manifest.folder), len(data_loader.renderer.label)
     processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     workers, window = recipe.machine.workers, recipe.data.shuffle_window
     advice = [
@@ -85,7 +85,7 @@ def run_preflight(recipe: "Recipe", loader: "Loader | None" = None) -> Preflight
         host=host,
         workers=workers,
         processes=processes,
-        images_per_s=_images_per_s(made, count),
+        images_per_s=_images_per_s(data_loader, count),
         reading=reading(recipe.data.loader, size, host, window),
         decoder=decoder_of(recipe.data.loader, manifest),
         advice=tuple(advice),

@@ -22,7 +22,7 @@ PICTURE_SIDE = 64
 DIGIT_SIDES = (44, 60)
 """Least and greatest side of a digit's square in a classification picture, pixels."""
 BACKGROUND_CELLS = 4
-"""A soft background is a photo crop reduced to so many pixels a side and scaled up again."""
+"""A soft background is a photo crop reduced to this many pixels per side and scaled up again."""
 BACKGROUND_CROPS = (64, 320)
 """Sides of the photo crop behind a digit, photo pixels."""
 BACKGROUND_FADE = 0.6
@@ -60,7 +60,7 @@ class Material:
     labels: NDArray[np.int64]
     """[N]"""
     source: NDArray[np.int64]
-    """[N]: places in scikit-learn's `load_digits`, ascending."""
+    """[N]: indices in scikit-learn's `load_digits`, ascending."""
     photos: tuple[Pixels, ...]
     """Half photos, each [427, 320, 3]."""
 
@@ -103,13 +103,13 @@ def material() -> dict[str, Material]:
     middle = photos[0].shape[1] // 2
     halves = {"train": slice(None, middle), "val": slice(middle, None)}
     return {
-        split: Material(ink[places], digits.target[places], places, tuple(photo[:, halves[split]] for photo in photos))
-        for split, places in chosen.items()
+        split: Material(ink[rows], digits.target[rows], rows, tuple(photo[:, halves[split]] for photo in photos))
+        for split, rows in chosen.items()
     }
 
 
 def picture(split: str, number: int, made_of: Material) -> Pixels:
-    """[64, 64, 3]: digit `number` of the split at a random place, size and tint on a soft background."""
+    """[64, 64, 3]: digit `number` of the split at a random position, size and tint on a soft background."""
     rng = _generator(CLASSIFICATION, split, number)
     cells = _photo_crop(rng, made_of.photos, BACKGROUND_CROPS, BACKGROUND_CELLS)
     background = _faded(_resized(cells, PICTURE_SIDE, Image.Resampling.BICUBIC), BACKGROUND_FADE)
@@ -122,7 +122,7 @@ def scene(split: str, number: int, made_of: Material) -> Scene:
     which = rng.integers(len(made_of), size=int(rng.integers(*SCENE_OBJECTS, endpoint=True)))
     layers: list[Coverage] = []
     for digit in made_of.digits[which]:
-        layers.append(_layer_beside(rng, layers, digit))
+        layers.append(_non_hiding_layer(rng, layers, digit))
     image = _faded(_photo_crop(rng, made_of.photos, SCENE_CROPS, SCENE_SIDE), SCENE_FADE)
     for layer in layers:
         image = _painted(rng, image, layer, SCENE_CONTRAST)
@@ -132,17 +132,17 @@ def scene(split: str, number: int, made_of: Material) -> Scene:
 
 
 def visible(masks: Sequence[Mask]) -> list[Mask]:
-    """Of masks in the order of drawing, what later ones leave of each."""
+    """The part of each mask that later ones do not cover; `masks` are in the order of drawing."""
     covered = np.zeros((SCENE_SIDE, SCENE_SIDE), dtype=bool)
-    left: list[Mask] = []
+    uncovered: list[Mask] = []
     for mask in reversed(masks):
-        left.append(mask & ~covered)
+        uncovered.append(mask & ~covered)
         covered |= mask
-    return left[::-1]
+    return uncovered[::-1]
 
 
-def _layer_beside(rng: np.random.Generator, before: Sequence[Coverage], digit: Pixels) -> Coverage:
-    """[S, S]: a sharp `digit`, drawn anew until no digit of `before` is hidden too far by it and those between."""
+def _non_hiding_layer(rng: np.random.Generator, before: Sequence[Coverage], digit: Pixels) -> Coverage:
+    """[S, S]: a sharp `digit`, drawn again until no digit of `before` is hidden too far by it and those between."""
     while True:
         soft = _placed(rng, digit, SCENE_DIGIT_SIDES, SCENE_SIDE)
         layer = np.clip((soft - STROKE) * EDGE + 0.5, 0.0, 1.0)
@@ -152,7 +152,7 @@ def _layer_beside(rng: np.random.Generator, before: Sequence[Coverage], digit: P
 
 
 def _placed(rng: np.random.Generator, digit: Pixels, sides: tuple[int, int], canvas: int) -> Coverage:
-    """[canvas, canvas], 0..1: `digit` [8, 8] smoothly enlarged to a random side, at a random place wholly inside."""
+    """[canvas, canvas], 0..1: `digit` [8, 8] smoothly enlarged to a random side, at a random position inside."""
     side = int(rng.integers(*sides, endpoint=True))
     top, left = (int(offset) for offset in rng.integers(canvas - side, size=2, endpoint=True))
     coverage = np.zeros((canvas, canvas))
@@ -186,7 +186,7 @@ def _photo_crop(rng: np.random.Generator, photos: Sequence[Pixels], sides: tuple
 
 
 def _faded(photo: Pixels, share: float) -> Pixels:
-    """`photo` drawn towards its own mean colour: by 0 not at all, by 1 wholly."""
+    """`photo` drawn towards its own mean colour: 0 leaves it unchanged, 1 makes it uniform."""
     return np.rint(photo + share * (photo.mean(axis=(0, 1)) - photo)).astype(np.uint8)
 
 
@@ -195,6 +195,6 @@ def _resized(image: Pixels, side: int, how: Image.Resampling) -> Pixels:
 
 
 def _generator(dataset: str, split: str, number: int) -> np.random.Generator:
-    """Of one picture, so that each is the same whatever else is drawn."""
-    place = [SEED, (CLASSIFICATION, DETECTION).index(dataset), SPLITS.index(split), number]
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(place)))
+    """The generator of one picture: it does not depend on which other pictures are drawn."""
+    entropy = [SEED, (CLASSIFICATION, DETECTION).index(dataset), SPLITS.index(split), number]
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))

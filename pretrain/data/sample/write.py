@@ -40,7 +40,7 @@ from whitebench.files import write_json
 from whitebench.hashing import file_hash
 
 VERSION = 1
-"""Of this generator: a sample that another version has written is written anew."""
+"""Of this generator: a sample that another version has written is replaced."""
 STAMP = "sample.json"
 SCENE_COUNTS = {"train": 400, "val": 100}
 JPEG_QUALITY = 92
@@ -133,12 +133,12 @@ def _save_jpeg(path: Path, image: Pixels) -> None:
 
 
 def _publish(folder: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a new folder, stamps it and puts it in `folder`'s place: whole or not at all."""
+    """Lets `write` fill a new folder, stamps it and moves it to `folder`, so that `folder` is never incomplete."""
     if folder.exists() and _read_stamp(folder) is None and any(folder.iterdir()):
-        raise UserError(f"{folder}: is there and is not the built-in sample; move it away, its name is needed")
-    place, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    _remove(place, old)  # left by a run that was killed
-    new = place / folder.name
+        raise UserError(f"{folder}: already exists and is not the built-in sample; move it away, its name is needed")
+    staging, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    _remove(staging, old)  # left by a run that was killed
+    new = staging / folder.name
     new.mkdir(parents=True)
     try:
         write(new)
@@ -147,7 +147,7 @@ def _publish(folder: Path, write: Callable[[Path], None]) -> None:
             folder.rename(old)
         new.rename(folder)
     finally:
-        _remove(place, old)
+        _remove(staging, old)
 
 
 def _remove(*folders: Path) -> None:

@@ -212,14 +212,14 @@ def _set_photometry(uniforms: Any, setting: Any, row: Any) -> None:
 @inner
 def _set_order(code: int, row: Any) -> None:
     """Permutation number `code`, 0..23, of the jitter operations."""
-    taken = 0  # a bit per operation that has been placed
+    used = 0  # a bit per operation that has been placed
     for position, permutations in ((0, 6), (1, 2), (2, 1), (3, 1)):
         rank, code = code // permutations, code % permutations
         operation = 0
-        while taken >> operation & 1 or rank > 0:
-            rank -= 1 - (taken >> operation & 1)
+        while used >> operation & 1 or rank > 0:
+            rank -= 1 - (used >> operation & 1)
             operation += 1
-        taken |= 1 << operation
+        used |= 1 << operation
         row[ORDER + position] = operation
 
 
