@@ -107,7 +107,7 @@ def _all_tensors(content: Any) -> dict[str, Tensor]:
         for key, value in _entries(mapping) if depth <= MAX_DEPTH else ():
             entries += 1
             if entries > MAX_ENTRIES:
-                raise UserError(f"holds more than {MAX_ENTRIES:,} entries in nested mappings: it is no checkpoint")
+                raise UserError(f"holds more than {MAX_ENTRIES:,} entries in nested mappings: it is not a checkpoint")
             if isinstance(value, Tensor):
                 tensors[f"{prefix}{key}"] = value
             elif isinstance(value, np.ndarray):
@@ -173,8 +173,8 @@ def _choose(candidates: dict[str, dict[str, Tensor]], name: str | None) -> str:
     if len(matching) != 1:
         names = ", ".join(map(_quoted, matching or candidates))
         problem = "no encoder" if not matching else "more than one encoder"
-        asked = f" called '{name}'" if name else ""
-        raise UserError(f"{problem}{asked} in the file; choose with --encoder one of: {names}")
+        called = f" called '{name}'" if name else ""
+        raise UserError(f"{problem}{called} in the file; choose with --encoder one of: {names}")
     return matching[0]
 
 
@@ -209,7 +209,7 @@ def _clean(name: str) -> str:
 def _why_none(tensors: dict[str, Tensor]) -> str:
     supported = f"supported: {', '.join(ARCHITECTURES)}"
     if not tensors:
-        return f"holds no tensors, so it is no checkpoint of a network; {supported}"
+        return f"holds no tensors, so it is not a checkpoint of a network; {supported}"
     examples = ", ".join(map(_clean, list(tensors)[:3]))
     residual = any(re.search(r"(?:^|\.)layer1\.0\.conv1\.weight$", name) for name in tensors)
     if residual and any(re.search(r"(?:^|\.)(?:conv1|stem)\.0\.(?:\d\.)?weight$", name) for name in tensors):

@@ -174,7 +174,7 @@ def find_method(name: Any) -> type[Method[Any]]:
     """The method of the file `<name>.py`.
 
     Raises:
-        UserError: there is no such file (the nearest names are given), it cannot be imported, or it does not define
+        UserError: the file does not exist (the nearest names are listed), it cannot be imported, or it does not define
             exactly one method.
     """
     exists = (
@@ -238,5 +238,5 @@ def _own_config(module: ModuleType) -> type:
         return strict(type("Config", bases, {"__module__": module.__name__, "__annotations__": {}}))
     if not is_dataclass(config):
         config = strict(config)
-    own: type = config
-    return own
+    config_class: type = config
+    return config_class

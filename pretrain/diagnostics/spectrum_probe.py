@@ -79,13 +79,17 @@ class SpectrumProbe:
         return torch.cat([part.h.float() for part in parts]), torch.cat([part.z.float() for part in parts])
 
     def _transformed(self, method: Method[Any], z: Tensor) -> dict[str, Any] | None:
-        """Of the same images in two batches that are otherwise different; images alternate, to share every window."""
+        """Numbers of the transformed outputs, and how the same images' outputs differ between two batches.
+
+        Half of each batch is the same images; they alternate with the others, so that every window has both. None if
+        there are too few images or the method does not transform.
+        """
         if len(z) < 3 * self.half:
             return None
-        own, first, second = (z[k * self.half : (k + 1) * self.half] for k in range(3))
+        repeated, first, second = (z[k * self.half : (k + 1) * self.half] for k in range(3))
         try:
             with torch.no_grad():
-                outputs = [method.transformed(torch.stack([own, other], 1).flatten(0, 1)) for other in (first, second)]
+                outputs = [method.transformed(torch.stack([repeated, x], 1).flatten(0, 1)) for x in (first, second)]
             report_failed_checks()
         except UserError as error:  # a collapsed embedding cannot be whitened, and that is worth knowing
             return {"error": str(error)}

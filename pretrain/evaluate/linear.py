@@ -53,7 +53,7 @@ def evaluate(frozen: "FrozenEncoder", protocol: Linear, run: Run) -> dict[str, A
 
 
 def learning_rate(protocol: Linear, done: float) -> float:
-    """After so many epochs; but for `cosine-by-step` it changes with whole epochs only."""
+    """The rate after `done` epochs; except for `cosine-by-step`, it changes only at whole epochs."""
     epoch = done if protocol.schedule == "cosine-by-step" else int(done)
     if protocol.schedule in ("cosine", "cosine-by-step"):
         return protocol.base_lr * 0.5 * (1 + math.cos(math.pi * epoch / protocol.epochs))

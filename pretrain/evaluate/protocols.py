@@ -30,11 +30,11 @@ class Linear:
     name: str
     source: str
     augment: bool
-    """False: features of the centre crop, computed once. True: of random resized crops and flips, anew each epoch."""
+    """False: features of the centre crop, computed once. True: of random resized crops and flips, new each epoch."""
     optimizer: Literal["adam", "sgd", "larc"]
     lr: PositiveFloat
     lr_batch: PositiveInt | None
-    """The rate is per so many images; None: as it stands."""
+    """The rate is per this many images; None: it is not scaled with the batch."""
     batch: PositiveInt
     epochs: PositiveInt
     schedule: Literal["cosine", "cosine-by-step", "step", "exponential"]
@@ -47,7 +47,7 @@ class Linear:
     init_std: PositiveFloat | None = None
     """Weights from N(0, std), zero bias; None is torch's default for a linear layer."""
     selection: Literal["last"] = "last"
-    """Which epoch is reported. Probes that are judged every epoch also record the best one, apart from it."""
+    """Which epoch is reported. Probes that are evaluated every epoch also record the best one, apart from it."""
     interpolation: Interpolation = added("bilinear")
     """How images are resized before their centre is cut out; random crops are bilinear."""
 

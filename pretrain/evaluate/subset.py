@@ -48,7 +48,7 @@ def list_hash(names: list[str]) -> str:
 
 
 def identity(image_list: Path | None) -> str:
-    """What of the choice, beside protocol, seed and data, determines it: "drawn", or the list by its hash."""
+    """What determines the choice, apart from protocol, seed and data: "drawn", or the list by its hash."""
     return DRAWN if image_list is None else f"list sha256:{list_hash(read_list(image_list))}"
 
 

@@ -124,8 +124,8 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) 
         Scalar, the mean over queries, in float32 or wider.
     """
     with float32_region(query):
-        own = (query * key).sum(dim=1, keepdim=True)
-        logits = torch.cat([own, query @ negatives.to(query.dtype).mT], dim=1) / temperature
+        positive = (query * key).sum(dim=1, keepdim=True)
+        logits = torch.cat([positive, query @ negatives.to(query.dtype).mT], dim=1) / temperature
         return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
 
 

@@ -283,10 +283,10 @@ def _iternorm(covariance: Tensor, trace: Tensor, iterations: int) -> Tensor:
     half = 1.5 * torch.eye(variables, dtype=unit.dtype, device=unit.device).expand_as(unit)
     root = half - 0.5 * unit  # the first step, from the identity
     product = torch.bmm(unit, root)
-    for left in reversed(range(iterations - 1)):
+    for remaining in reversed(range(iterations - 1)):
         factor = torch.baddbmm(half, root, product, alpha=-0.5)
         root = torch.bmm(factor, root)
-        if left:
+        if remaining:
             product = torch.bmm(product, factor)
     return (root * trace.rsqrt()[:, None, None]).to(dtype)
 

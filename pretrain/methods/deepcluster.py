@@ -2,7 +2,7 @@
 
 Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", NeurIPS 2020 (arXiv
 2006.09882); constants as in the official swav repository. The first two views fill the memory; before each epoch each
-head clusters it anew, from random rows. Before the first epoch the memory holds centre crops' embeddings of the
+head clusters it again, from random rows. Before the first epoch the memory holds centre crops' embeddings of the
 untrained network (there: of a pass over augmented crops). Images that an epoch leaves out keep their rows.
 """
 

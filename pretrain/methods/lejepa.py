@@ -9,7 +9,7 @@ Balestriero and LeCun, "LeJEPA: Provable and Scalable Self-Supervised Learning W
     centre pairs, whole line, unscaled, inv + w reg    eb_jepa ("BCS", there with w = 10 and 10 points)
 
 Characteristic functions are averaged over the images of all processes, with gradient, as in the official library; all
-processes project on the same directions, which are drawn anew at each step.
+processes project on the same directions, which are drawn again at each step.
 """
 
 from collections.abc import Sequence

@@ -121,14 +121,14 @@ def own_entropy(t: Tensor, p: Tensor, shift: float, order: int) -> Tensor:
     traces = [torch.full_like(gram[0, 0], width), *power_traces(gram, order)]
     mixed = [t.square().sum()]
     if small:
-        left = right = t @ p.mT
+        product = cross = t @ p.mT
         for _ in range(order):
-            mixed.append((left * right).sum())
-            left = left @ gram if len(mixed) <= order else left
+            mixed.append((product * cross).sum())
+            product = product @ gram if len(mixed) <= order else product
     else:
-        left, power = t.mT @ t, gram
+        target_gram, power = t.mT @ t, gram
         for _ in range(order):
-            mixed.append((left * power).sum())
+            mixed.append((target_gram * power).sum())
             power = power @ gram if len(mixed) <= order else power
     return -_combined(mixed, coefficients) - shift * _combined(traces, coefficients)
 

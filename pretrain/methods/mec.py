@@ -29,7 +29,7 @@ class Config:
     distortion: PositiveFloat = 64.0
     """eps: the product of embeddings is divided by N eps / D, N the global batch and D the embedding's width."""
     warmup_factor: PositiveFloat = 8.0
-    """That divisor is so many times as large at the start, so that the series converges."""
+    """The divisor is this many times as large at the start, so that the series converges."""
     warmup_epochs: NonNegativeInt = 10
     """Epochs of its linear fall."""
     order: PositiveInt = 4

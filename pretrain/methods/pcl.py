@@ -124,8 +124,8 @@ class PrototypeContrast(nn.Module):
     def _within(self, query: Tensor, index: Tensor) -> Tensor:
         """Mean 2 - 2 cos of queries and their own prototypes: how diverse the images of a prototype are."""
         clusterings = [on_device(clusters, index) for clusters in self.clusters]
-        own = [clusters.centroids[clusters.assignment[index]].to(query.dtype) for clusters in clusterings]
-        return torch.stack([cosine_distance(query, prototypes) for prototypes in own]).mean()
+        prototypes = [clusters.centroids[clusters.assignment[index]].to(query.dtype) for clusters in clusterings]
+        return torch.stack([cosine_distance(query, centroids) for centroids in prototypes]).mean()
 
 
 def proto_nce(

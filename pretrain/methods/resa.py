@@ -63,11 +63,11 @@ class ReSA(Method[Config]):
                 gather_with_gradient(at_least_float32(x).detach())
                 for x in (online[0].h, targets[0].h, *(target.z for target in targets))
             )
-            own = assignment(h, target_h, self.config.sharpness, self.config.iterations)
-            own = own[rank() * len(batch.index) :][: len(batch.index)]
+            joint = assignment(h, target_h, self.config.sharpness, self.config.iterations)
+            q_rows = joint[rank() * len(batch.index) :][: len(batch.index)]
         predictions = [self.predictor(encoded.z) for encoded in online]
-        loss = _loss(predictions, target_z, own, self.config.temperature)
-        confidence = own.max(dim=1).values.mean()
+        loss = _loss(predictions, target_z, q_rows, self.config.temperature)
+        confidence = q_rows.max(dim=1).values.mean()
         return Step(loss, {"confidence": confidence, "spread": spread(online[0].z)})
 
     @classmethod
@@ -103,11 +103,11 @@ def assignment(h: Tensor, target_h: Tensor, sharpness: float = 0.05, iterations:
         return sinkhorn(unit_rows(h) @ unit_rows(target_h).mT, sharpness, iterations)
 
 
-def _loss(z: Sequence[Tensor], target_z: Sequence[Tensor], own: Tensor, temperature: float) -> Tensor:
+def _loss(z: Sequence[Tensor], target_z: Sequence[Tensor], q_rows: Tensor, temperature: float) -> Tensor:
     with float32_region(z[0]):
         rows, columns = [unit_rows(x) for x in z], [unit_rows(t.detach()) for t in target_z]
         terms = [
-            -(own * F.log_softmax(row @ column.mT / temperature, dim=1)).sum(dim=1).mean()
+            -(q_rows * F.log_softmax(row @ column.mT / temperature, dim=1)).sum(dim=1).mean()
             for q, row in enumerate(rows)
             for v, column in enumerate(columns)
             if v != q
