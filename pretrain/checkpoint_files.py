@@ -82,7 +82,7 @@ def read_content(path: Path, unsafe_pickle: bool = False) -> Content:
     """The content of a checkpoint file, or of all files of one that is split.
 
     Raises:
-        UserError: not a checkpoint (and what it is, where that can be told), damaged, or it would run code.
+        UserError: not a checkpoint (and what it is, where that can be determined), damaged, or it would run code.
     """
     shard = SHARD.search(path.name)
     if INDEX.search(path.name):
@@ -198,9 +198,9 @@ def _pickled(path: Path, unsafe: bool, kind: str, read: Callable[[], Any]) -> Co
         raise UserError(_refusal(path, str(error))) from error
     except pickle.UnpicklingError as error:
         reason = str(error)
-        asked = re.search(r"GLOBAL ([\w.]+)", reason) or re.search(r"Unsupported (?:class|function) ([\w.]+)", reason)
-        refusal = _refusal(path, asked[1]) if asked else f"{path}: damaged, truncated or not a checkpoint"
-        raise UserError(refusal if asked else f"{refusal} ({one_line(reason)})") from error
+        match = re.search(r"GLOBAL ([\w.]+)", reason) or re.search(r"Unsupported (?:class|function) ([\w.]+)", reason)
+        refusal = _refusal(path, match[1]) if match else f"{path}: damaged, truncated or not a checkpoint"
+        raise UserError(refusal if match else f"{refusal} ({one_line(reason)})") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path}: damaged, truncated or not a checkpoint ({one_line(error)})") from error
     return Content(content, None, kind, file_hash(path))
@@ -220,8 +220,8 @@ def _unsafely(path: Path) -> Any:
                 return pickle.load(file)
 
 
-def _refusal(path: Path, asked: str) -> str:
+def _refusal(path: Path, name: str) -> str:
     return (
-        f"{path}: refused, loading it would run more than tensors need: it asks for {asked}. If you trust whoever "
+        f"{path}: refused, loading it would run more than tensors need: it asks for {name}. If you trust whoever "
         "wrote it, --unsafe-pickle loads it, with the right to do anything you can do"
     )

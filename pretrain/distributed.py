@@ -17,7 +17,7 @@ from whitebench.errors import UserError
 
 T = TypeVar("T")
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun sets for each process, and submitit's `TorchDistributedEnvironment().export()` alike."""
+"""What torchrun sets for each process, as does submitit's `TorchDistributedEnvironment().export()`."""
 
 
 def rank() -> int:
@@ -159,10 +159,11 @@ class AllReduceBatchNorm(_BatchNorm):
     @classmethod
     def of(cls, norm: _BatchNorm) -> Self:
         """Takes over the parameters, buffers and settings of `norm`; the tensors themselves, no copies."""
-        own = cls(norm.num_features, norm.eps, norm.momentum, affine=False, track_running_stats=False)
-        own.affine, own.track_running_stats, own.training = norm.affine, norm.track_running_stats, norm.training
-        own._parameters, own._buffers = norm._parameters, norm._buffers
-        return own
+        converted = cls(norm.num_features, norm.eps, norm.momentum, affine=False, track_running_stats=False)
+        converted.affine, converted.training = norm.affine, norm.training
+        converted.track_running_stats = norm.track_running_stats
+        converted._parameters, converted._buffers = norm._parameters, norm._buffers
+        return converted
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:

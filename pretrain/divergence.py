@@ -52,7 +52,7 @@ class FiniteLoss:
 
 
 def check_state(state: Mapping[str, Any], step: int, precision: str) -> None:
-    """Before a checkpoint is written: one that holds NaN would replace the last from which training can go on.
+    """Before a checkpoint is written: one that holds NaN would replace the last from which training can continue.
 
     Raises:
         UserError: a tensor of the method or the optimizer has values that are not finite.

@@ -21,7 +21,7 @@ def measure(recipe: Recipe, steps: int, force: bool, speed: Callable[[Recipe, in
         force: measure again. Runs that began with the other placement are then other cells.
         speed: how a recipe's rate is measured.
     Raises:
-        UserError: there is no choice: on a CPU, with loader=device, or where the recipe fixes the placement.
+        UserError: nothing to choose: on a CPU, with loader=device, or where the recipe fixes the placement.
     """
     data = recipe.data
     device = resolve_device(recipe.device)

@@ -117,7 +117,7 @@ def read_plain(path: Path) -> Any:
 
 
 def protocol_of_zip(path: Path) -> int:
-    """The pickle protocol of the file that torch.save's zip form holds; 2 if that cannot be told."""
+    """The pickle protocol of the file that torch.save's zip form holds; 2 if that cannot be determined."""
     with zipfile.ZipFile(path) as archive:
         name = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
         head = archive.open(name).read(2) if name else b""

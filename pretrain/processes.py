@@ -28,7 +28,7 @@ def check_processes(recipe: Recipe, method: type[Method[Any]]) -> None:
 
 
 def record_processes(run: Run, recipe: Recipe, step: int) -> None:
-    """Notes in the record with how many processes the training goes on from `step`, where that changes."""
+    """Notes in the record with how many processes the training continues from `step`, where that changes."""
     starts = run.record.data.setdefault("processes", [])
     starts[:] = [start for start in starts if start["step"] < step]
     if (starts[-1]["processes"] if starts else recipe.world_size) != recipe.processes:

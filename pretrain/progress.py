@@ -36,13 +36,13 @@ class EpochMeter:
 
     def timed(self, batches: Iterator[T], first_step: int) -> Iterator[tuple[int, T]]:
         """Numbers the batches from `first_step` on, and measures the time that passes waiting for them and in all."""
-        step, asked = first_step, time.perf_counter()
+        step, requested_at = first_step, time.perf_counter()
         for batch in batches:
-            self._waited += time.perf_counter() - asked
+            self._waited += time.perf_counter() - requested_at
             yield step, batch
             now = time.perf_counter()
-            self._seconds += now - asked
-            step, asked = step + 1, now
+            self._seconds += now - requested_at
+            step, requested_at = step + 1, now
 
     def add(self, images: int, scalars: dict[str, Tensor]) -> None:
         """Adds the (detached) scalars of a step over this number of images; "loss" is among them."""

@@ -1,4 +1,4 @@
-"""Where the suite's recipes are; light, for whatever reads them without training."""
+"""Where the suite's recipes are; a light module for code that reads them without training."""
 
 from pathlib import Path
 

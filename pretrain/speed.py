@@ -54,9 +54,9 @@ def training_speed(recipe: Recipe, steps: int, warm_up: int = 5, synthetic: bool
                 if step == warm_up:
                     _finish(world.device)
                     began, waited, cpu = time.perf_counter(), 0.0, time.process_time()
-                asked = time.perf_counter()
+                requested_at = time.perf_counter()
                 raw = next(batches)
-                waited += time.perf_counter() - asked
+                waited += time.perf_counter() - requested_at
                 first = first or waited
                 trainer.step(raw, step)
             _finish(world.device)

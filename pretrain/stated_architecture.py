@@ -58,7 +58,7 @@ def check_stated(content: Any, path: Path, arch: str) -> str | None:
 
     Args:
         content: of the checkpoint, mappings with whatever its project saves.
-        arch: what the tensors look like, e.g. "resnet50".
+        arch: the architecture that the tensors match, e.g. "resnet50".
     Raises:
         UserError: the file, or the config next to it, names another network or an option that changes its features.
     """

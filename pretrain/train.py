@@ -1,7 +1,7 @@
 """The one training loop: from a recipe to a backbone.
 
 Bit-exact resumption rests on three rules. Views are functions of (seed, epoch, image, view). Whatever else a step
-draws comes from generators that are seeded anew from (seed, step, rank). All else is in the checkpoint.
+draws comes from generators that are reseeded from (seed, step, rank). All else is in the checkpoint.
 """
 
 import inspect
