@@ -11,7 +11,7 @@ examples:
   python -m pretrain my.yaml batch=512 schedule.epochs=50     your own file, with changes
   torchrun --nproc-per-node 4 -m pretrain imagenet1k/cwrgp-100ep world_size=4
 
-A run is named by what determines its result. Started again, it goes on where it stopped; once done, it says so.
+A run is named by what determines its result. Started again, it resumes where it stopped; once done, it reports that.
 Runs are kept in $WHITEBENCH_RUNS (default ./runs), data in $WHITEBENCH_DATA (default ./data)."""
 
 

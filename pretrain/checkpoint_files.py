@@ -48,7 +48,7 @@ SUFFIXES = (".pth", ".pt", ".ckpt", ".tar", ".pkl", ".bin", ".safetensors")
 @dataclass(frozen=True)
 class Content:
     tensors: Any
-    """Tensors and arrays in nested mappings, with whatever else the file holds."""
+    """Tensors and arrays in nested mappings, with all else that the file holds."""
     metadata: Any
     """Of safetensors: a mapping of texts; else None."""
     kind: str

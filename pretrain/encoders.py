@@ -33,7 +33,7 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 """Children of a ResNet that was cut into an `nn.Sequential` (lightly does so): 2 and 3 are ReLU and pooling."""
 WITHOUT_POOLING = {"0": "conv1", "1": "bn1", "3": "layer1", "4": "layer2", "5": "layer3", "6": "layer4"}
-"""Likewise, of a ResNet for small images."""
+"""The same for a ResNet for small images."""
 MAX_DEPTH, MAX_ENTRIES = 16, 1_000_000
 """Of nested mappings; a pickle of a few bytes can hold endlessly many, by naming one mapping again and again."""
 MAX_NUMEL = 2**24
@@ -179,7 +179,7 @@ def _choose(candidates: dict[str, dict[str, Tensor]], name: str | None) -> str:
 
 
 def _same(candidates: dict[str, dict[str, Tensor]], one: str, other: str) -> bool:
-    """Whether both hold the same backbone: mmselfsup's `backbone` is its `encoder_q.0` or `online_net.0` once more."""
+    """Whether both hold the same backbone: mmselfsup's `backbone` is a copy of its `encoder_q.0` or `online_net.0`."""
     a, b = ({name: t for name, t in candidates[prefix].items() if TRUNK.match(name)} for prefix in (one, other))
     return a.keys() == b.keys() and all(a[name] is b[name] or _equal(a[name], b[name]) for name in a)
 

@@ -26,7 +26,7 @@ from whitebench.errors import UserError, nearest, printable
 
 @dataclass(frozen=True)
 class Step:
-    """What a method makes of a batch: the loss to descend (a scalar), and scalars worth logging (detached)."""
+    """The result of a method on a batch: the loss to minimise (a scalar), and scalars to log (detached)."""
 
     loss: Tensor
     scalars: dict[str, Tensor] = field(default_factory=dict)
@@ -63,7 +63,7 @@ float32 [n, D], in the order of the dataset, the same on every process."""
 
 
 class Method(nn.Module, Generic[ConfigT]):
-    """Owns the encoder and whatever of the method has state (predictor, queue, prototypes, target network).
+    """Owns the encoder and all parts of the method that have state (predictor, queue, prototypes, target network).
 
     The training loop sets `step`, `epoch`, `epochs` and `progress` before each `forward`, and seeds torch's generators
     from (seed, step, rank), so that random draws in `forward` repeat after a resumption.
@@ -79,7 +79,7 @@ class Method(nn.Module, Generic[ConfigT]):
     counting: ClassVar[Counting] = "from-one"
     """How the method's official code counts the steps of the learning rate; the default of `schedule.counting`."""
     step: int = 0
-    """Of the training, from 0; `epoch` likewise."""
+    """Of the training, from 0; so is `epoch`."""
     epoch: int = 0
     epochs: int = 1
     """Of the whole training."""
@@ -103,7 +103,7 @@ class Method(nn.Module, Generic[ConfigT]):
 
     @classmethod
     def begins_after_steps(cls, config: ConfigT) -> dict[str, int]:
-        """Likewise, after how many steps."""
+        """The same, in steps."""
         return {}
 
     @classmethod

@@ -1,7 +1,7 @@
 """What a pretraining run is: nested dataclasses, loaded strictly from a recipe's YAML and dotted overrides.
 
 What determines the pretrained weights is in `Recipe.identity()`. The sections named in `DESCRIPTIVE` are not: what a
-run is called, what is watched, how it is evaluated afterwards, how this machine does it.
+run is called, what is monitored, how it is evaluated afterwards, how this machine runs it.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Paper:
 
 @strict
 class Views:
-    """A group of views that are cut alike."""
+    """A group of views that are cut in the same way."""
 
     size: Annotated[int, Field(ge=1, le=8192)]
     """Side of the square crop, pixels."""
@@ -81,7 +81,7 @@ class Colour:
     )
     """Strength of brightness, contrast, saturation, hue, as torchvision's ColorJitter; applied in random order."""
     jitter_p: Share | list[Share] = 0.0
-    """Probability of all four; the others likewise."""
+    """Probability of all four. Other `_p` keys are probabilities of their operations."""
     mix_p: Share | list[Share] = 0.0
     """Each output channel becomes a random convex mixture of the input's (for the sample; in no paper)."""
     gray_p: Share | list[Share] = 0.0
@@ -106,7 +106,7 @@ class Data:
     dataset: Annotated[Line, Field(min_length=1)]
     """A folder of $WHITEBENCH_DATA, written by `python -m pretrain.data`."""
     views: Annotated[tuple[Views, ...], Field(min_length=1)]
-    """Groups of views, each cut alike; `data.views.0.size` overrides a key of the first group."""
+    """Groups of views, each cut in one way; `data.views.0.size` overrides a key of the first group."""
     colour: Colour = field(default_factory=Colour)
     loader: Literal["ffcv", "folder", "device"] = "ffcv"
     """ffcv reads a beton, folder an ImageFolder; device keeps a small dataset on the accelerator."""
@@ -205,7 +205,7 @@ class Schedule:
 
 @strict
 class Monitor:
-    """What is watched during training. It changes no weight and is not part of a run's identity."""
+    """What is monitored during training. It does not change the weights and is not part of a run's identity."""
 
     knn_every: NonNegativeInt = 0
     """Epochs between online k-NN evaluations (20 neighbours, cosine); 0 means none."""
@@ -228,14 +228,14 @@ class Evaluation:
     linear: str = "features"
     """Protocol of the linear probe: a name of `pretrain.evaluate.protocols`."""
     knn: str = "cosine-20"
-    """Protocol of the k-NN evaluation, likewise."""
+    """Protocol of the k-NN evaluation: a name of `pretrain.evaluate.protocols`."""
     semi: str = "sample-10"
-    """Protocol of the semi-supervised evaluation, likewise."""
+    """Protocol of the semi-supervised evaluation: a name of `pretrain.evaluate.protocols`."""
 
 
 @strict
 class Machine:
-    """How this machine does it. Changes no bit of the result and is not part of a run's identity."""
+    """How this machine runs the training. Changes no bit of the result and is not part of a run's identity."""
 
     workers: PositiveInt = 1
     """Threads (ffcv) or processes (folder) that prepare views, per process."""

@@ -1,4 +1,4 @@
-"""The state from which a stopped run continues: `checkpoint.pt`, replaced atomically, and proven whole before use.
+"""The state from which a stopped run continues: `checkpoint.pt`, replaced atomically, and verified before use.
 
 `checkpoint.sha256` lists the hashes of the newest checkpoint and of the one before. It is written before the new file
 takes its name, so that at every moment at least one file on disk has its hash in the list.

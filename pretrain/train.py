@@ -1,6 +1,6 @@
 """The one training loop: from a recipe to a backbone.
 
-Bit-exact resumption rests on three rules. Views are functions of (seed, epoch, image, view). Whatever else a step
+Bit-exact resumption depends on three rules. Views are functions of (seed, epoch, image, view). Whatever else a step
 draws comes from generators that are reseeded from (seed, step, rank). All else is in the checkpoint.
 """
 
@@ -165,7 +165,7 @@ class Trainer:
         self.meter.add(self.recipe.batch, {"loss": outcome.loss.detach(), **outcome.scalars})
 
     def embed(self, encoder: nn.Module) -> Tensor:
-        """What `encoder` makes of all training images; see `methods.Embed`."""
+        """Outputs of `encoder` for all training images; see `methods.Embed`."""
         return embed_training_set(encoder, self.normalise, self.manifest, self.recipe)
 
     def _on_device(self, raw: Batch) -> Batch:
@@ -223,7 +223,7 @@ class Trainer:
         if stop.requested or stop.checkpoint_due(minutes):
             self._save(run, step)
         if stop.requested:
-            stop.leave(f"{run.id}: saved after step {step}; the same command goes on from there")
+            stop.leave(f"{run.id}: saved after step {step}; the same command continues from there")
 
     def _save(self, run: Run, step: int) -> None:
         state = {

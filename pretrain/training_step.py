@@ -1,4 +1,4 @@
-"""One step of a training: forward, backward, update. It knows a method and a recipe, neither data nor files."""
+"""One step of a training: forward, backward, update. It depends on a method and a recipe, not on data or files."""
 
 from contextlib import nullcontext
 from typing import Any

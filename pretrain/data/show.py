@@ -1,4 +1,4 @@
-"""A contact sheet: what a recipe's augmentation makes of the first images of an epoch."""
+"""A contact sheet: the first images of an epoch after a recipe's augmentation."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What of a pretraining of ours lies beyond its backbone: the projector, and what the method makes of its output."""
+"""The parts of a pretraining other than its backbone: the projector, and the method's transform of its output."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,8 @@ def _record(ckpt: Path, folder: Path, parent: str, features: str) -> Record:
     record = read_record(folder)
     if record is None or record.id != parent or not (folder / CHECKPOINT).exists():
         raise UserError(
-            f"{ckpt}: features={features} need the projector, which a backbone alone has not; name the folder of a "
-            f"pretraining of this suite, with its {RECORD}, {CHECKPOINT} and {BACKBONE}"
+            f"{ckpt}: features={features} need the projector, which a backbone alone does not have; name the folder "
+            f"of a pretraining of this suite, with its {RECORD}, {CHECKPOINT} and {BACKBONE}"
         )
     return record
 

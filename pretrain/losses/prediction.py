@@ -15,7 +15,7 @@ def prediction_loss(predictions: Sequence[Tensor], targets: Sequence[Tensor]) ->
 
     Args:
         predictions: V >= 2 tensors [B, D], of one view each, any floating dtype; computed in float32 or wider.
-        targets: likewise; no gradient flows to them.
+        targets: of the same shapes; no gradient flows to them.
     Returns:
         Scalar.
     """

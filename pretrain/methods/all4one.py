@@ -27,7 +27,7 @@ from whitebench.ranges import PositiveInt, Share, Temperature
 VIEWS, NEIGHBOURS = 2, 5
 HEADS, LAYERS = 8, 3
 ATTENTION_TEMPERATURE = 0.1
-"""Of merged neighbours, whatever the setting (as in the official code)."""
+"""Of merged neighbours, for any setting (as in the official code)."""
 
 
 @strict

@@ -1,4 +1,4 @@
-"""BYOL: predict, from one view, what a slowly moving encoder makes of another.
+"""BYOL: predict, from one view, a slowly moving encoder's output for another.
 
 Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020 (arXiv 2006.07733). With more than two views the loss is
 the mean over pairs of views, as CW-RGP's official code has it; so is the target's update, after each step.

@@ -2,7 +2,7 @@
 
 Ozsoy et al., "Self-Supervised Learning with an Information Maximization Criterion", NeurIPS 2022; constants as in its
 official code. Everything is over the images of all processes. Means, covariances and log-determinants are in float64,
-as there: their state is, whatever the precision of the training.
+as there, also in a training of lower precision.
 """
 
 from collections.abc import Sequence

@@ -40,7 +40,7 @@ def test_each_kind_of_features_is_judged_by_itself(trained: Path, places: Path, 
     shutil.copy(trained / "backbone.safetensors", alone)
     refused = command("-m", "pretrain.evaluate", "knn", "--ckpt", str(alone), "--features", "embedding")
     assert refused.returncode != 0
-    assert "need the projector, which a backbone alone has not" in refused.stderr
+    assert "need the projector, which a backbone alone does not have" in refused.stderr
 
 
 def test_a_method_without_a_transform_says_so(places: Path, command: Command) -> None:

@@ -150,7 +150,7 @@ def check_jpeg(data: bytes) -> None:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """The picture of a file's bytes; whatever goes wrong with it is a `BadImage`."""
+    """The picture of a file's bytes; raises `BadImage` on any error."""
     if not data:
         raise BadImage("an empty file")
     try:

@@ -1,8 +1,8 @@
 """Writes datasets: images of a source, or of another dataset, as betons with a manifest, verified by reading back.
 
 Everything is written into a hidden folder inside the dataset's folder and moved when it is complete, the manifest last:
-whatever stops a write, a dataset exists or it does not. What a killed write left is removed by the next, which starts
-over; two at once into one folder are refused.
+an interrupted write never leaves an incomplete dataset. The next write removes the files of a killed one and starts
+over; two writes into one folder at the same time are refused.
 """
 
 import errno

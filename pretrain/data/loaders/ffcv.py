@@ -1,7 +1,7 @@
 """Views from a beton through FFCV: each JPEG is decoded once, and all its views are cut from it.
 
-FFCV's own decoders yield one view each and draw at random as they go. Here one operation of ours does the work, in code
-that is cached across processes (FFCV compiles its operations in each of them). FFCV's loader runs it ahead, on its
+FFCV's own decoders yield one view each and draw random numbers while decoding. Here one custom operation does both, in
+code that is cached across processes (FFCV compiles its operations in each of them). FFCV's loader runs it ahead, on its
 thread.
 """
 

@@ -1,7 +1,7 @@
 """Where colour augmentation runs, in the loader or on the accelerator: measured once for a dataset's views and stored.
 
-What is stored is what `data.placement=auto` means from then on, on every host that sees the dataset: so a sweep cell is
-planned, run and resumed with one placement, whatever a later measurement would say.
+The stored placement is what `data.placement=auto` means from then on, on every host that sees the dataset. A sweep cell
+is therefore planned, run and resumed with one placement, regardless of later measurements.
 """
 
 import json

@@ -47,10 +47,10 @@ JPEG_QUALITY = 92
 
 
 def write_sample(root: Path, force: bool = False) -> None:
-    """Writes `root/sample` and `root/sample-det`; what is there whole and unaltered is left alone, unless `force`.
+    """Writes `root/sample` and `root/sample-det`; a complete and unaltered sample is not replaced, unless `force`.
 
     Raises:
-        UserError: a folder of that name is there that this function has not written.
+        UserError: a folder of that name exists and was not written by this function.
     """
     root.mkdir(parents=True, exist_ok=True)
     with _locked(root / ".sample.lock"):
@@ -162,7 +162,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def _read_stamp(folder: Path) -> dict[str, Any] | None:
-    """None where `folder` has no stamp of this generator, of whatever version."""
+    """None where `folder` has no stamp of any version of this generator."""
     try:
         stamp = json.loads((folder / STAMP).read_bytes())
     except (OSError, ValueError):

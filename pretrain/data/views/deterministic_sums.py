@@ -1,4 +1,4 @@
-"""Weighted sums of pixels that come out the same in whatever order a device adds them up.
+"""Weighted sums of pixels that do not depend on the order in which a device adds them up.
 
 A product of matrices adds in an order that depends on its shape, so in floating point the last bit of an image depends
 on the batch around it. Here weights and levels are whole numbers, and no sum exceeds 2^24, below which float32 adds
@@ -17,7 +17,7 @@ _FRACTION = 128
 def whole_weights(weights: Tensor, bits: int) -> Tensor:
     """`weights` float64 [..., n], up to their scale, as whole numbers float32 whose sum over n is about 2^bits.
 
-    Elementwise arithmetic in float64 rounds alike everywhere; the sum is made exact by whole numbers.
+    Elementwise arithmetic in float64 rounds identically everywhere; the sum is made exact by whole numbers.
     """
     fine = (weights * 2**30).round()
     return (fine / fine.sum(-1, keepdim=True) * 2**bits).round().float()

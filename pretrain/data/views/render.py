@@ -102,7 +102,7 @@ def start_batch(
 
 
 def pinned(values: NDArray[Any]) -> torch.Tensor:
-    """As a tensor from which an accelerator can copy while the host goes on."""
+    """A tensor from which an accelerator can copy while the host continues."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory() if torch.cuda.is_available() else tensor
 
