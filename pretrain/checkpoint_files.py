@@ -61,7 +61,7 @@ def checkpoint_file(path: Path) -> Path:
     """The checkpoint that a path means: itself, or the one in a folder.
 
     Raises:
-        UserError: there is none, or several and no name tells which.
+        UserError: no checkpoint, or several of which none is preferred by its name.
     """
     if not path.is_dir():
         if not path.is_file():

@@ -63,11 +63,11 @@ def check_state(state: Mapping[str, Any], step: int, precision: str) -> None:
                 raise UserError(message(f"{name} has values that are not finite", step, precision))
 
 
-def message(fault: str, step: int, precision: str) -> str:
-    """One line: what was seen, and what helps."""
+def message(problem: str, step: int, precision: str) -> str:
+    """One line: the problem and its possible remedies."""
     other = "" if precision == "fp32" else f", precision=fp32 instead of {precision}"
     return (
-        f"the training has diverged: {fault}, after step {step}; the checkpoints of before are kept, but the same "
+        f"the training has diverged: {problem}, after step {step}; earlier checkpoints are kept, but the same "
         f"command diverges again: try a lower optimizer.lr, a longer schedule.warmup_epochs{other}"
     )
 

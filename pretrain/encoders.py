@@ -52,7 +52,7 @@ def find_encoder(content: Any, name: str | None = None) -> Match:
     """The encoder in what a checkpoint holds; of several, the one called `name`, or its project's choice.
 
     Raises:
-        UserError: there is none, or none of that name; or several and nothing tells which is meant.
+        UserError: no encoder, none of that name, or several of which none is preferred.
     """
     tensors = _without_wrappers(_all_tensors(content))
     tensors = {torchvision: tensors[name] for name, torchvision in torchvision_names(list(tensors)).items()}
@@ -227,15 +227,15 @@ def _stem(trunk: dict[str, Tensor], stated: str | None) -> str:
     first = trunk.get("conv1.weight")
     shape = None if first is None else tuple(first.shape)
     if stated is not None and stated not in STEMS:
-        raise UserError(f"states a stem '{stated}' that is not known; there are: {', '.join(STEMS)}")
+        raise UserError(f"states an unknown stem '{stated}'; choose one of: {', '.join(STEMS)}")
     if shape == (64, 3, 7, 7):
         stem = "imagenet"
     elif shape == (64, 3, 3, 3):
         stem = stated if stated not in (None, "imagenet") else "cifar"
     else:
         wide = "; wide ResNets are not supported" if shape and len(shape) == 4 and shape[0] > 64 else ""
-        fault = f"conv1.weight is {_dimensions(shape)}: neither a 7x7 nor a 3x3 stem of 64 channels from RGB"
-        raise UserError(f"{fault}{wide}")
+        problem = f"conv1.weight is {_dimensions(shape)}: neither a 7x7 nor a 3x3 stem of 64 channels from RGB"
+        raise UserError(f"{problem}{wide}")
     if stated is not None and stated != stem:
         raise UserError(f"states the stem '{stated}', but conv1.weight is {_dimensions(shape)}")
     return stem

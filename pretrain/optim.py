@@ -181,12 +181,12 @@ class LearningRate:
 
     def _warming(self, step: int) -> float:
         counting, start = self.schedule.counting, self.schedule.warmup_from
-        reached = {
+        fraction = {
             "from-one": (step + 1) / self.warmup,
             "from-zero": step / self.warmup,
             "inclusive": step / max(1, self.warmup - 1),
         }[counting]
-        return start + (1 - start) * reached
+        return start + (1 - start) * fraction
 
     def _cosine(self, progress: float) -> float:
         share = (1 + math.cos(math.pi * progress)) / 2

@@ -35,7 +35,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The newest whole checkpoint of the folder, or None where there is none at all.
+    """The newest intact checkpoint of the folder; None if it has no checkpoint.
 
     Raises:
         UserError: there are checkpoints, but none has the bytes that were written.

@@ -123,9 +123,9 @@ def in_training_batches(z: Tensor, transform: Callable[[Tensor], Tensor | None],
     outputs = [transform(z[rows]) for rows in torch.cat([order, order[: -len(z) % size]]).split(size)]
     whole = [output for output in outputs if output is not None and len(output) == size]
     if len(whole) < len(outputs):
-        raise UserError(f"features=transformed: the method transforms not every row of a batch of {size}")
-    dealt = torch.cat(whole)[: len(z)]
-    return torch.empty_like(dealt).index_copy_(0, order, dealt)
+        raise UserError(f"features=transformed: the method does not transform every row of a batch of {size}")
+    shuffled = torch.cat(whole)[: len(z)]
+    return torch.empty_like(shuffled).index_copy_(0, order, shuffled)
 
 
 def collect(

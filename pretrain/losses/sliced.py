@@ -53,7 +53,7 @@ def epps_pulley(x: Tensor, directions: Tensor, grid: Grid, scaled: bool = True, 
 
     Args:
         x: [n, D]. directions: [D, K], columns of length 1; no gradient flows to them.
-        scaled: whether the factor n is there.
+        scaled: whether to multiply by the factor n.
         across_ranks: ecf and n are of the rows of all processes; each of them returns the same.
     Returns:
         Scalar, in float32 or wider.

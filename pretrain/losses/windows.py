@@ -118,7 +118,7 @@ def check_windows(
     if repeats < 1:
         raise UserError(f"whitening in windows: repeats is at least 1, not {repeats} (method.repeats)")
     if window is not None and (window < 1 or images % window):
-        raise UserError(f"{images} images of a process cannot be dealt to windows of {window} (method.window)")
+        raise UserError(f"{images} images of a process cannot be divided into windows of {window} (method.window)")
     check_whitenable(window or images, channels, groups, transform, axis, eps)
 
 

@@ -139,7 +139,7 @@ def proto_nce(
     """Cross-entropy of finding each query's own prototype among the batch's and other ones.
 
     Logits are inner products over the prototype's concentration. The positives are those of all images in `index`, one
-    for each, so that a prototype of several images is there as often; the negatives are `negatives` prototypes of none
+    for each, so that a prototype of several images occurs as often; the negatives are `negatives` prototypes of none
     of these images, or all of them where there are fewer.
 
     Args:

@@ -197,7 +197,7 @@ SCALED: set[str] = {
 
 REFUSED: list[tuple[str, dict[str, Any], int, int, str]] = [
     ("cwrgp", {"groups": 2, "window": 8}, 16, 1, "at least 2 views"),
-    ("cwrgp", {"groups": 2, "window": 6}, 16, 2, "16 images of a process cannot be dealt to windows of 6"),
+    ("cwrgp", {"groups": 2, "window": 6}, 16, 2, "16 images of a process cannot be divided into windows of 6"),
     ("cwrgp", {"groups": 5, "window": 8}, 16, 2, "48 channels cannot be cut into 5 groups"),
     ("cwrgp", {"groups": 0, "window": 8}, 16, 2, "groups"),
     ("cwrgp", {"groups": 2, "window": 24}, 24, 2, r"N = 24.*48 / 2 = 24"),
@@ -227,7 +227,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, int, str]] = [
     ("vicreg", {"variance_weight": -1.0}, 16, 2, "variance_weight"),
     ("wmse", {"window": 64}, 64, 1, "at least 2 views"),
     ("wmse", {"window": 48}, 96, 2, r"N > D / groups.*N = 48.*48 / 1 = 48"),
-    ("wmse", {"window": 64}, 96, 2, "96 images of a process cannot be dealt to windows of 64"),
+    ("wmse", {"window": 64}, 96, 2, "96 images of a process cannot be divided into windows of 64"),
     ("wmse", {"window": 64, "repeats": 0}, 64, 2, "repeats"),
     ("wmse", {"window": 64, "eps": 1.0}, 64, 2, "eps"),
     ("zero_cl", {}, 16, 1, "at least 2 views"),

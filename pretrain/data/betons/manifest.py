@@ -53,7 +53,7 @@ class SplitRecord:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The fields as JSON; what there is nothing of is not mentioned."""
+        """The fields as JSON, without optional counts that are empty."""
         return {
             key: value
             for key, value in asdict(self).items()
@@ -211,6 +211,6 @@ def _absent(dataset: str, folder: Path) -> str:
     if dataset == "sample":
         return f"{folder}: the built-in sample has not been made yet; create it with: python -m pretrain.data sample"
     names = dataset_names()
-    hint = nearest(dataset, names) if names else f"; {data_root()} holds none yet"
+    hint = nearest(dataset, names) if names else f"; {data_root()} has no datasets yet"
     advice = f"Create it with: python -m pretrain.data write SOURCE {dataset}"
     return f"no dataset '{dataset}' in {folder.parent}{hint}. {advice}"

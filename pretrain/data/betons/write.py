@@ -130,9 +130,9 @@ def _write(
     progress: Progress,
 ) -> Manifest:
     mean, std = statistics or statistics_for(folder.name)
-    with ThreadPoolExecutor(workers) as pool, _workplace(folder, _bytes_needed(source, settings, pool)) as workplace:
+    with ThreadPoolExecutor(workers) as pool, _staging(folder, _bytes_needed(source, settings, pool)) as staging:
         splits = {
-            name: SplitWriter(workplace / f"{name}.beton", name, pool, progress).write(
+            name: SplitWriter(staging / f"{name}.beton", name, pool, progress).write(
                 entries, settings, skip_bad, source.left_out.get(name, ())
             )
             for name, entries in source.splits.items()
@@ -154,7 +154,7 @@ def _write(
         (folder / MANIFEST).unlink(missing_ok=True)  # from here on the old dataset no longer exists
         for path in folder.glob("*.left_out.txt"):
             path.unlink()
-        for path in workplace.iterdir():
+        for path in staging.iterdir():
             os.replace(path, folder / path.name)
         manifest.write()
     return manifest
@@ -187,7 +187,7 @@ def _size(count: int) -> str:
 
 
 @contextmanager
-def _workplace(folder: Path, size: int) -> Iterator[Path]:
+def _staging(folder: Path, size: int) -> Iterator[Path]:
     """A hidden folder in `folder` with room for `size` bytes; removed afterwards, with `folder` if that was new.
 
     Raises:
@@ -197,18 +197,18 @@ def _workplace(folder: Path, size: int) -> Iterator[Path]:
     try:
         created = _make_folders(folder)
         with _alone_in(folder):
-            workplace = folder / WRITING
+            staging = folder / WRITING
             try:
-                shutil.rmtree(workplace, ignore_errors=True)  # of a write that was killed
-                workplace.mkdir()
-                free = shutil.disk_usage(workplace).free
+                shutil.rmtree(staging, ignore_errors=True)  # of a write that was killed
+                staging.mkdir()
+                free = shutil.disk_usage(staging).free
                 if size > free:
                     raise UserError(f"{folder}: at least {_size(size)} are needed, {_size(free)} are free on its disk")
-                yield workplace
+                yield staging
             except BaseException:
-                shutil.rmtree(created or workplace, ignore_errors=True)
+                shutil.rmtree(created or staging, ignore_errors=True)
                 raise
-            workplace.rmdir()
+            staging.rmdir()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{folder}: no space left on the disk; nothing was written") from error

@@ -117,17 +117,17 @@ def picture(split: str, number: int, made_of: Material) -> Pixels:
 
 
 def scene(split: str, number: int, made_of: Material) -> Scene:
-    """[160, 160, 3]: two to five digits on a sharp photo crop, with the exact masks of what is visible of them."""
+    """[160, 160, 3]: two to five digits on a sharp photo crop, with the exact masks of their visible parts."""
     rng = _generator(DETECTION, split, number)
-    which = rng.integers(len(made_of), size=int(rng.integers(*SCENE_OBJECTS, endpoint=True)))
+    indices = rng.integers(len(made_of), size=int(rng.integers(*SCENE_OBJECTS, endpoint=True)))
     layers: list[Coverage] = []
-    for digit in made_of.digits[which]:
+    for digit in made_of.digits[indices]:
         layers.append(_non_hiding_layer(rng, layers, digit))
     image = _faded(_photo_crop(rng, made_of.photos, SCENE_CROPS, SCENE_SIDE), SCENE_FADE)
     for layer in layers:
         image = _painted(rng, image, layer, SCENE_CONTRAST)
     masks = [layer >= 0.5 for layer in layers]
-    parts = zip(made_of.labels[which], visible(masks), masks)
+    parts = zip(made_of.labels[indices], visible(masks), masks)
     return Scene(image, tuple(Object(int(label), seen, int(mask.sum())) for label, seen, mask in parts))
 
 

@@ -19,7 +19,7 @@ SPLIT_NAMES = {
 }
 """Names of folders (in lower case), the usual one first."""
 VAL = ("val", "test")
-"""What becomes the validation split, the first that is there."""
+"""Names of the validation split: the first that exists is used."""
 HIDDEN = "a hidden file"
 SEARCHED_DEPTH = 4
 """Folders of splits are looked for this far below the source."""

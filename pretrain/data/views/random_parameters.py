@@ -25,7 +25,7 @@ TOP, LEFT, HEIGHT, WIDTH, FULL_HEIGHT, FULL_WIDTH, WINDOW_TOP, WINDOW_LEFT, FLIP
 JITTER, ORDER, FACTOR, MIX, MATRIX, GRAY = 9, 10, 14, 18, 19, 28
 SIGMA, SOLARIZE, INVERT, PARAMETERS = 29, 30, 31, 32
 NO_BLUR, NO_SOLARIZE = 0.0, 256.0
-"""SIGMA (of the blur, pixels) and SOLARIZE (a threshold) where there is none."""
+"""SIGMA (of the blur, pixels) and SOLARIZE (a threshold) where the operation is not applied."""
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 BLOCK = 16

@@ -1,7 +1,7 @@
 """The two inner loops of a resize, in vector instructions: rows blended into one, then its pixels into new pixels.
 
 Numba has no vector types, so the loops are written as LLVM vector code through its `intrinsic`; LLVM lowers them to
-SSE, AVX2 or AVX-512, and or to what other CPUs have. Images are packed RGB, 8 bits; a row in between is int16
+SSE, AVX2 or AVX-512, or to what another CPU has. Images are packed RGB, 8 bits; a row in between is int16
 with fractional bits.
 """
 
