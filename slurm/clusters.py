@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from slurm.resource_requests import check_request, merged_options, refuse_booleans
 from slurm.slurm_command import ask, is_installed
-from whitebench.errors import UserError, nearest
+from whitebench.errors import UserError, nearest, printable
 from whitebench.yaml import read_yaml
 
 PRESETS = Path(__file__).parent / "clusters"
@@ -143,10 +143,11 @@ def expand(text: str, where: str) -> str:
 
 def _environment(raw: dict[Any, Any], path: Path) -> dict[str, str]:
     for key, value in raw.items():
+        where = f"{path}: environment.{printable(str(key))}"
         if not re.fullmatch(r"[A-Za-z_]\w*", str(key), re.ASCII):
-            raise UserError(f"{path}: environment.{key}: not the name of a variable")
+            raise UserError(f"{where}: not the name of a variable")
         if value is None or isinstance(value, dict | list):
-            raise UserError(f"{path}: environment.{key}: must be a text, not {value!r}")
+            raise UserError(f"{where}: must be a text, not {value!r}")
     return {str(key): expand(str(value), f"{path}: environment.{key}") for key, value in raw.items()}
 
 

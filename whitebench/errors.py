@@ -14,7 +14,13 @@ SHOW_TRACEBACK = "WHITEBENCH_TRACEBACK"
 
 
 class UserError(Exception):
-    """An error that the user can fix, printed as one line: what is wrong, where, and the nearest valid alternative."""
+    """An error that the user can fix, printed as one line: what is wrong, where, and the nearest valid alternative.
+
+    Names in a message may come from files and command lines that anyone has written: line breaks in them are escaped.
+    """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(str(message).replace("\n", "\\n").replace("\r", "\\r"))
 
 
 class Interrupted(Exception):
@@ -85,10 +91,10 @@ _ADVICE = {
 
 def _describe_os(error: OSError) -> str:
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-    where = " -> ".join(_printable(name) for name in names)
+    where = " -> ".join(printable(name) for name in names)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left on the disk{f' of {where}' if where else ''}"
-    reason = _ADVICE.get(error.errno or 0) or _printable(error.strerror or _first_line(error))
+    reason = _ADVICE.get(error.errno or 0) or printable(error.strerror or _first_line(error))
     return f"{where}: {reason}" if where else f"{type(error).__name__}: {reason}"
 
 
@@ -97,7 +103,7 @@ def _describe_unicode(error: UnicodeError) -> str:
     if isinstance(error, UnicodeEncodeError) and error.encoding.lower().replace("-", "") != "utf8":
         return f"the terminal's encoding is {error.encoding}, which cannot print the output; set PYTHONUTF8=1"
     if isinstance(error, UnicodeEncodeError):
-        return f"a name is not valid UTF-8; rename it: {_printable(str(subject))[:200]!r}"
+        return f"a name is not valid UTF-8; rename it: {printable(str(subject))[:200]!r}"
     return f"text is not valid UTF-8 ({_first_line(error)}); save the file as UTF-8"
 
 
@@ -119,11 +125,6 @@ def _is_allocation_failure(error: BaseException) -> bool:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _printable(text: str) -> str:
-    """On one line, and without the surrogates that stand for bytes of names that are not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
 
 
 def printable(text: str) -> str:

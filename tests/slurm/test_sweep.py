@@ -448,7 +448,9 @@ def test_gpu_hours_go_by_what_such_runs_have_cost_where_there_are_any(load: Any)
 def test_a_snapshot_holds_all_that_the_code_reads_in_its_own_folders(tmp_path: Path) -> None:
     code = take_snapshot(tmp_path / "code")
     packages = [root for root in (Path(__file__).parents[2]).iterdir() if (code / root.name).is_dir()]
-    files = {path for root in packages for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    files = {
+        path for root in packages for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    }
     missing = {str(path.relative_to(Path(__file__).parents[2])) for path in files} - {
         str(path.relative_to(code)) for path in code.rglob("*") if path.is_file()
     }

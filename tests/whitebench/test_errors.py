@@ -91,3 +91,7 @@ def test_the_traceback_of_a_system_error_is_shown_on_request(tmp_path: Path) -> 
 
 def test_a_user_error_is_its_text() -> None:
     assert describe(UserError("a: b")) == "a: b"
+
+
+def test_a_user_error_is_one_line_whatever_names_it_quotes() -> None:
+    assert str(UserError("stages.\n\r: unknown stage")) == r"stages.\n\r: unknown stage"
