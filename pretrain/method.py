@@ -128,7 +128,8 @@ class Method(nn.Module, Generic[ConfigT]):
 
     def prepare_epoch(self, epoch: int, embed: Embed) -> None:
         """Before the first step of an epoch: what needs the whole training set (clusters). Not run on resumption within
-        an epoch, so that what it leaves must be in the method's state."""
+        an epoch, so that what it leaves must be in the method's state.
+        """
 
     def before_update(self) -> None:
         """Between the backward pass and the optimizer's step: a layer that is still frozen drops its gradients here."""
@@ -138,7 +139,8 @@ class Method(nn.Module, Generic[ConfigT]):
 
     def encoders(self) -> dict[str, Encoder]:
         """The encoders by name. The first one is exported as the run's backbone, evaluated and transferred; the others
-        are written next to it. A method with a target network puts the one first that its source evaluates."""
+        are written next to it. A method with a target network puts the one first that its source evaluates.
+        """
         return {"online": self.encoder}
 
     @property

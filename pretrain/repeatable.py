@@ -27,7 +27,11 @@ def planning_for_elsewhere() -> Iterator[None]:
 
 
 def resolve_device(device: str) -> Literal["cpu", "cuda"]:
-    """ "auto" is CUDA where there is any; asking for CUDA where there is none is an error."""
+    """The device that `device` (auto, cpu or cuda) stands for: auto is CUDA if there is any.
+
+    Raises:
+        UserError: cuda is asked for, and there is none.
+    """
     if device == "cuda" and _planning.get():
         return "cuda"
     import torch

@@ -43,7 +43,8 @@ class Config:
 
 class DeepCluster(Method[Config]):
     """The loss is of this process's images; the memory is of all processes', and the same on each. Prototypes get no
-    gradient: they are the clusters' centroids."""
+    gradient: they are the clusters' centroids.
+    """
 
     counting: ClassVar[Counting] = "inclusive"
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from results.aggregate import aggregate, tables_of
 from results.leaderboards.across import BETWEEN_BOUNDS, COLUMNS, PER_CENT, across, interquartile_mean, profile
-from tests.results.test_aggregate import Records
+from tests.support.run_records import Records
 
 
 def _runs(values: dict[str, dict[str, list[float]]]) -> pd.DataFrame:

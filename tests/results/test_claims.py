@@ -23,7 +23,7 @@ from results.leaderboards.claim_tests import (
     show,
 )
 from slurm.sweep import load_sweep
-from tests.results.test_aggregate import Records
+from tests.support.run_records import Records
 from whitebench.errors import UserError
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from results.export import export, main
-from tests.results.test_aggregate import Records
+from tests.support.run_records import Records
 from whitebench.errors import UserError
 from whitebench.hashing import file_hash
 from whitebench.records import Run, read_metrics, read_record

@@ -21,7 +21,7 @@ from results.leaderboards.table_cells import Cell, Column, Grid
 from results.leaderboards.table_formats import inert, to_csv
 from results.leaderboards.write import write_tables
 from slurm.attempts import read_attempts
-from tests.results.test_aggregate import Records, read_csv
+from tests.support.run_records import Records, read_csv
 from whitebench.errors import UserError
 from whitebench.hashing import plain_hash
 from whitebench.records import METRICS, RECORD, read_metrics

@@ -13,7 +13,7 @@ from results.aggregate import aggregate
 from results.leaderboards import across, claim_tests, comparisons, experiments
 from results.leaderboards.run_table import COLUMNS, HEADLINES, METRICS
 from results.leaderboards.write import TABLE_PATTERNS
-from tests.results.test_aggregate import Records
+from tests.support.run_records import Records
 
 RESULTS = Path(__file__).parents[2] / "results"
 TEXT = (RESULTS / "README.md").read_text()

@@ -1,6 +1,5 @@
 """The report is one whole page that fetches nothing and says what the folders hold."""
 
-import html.parser
 import json
 import os
 import re
@@ -26,38 +25,11 @@ from results.page.run_files import tail
 from results.page.scatter import correlation, pareto_front
 from results.page.snapshot import build_page, read_runs
 from results.report import main
-from tests.results.test_aggregate import Records
+from tests.support.html_page import Page
 from tests.support.report_runs import history, sample_runs
+from tests.support.run_records import Records
 from whitebench.errors import UserError
 from whitebench.records import Record
-
-VOID = {"meta", "input", "br", "img", "link"}
-
-
-class Page(html.parser.HTMLParser):
-    """Checks that what opens closes; keeps tags, addresses and ids."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
-        self.ids: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        self.addresses += [value or "" for key, value in attrs if key in ("src", "href", "data", "action", "srcset")]
-        self.ids += [value or "" for key, value in attrs if key == "id"]
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 
 from results.page.page import Options
 from results.page.snapshot import build_page, read_runs
-from tests.results.test_report_server import serving
 from tests.support.browser import Browser, chromium
 from tests.support.report_runs import history, sample_runs
+from tests.support.report_server import serving
 
 METHODS = Path(__file__).parents[2] / "pretrain" / "methods"
 SIZES = [(1400, False), (1400, True), (800, False), (390, False), (390, True)]

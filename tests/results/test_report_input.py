@@ -17,9 +17,9 @@ from results.page.pictures import PictureBudget
 from results.page.run_details import Detail, read_details
 from results.page.run_files import Unreadable, json_lines, number, read_inside
 from results.page.snapshot import build_page, read_runs
-from tests.results.test_aggregate import Records
-from tests.results.test_report import Page
+from tests.support.html_page import Page
 from tests.support.report_runs import history
+from tests.support.run_records import Records
 from whitebench.records import Record
 
 SECRET = "the-secret-of-another-file"

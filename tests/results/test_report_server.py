@@ -8,34 +8,18 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from results.page import server as module
 from results.page.server import LivePage, folder_state, host_allowed, make_server, own_names
-from tests.results.test_aggregate import Records
 from tests.support.report_runs import history
+from tests.support.report_server import serving
+from tests.support.run_records import Records
 from whitebench.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def serving(roots: list[Path], build: object = None) -> Iterator[int]:
-    """The port of a server that answers with numbered pages."""
-    numbers = iter(range(1, 1000))
-    server = make_server(roots, "127.0.0.1", 0, build or (lambda: f"page {next(numbers)}".encode()))  # type: ignore[arg-type]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def ask(port: int, path: str = "/", method: str = "GET", **headers: str) -> tuple[int, bytes, str]:

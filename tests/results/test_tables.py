@@ -18,7 +18,7 @@ from results.leaderboards.published_tables import paper_tables
 from results.leaderboards.table_cells import BEST, SECOND, Cell, Column, Grid
 from results.leaderboards.table_formats import to_csv, to_html, to_markdown
 from results.leaderboards.write import first_difference
-from tests.results.test_aggregate import Records
+from tests.support.run_records import Records
 
 GRID = Grid(
     "t",

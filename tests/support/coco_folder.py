@@ -16,7 +16,8 @@ def write_coco(folder: Path, train: int = 6, val: int = 3, side: int = 64, coded
     for offset, (split, count) in enumerate((("train2017", train), ("val2017", val))):
         (folder / split).mkdir(parents=True)
         rng = np.random.default_rng(offset)
-        images, annotations = [], []
+        images: list[dict[str, object]] = []
+        annotations: list[dict[str, object]] = []
         for i in range(count):
             picture = rng.integers(90, 130, (side, side + 16 * (i % 2), 3), dtype=np.uint8)
             for category, left in ((3, 2), (7, side // 2)):

@@ -185,7 +185,7 @@ LOSSES: dict[str, Callable[[list[Tensor]], Tensor]] = {
     "supcon-inside": lambda views: supcon_loss(views, SAME, inside=True),
     "dcl": lambda views: dcl_loss(views[:2]),
     "dclw": lambda views: dcl_loss(views[:2], sigma=0.5),
-    "pauc": lambda views: sum(prototype_terms(*map(unit_rows, views[:2]), SAME)),
+    "pauc": lambda views: torch.stack([*prototype_terms(unit_rows(views[0]), unit_rows(views[1]), SAME)]).sum(),
 }
 """All losses, as functions of V views [16, 96] in float64."""
 

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tests.results.test_aggregate import Records
+from tests.support.run_records import Records
 
 
 def history(folder: Path, level: float = 80.0, epochs: int = 6, size: int = 32) -> None:
