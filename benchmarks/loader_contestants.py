@@ -15,7 +15,13 @@ SIX = [  # INTL's multi-crop
     {"size": 96, "scale": (0.086, 0.429), "interpolation": "bilinear"},
 ]
 CUBIC = [{"size": 224, "count": 2}]
-COLOUR: dict[str, Any] = {"jitter": (0.4, 0.4, 0.2, 0.1), "jitter_p": 0.8, "gray_p": 0.2, "blur_p": 0.5, "solarize_p": 0.1}
+COLOUR: dict[str, Any] = {
+    "jitter": (0.4, 0.4, 0.2, 0.1),
+    "jitter_p": 0.8,
+    "gray_p": 0.2,
+    "blur_p": 0.5,
+    "solarize_p": 0.1,
+}
 SCALE = (0.2, 1.0)
 WRITTEN: dict[str, dict[str, Any]] = {
     "original": {},
