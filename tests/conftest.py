@@ -1,6 +1,7 @@
 """Fixtures that several tests share: a small dataset made here, and the places of data that may be absent."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ RUN = pytest.StashKey[str]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """All processes that the run starts inherit a mark; workers of pytest-xdist are such processes themselves."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # of a shell that runs the tests in the background; processes that tests start would ignore Ctrl-C, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         config.stash[RUN] = mark_this_run()
 
