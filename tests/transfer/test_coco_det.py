@@ -397,7 +397,7 @@ def test_command_converts_only_on_request(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ckpt", "absent.pth"], "absent.pth: there is no such checkpoint"),
+        (["--ckpt", "absent.pth"], "absent.pth: checkpoint not found"),
         (["--ckpt", "{ckpt}", "--protocol", "c4-1"], "did you mean 'c4-1x'"),
         (["--ckpt", "{ckpt}", "--protocol", "c4-1x", "--coco", "{coco}"], "not for resnet18"),
         (["--ckpt", "{ckpt}", "--coco", "nowhere"], "no COCO folder 'nowhere'"),
