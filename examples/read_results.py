@@ -24,8 +24,8 @@ def main() -> None:
     for path in sorted(folder.glob("leaderboard_*.csv")):
         board = pd.read_csv(path, dtype=dict.fromkeys(["config", "eval_config", "seeds"], "string"))
         metric = "box_AP" if "box_AP_mean" in board else "top1"
-        shown = board[["recipe", f"{metric}_mean", f"{metric}_low", f"{metric}_high", "n_pretrain", "versus_best"]]
-        print(f"\n{path.stem.removeprefix('leaderboard_')}\n{shown.to_string(index=False)}")
+        rows = board[["recipe", f"{metric}_mean", f"{metric}_low", f"{metric}_high", "n_pretrain", "versus_best"]]
+        print(f"\n{path.stem.removeprefix('leaderboard_')}\n{rows.to_string(index=False)}")
         print(f"{board.stale.notna().sum()} of {len(board)} rows are stale: their code has changed since")
     hours = done.drop_duplicates("parent").pretrain_cpu_s.sum() / 3600
     print(f"\npretraining took {hours:.2f} hours of CPU time")

@@ -179,16 +179,16 @@ def damaged_files(draw: st.DrawFn) -> bytes:
     """Bytes of a checkpoint, some of them changed, cut, repeated or inserted; or any bytes."""
     content = bytearray(FILES[draw(st.sampled_from(sorted(FILES)))])
     for _ in range(draw(st.integers(1, 6))):
-        place = draw(st.integers(0, max(0, len(content) - 1)))
+        position = draw(st.integers(0, max(0, len(content) - 1)))
         change = draw(st.sampled_from(["byte", "cut", "insert", "repeat"]))
         if change == "byte" and content:
-            content[place] = draw(st.integers(0, 255))
+            content[position] = draw(st.integers(0, 255))
         elif change == "cut":
-            del content[place:]
+            del content[position:]
         elif change == "insert":
-            content[place:place] = draw(st.binary(max_size=8))
+            content[position:position] = draw(st.binary(max_size=8))
         else:
-            content[place:place] = content[place : place + draw(st.integers(0, 64))]
+            content[position:position] = content[position : position + draw(st.integers(0, 64))]
     return draw(st.one_of(st.just(bytes(content)), st.binary(max_size=64))) if not content else bytes(content)
 
 

@@ -150,8 +150,8 @@ def test_the_tree_is_that_of_scipy(n: int) -> None:
     distances = scipy.spatial.distance_matrix(x.detach(), x.detach())
     expected = scipy.sparse.csgraph.minimum_spanning_tree(distances)
     assert float(tree_length(x)) == pytest.approx(float(expected.sum()), rel=1e-12)
-    ours = {tuple(sorted(edge)) for edge in minimum_spanning_tree(x.detach()).T.tolist()}
-    assert ours == {tuple(sorted(edge)) for edge in zip(*map(np.ndarray.tolist, expected.nonzero()), strict=True)}
+    edges = {tuple(sorted(edge)) for edge in minimum_spanning_tree(x.detach()).T.tolist()}
+    assert edges == {tuple(sorted(edge)) for edge in zip(*map(np.ndarray.tolist, expected.nonzero()), strict=True)}
     assert torch.autograd.gradcheck(tree_length, x)
 
 

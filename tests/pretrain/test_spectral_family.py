@@ -183,8 +183,8 @@ def test_tico_equals_lightly_s_over_two_steps() -> None:
 def test_supcon_with_a_class_for_every_image_is_simclr() -> None:
     views, classes = embeddings(10, 6), torch.arange(10)
     for inside in (False, True):
-        ours = supcon_loss(views, classes, 0.3, inside)
-        assert float(ours) == pytest.approx(float(simclr_loss(views, 0.3)), rel=1e-12)
+        loss = supcon_loss(views, classes, 0.3, inside)
+        assert float(loss) == pytest.approx(float(simclr_loss(views, 0.3)), rel=1e-12)
     assert float(supcon_loss(views, classes, 0.1, base=0.07)) == pytest.approx(
         float(supcon_loss(views, classes, 0.1)) / 0.7
     )
