@@ -7,21 +7,42 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numba
+from filelock import FileLock
+from numba.core.caching import FunctionCache
 
 DATA = Path(__file__).parents[1]
+LOCK_TIMEOUT_S = 60.0
 _njit: Any = numba.njit
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compiles `function` on its first call, or loads it from the cache."""
+    compiled = _njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
     with _numba_setting("CACHE_DIR", str(cache_folder())):
-        return _njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
+        compiled._cache = _SharedCache(function)  # as `cache=True` does with numba's own
+    return compiled
+
+
+class _SharedCache(FunctionCache):
+    """Numba's cache on disk, written by one process at a time.
+
+    Of two that write at once, both take the next free number for their file: the index then names code for other
+    types than it says.
+    """
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        folder = Path(self.cache_path)
+        # Where nothing can be written or locked (a full disk, a file system without locks), the next process compiles.
+        with suppress(OSError, NotImplementedError):
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / "lock", timeout=LOCK_TIMEOUT_S):
+                super().save_overload(sig, data)
 
 
 def inner(function: Callable[..., Any]) -> Any:
