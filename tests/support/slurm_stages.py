@@ -11,11 +11,17 @@ from whitebench.records import Run
 
 
 def count(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
-    """Counts to `to`, one step every `every` seconds, going on from the count in its folder; logs its starts."""
+    """Counts to `to`, one step every `every` seconds, going on from the count in its folder; logs its starts.
+
+    With `hold`, a run that started below this count stays at it until it is stopped, or until the file `until` exists:
+    a test may then take as long as it likes.
+    """
     place = run.folder / "count"
-    at = int(place.read_text()) if place.exists() else 0
+    at = first = int(place.read_text()) if place.exists() else 0
     _log({"stage": run.record.stage, "id": run.id, "from": at, "start": time.time(), "pid": os.getpid()})
     while at < options.get("to", 1):
+        while first < at == options.get("hold") and not Path(options.get("until", "/nowhere")).exists():
+            time.sleep(0.05)
         time.sleep(options.get("every", 0.0))
         at += 1
         fresh = place.with_suffix(".tmp")
