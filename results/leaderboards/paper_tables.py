@@ -4,126 +4,25 @@ A row is a method in a setting, a column a dataset, evaluation and metric. Publi
 sources; measured values have sd and n, and marks where differences are significant. Flagged rows stay and are named.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import pandas as pd
 
 from results.leaderboards import recipe_papers as recipes
 from results.leaderboards.comparisons import marks
-from results.leaderboards.experiments import EVAL_COST, FAILED_COST, GROUP, Row
+from results.leaderboards.cost_table import cost_table
+from results.leaderboards.experiments import GROUP, Row
 from results.leaderboards.leaderboard import Tables
 from results.leaderboards.published import NOT_RUN, Published
-from results.leaderboards.table_cells import Cell, Column, Grid
+from results.leaderboards.table_cells import Cell, Column, Grid, value_cell
+from results.leaderboards.table_layouts import LAYOUTS, Layout, Slot
 
 RECONSTRUCTED = "†"
-NO_EPOCHS = "not stated"
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A column of values."""
-
-    group: str
-    name: str
-    dataset: str
-    stage: str
-    metric: str
-    epochs: str | None = None
-    """Of pretraining, where that tells columns apart."""
-    protocol: str | None = None
-    """How our protocol's name ends, likewise."""
-
-    @property
-    def column(self) -> Column:
-        return Column(self.name, self.group)
-
-
-@dataclass(frozen=True)
-class Layout:
-    name: str
-    title: str
-    slots: tuple[Slot, ...]
-    by_epochs: bool = False
-    """Whether epochs are columns, and not a part of a row's setting."""
-
-    @property
-    def setting(self) -> tuple[str, ...]:
-        """Columns that tell rows apart, in addition to the method."""
-        return ("architecture", "batch", "views", *(() if self.by_epochs else ("epochs",)))
-
-
 Setting = tuple[str, ...]
-SMALL = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "stl10": "STL-10", "tiny-imagenet": "Tiny-ImageNet"}
-EPOCHS = ("100", "200", "400", "800", "1000", "")
-KINDS = {"linear": "linear", "knn": "k-NN"}
-BOX = (("AP50", "box_AP50"), ("AP", "box_AP"), ("AP75", "box_AP75"))
-MASK = tuple((name, metric.replace("box", "mask")) for name, metric in BOX)
-
-
-def _detection(dataset: str, parts: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> tuple[Slot, ...]:
-    return tuple(Slot(group, name, dataset, "detect", metric) for group, names in parts for name, metric in names)
-
-
-LAYOUTS = (
-    Layout(
-        "imagenet",
-        "ImageNet-1k: linear probe and k-NN by epochs of pretraining, top-1 in per cent",
-        tuple(
-            Slot(f"{kind}, epochs", epochs or NO_EPOCHS, "imagenet1k", stage, "top1", epochs)
-            for stage, kind in KINDS.items()
-            for epochs in EPOCHS
-        ),
-        by_epochs=True,
-    ),
-    Layout(
-        "small",
-        "Small and medium sets: linear probe and 5-NN on frozen features, top-1 in per cent",
-        tuple(
-            Slot(title, name, dataset, stage, "top1")
-            for dataset, title in SMALL.items()
-            for stage, name in (("linear", "linear"), ("knn", "5-NN"))
-        ),
-    ),
-    Layout(
-        "imagenet100",
-        "ImageNet-100: linear probe and 5-NN on frozen features, per cent",
-        (
-            Slot("", "linear top-1", "imagenet100", "linear", "top1"),
-            Slot("", "linear top-5", "imagenet100", "linear", "top5"),
-            Slot("", "5-NN top-1", "imagenet100", "knn", "top1"),
-        ),
-    ),
-    *(
-        Layout(
-            f"semi_{dataset}",
-            f"{title}: fine-tuned on a part of the labels, per cent",
-            tuple(
-                Slot(f"{share} % of labels", metric.replace("top", "top-"), dataset, "semi", metric, None, f"-{share}")
-                for share in (1, 10)
-                for metric in ("top1", "top5")
-            ),
-        )
-        for dataset, title in (("imagenet1k", "ImageNet-1k"), ("sample", "Built-in sample"))
-    ),
-    Layout("coco", "COCO: Mask R-CNN, per cent", _detection("coco", (("box", BOX), ("mask", MASK)))),
-    Layout("voc", "VOC 07+12: Faster R-CNN, per cent", _detection("voc", (("", BOX),))),
-    Layout(
-        "sample",
-        "Built-in sample: linear probe, k-NN and detection, per cent",
-        (
-            Slot("digits", "linear", "sample", "linear", "top1"),
-            Slot("digits", "k-NN", "sample", "knn", "top1"),
-            *_detection("sample-det", (("box", BOX), ("mask", MASK))),
-        ),
-    ),
-)
 
 
 def layouts(tables: Tables, published: Published) -> list[Grid]:
     """Of LAYOUTS, those that have any row, and the table of costs."""
     grids = [_grid(layout, tables, published) for layout in LAYOUTS]
-    return [grid for grid in [*grids, _costs(tables)] if grid.rows]
+    return [grid for grid in [*grids, cost_table(tables)] if grid.rows]
 
 
 def _grid(layout: Layout, tables: Tables, published: Published) -> Grid:
@@ -263,62 +162,3 @@ def _marks(rows: list[Row], slot: Slot, layout: Layout, tables: Tables) -> list[
     )
     columns = sum((other.dataset, other.stage) == (slot.dataset, slot.stage) for other in layout.slots)
     return marks(runs[same & (runs.status == "done")], pd.DataFrame(rows), GROUP, slot.metric, columns, resolution)
-
-
-def value_cell(row: Row, metric: str, mark: str = "") -> Cell:
-    """Mean, sd over pretrainings, n. One pretraining has no spread, or one of fine-tuning only, which is not shown."""
-    spread = "" if row["n_pretrain"] < 2 or pd.isna(row[f"{metric}_sd"]) else f"{row[f'{metric}_sd']:.2f}"
-    return Cell(f"{row[f'{metric}_mean']:.2f}", spread, int(row["n_pretrain"]), mark)
-
-
-def _costs(tables: Tables) -> Grid:
-    """What a result costs, pretraining and its evaluations; an experiment a row, the cheapest first."""
-    experiments: dict[tuple[str, ...], list[tuple[str, Row]]] = {}
-    for board in tables.leaderboards:
-        for row in board.rows:
-            experiments.setdefault(tuple(row[name] for name in GROUP[:3]), []).append((board.stage, row))
-    names = ("wall h", "GPU h", "CPU h", "energy kWh")
-    columns = [Column("method", numeric=False), Column("epochs"), *(Column(name, "pretraining") for name in names)]
-    columns += [Column(f"{name} h", "evaluations") for name in ("wall", "GPU", "CPU")]
-    columns += [Column(f"{name} h", "failed runs") for name in ("GPU", "CPU")]
-    columns += [Column("top-1 linear"), Column("box AP")]
-    rows = sorted(
-        (_cost_row(entries) for entries in experiments.values()), key=lambda row: (float(row[2].text or 0), row[0].text)
-    )
-    notes = [
-        "Means of one pretraining and of one of each of its evaluations, and sums over the failed runs of both.",
-        "CPU time as the operating system counts it, loader workers included; energy is empty where no meter was read.",
-    ]
-    return Grid("cost", "Cost to reach a result", columns, rows, notes)
-
-
-def _cost_row(rows: list[tuple[str, Row]]) -> list[Cell]:
-    """Of one experiment, by its rows (stage, row) on all leaderboards."""
-    row = rows[0][1]
-    hours = _number(row["pretrain_wall_s"], 3600), _number(row["pretrain_gpu_h"]), _number(row["pretrain_cpu_h"])
-    failed = zip(FAILED_COST[:2], FAILED_COST[2:], strict=True)
-    evaluations = [(name, 3600 if name == "eval_wall_s" else 1) for name in EVAL_COST[:3]]
-    return [
-        Cell(" ".join(filter(None, (row["method"], f"({row['recipe']})", row["variant"])))),
-        Cell("" if pd.isna(row["epochs"]) else str(row["epochs"])),
-        *map(Cell, hours),
-        Cell(_number(row["pretrain_energy_kwh"])),
-        *(Cell(_sum([other[name] for _, other in rows], divisor)) for name, divisor in evaluations),
-        *(Cell(_sum([row[pretrain], *(other[eval_] for _, other in rows)])) for pretrain, eval_ in failed),
-        *(_first(rows, stage, metric) for stage, metric in (("linear", "top1"), ("detect", "box_AP"))),
-    ]
-
-
-def _sum(values: Sequence[float], divisor: float = 1.0) -> str:
-    """Of those that are known; empty where none is."""
-    numbers = [value for value in values if not pd.isna(value)]
-    return _number(sum(numbers), divisor) if numbers else ""
-
-
-def _first(entries: list[tuple[str, Row]], stage: str, metric: str) -> Cell:
-    rows = (row for kind, row in entries if kind == stage and not pd.isna(row[f"{metric}_mean"]))
-    return next((value_cell(row, metric) for row in rows), Cell())
-
-
-def _number(value: float, divisor: float = 1.0) -> str:
-    return "" if pd.isna(value) else f"{value / divisor:.3f}"

@@ -1,7 +1,10 @@
 """A table as papers print it: cells, columns and notes. `table_formats` renders it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
 
 BEST, SECOND = "best", "second"
 
@@ -66,3 +69,9 @@ class Grid:
             else:
                 spans.append((column.group, 1))
         return spans
+
+
+def value_cell(row: Mapping[str, Any], metric: str, mark: str = "") -> Cell:
+    """A leaderboard row's mean, sd over pretrainings and n; a single pretraining has no spread to show."""
+    spread = "" if row["n_pretrain"] < 2 or pd.isna(row[f"{metric}_sd"]) else f"{row[f'{metric}_sd']:.2f}"
+    return Cell(f"{row[f'{metric}_mean']:.2f}", spread, int(row["n_pretrain"]), mark)
