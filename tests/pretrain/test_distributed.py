@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain.data.batch import Batch
 from pretrain.distributed import (
     AllReduceBatchNorm,
     World,
@@ -24,98 +23,14 @@ from pretrain.distributed import (
     mean_over_ranks,
     world_size,
 )
-from pretrain.evaluate.online import evaluating
-from pretrain.method import Method, find_method
-from pretrain.methods.cwrgp import cwrgp_loss
-from pretrain.networks import embed_jointly
+from pretrain.method import Method, method_names
 from pretrain.whitening_layer import Whitening
 from tests.support.tiny_encoder import batch_of, images, part_of, tiny_encoder
+from tests.support.two_ranks import BATCH, COUPLED, NOT_TRAINED, OWN_IMAGES, PER_PROCESS, build, train
 from whitebench.errors import UserError
 
-RANKS, BATCH = 2, 24
+RANKS = 2
 CPU = torch.device("cpu")
-COUPLED: dict[str, tuple[str, dict[str, Any]]] = {
-    "intl": ("intl", {}),
-    "intl-batch-axis": ("intl", {"axis": "batch"}),
-    "intl-ema": ("intl", {"momentum": 0.9}),
-    "simclr": ("simclr", {"temperature": 0.2}),
-    "supervised": ("supervised", {"classes": 4}),
-    "barlow-twins": ("barlow_twins", {}),
-    "spectral": ("spectral", {"transform": "zca", "eps": 0.1, "groups": 2}),
-    "spectral-trace-batch-axis": ("spectral", {"trace_loss": True, "axis": "batch"}),
-    "vicreg": ("vicreg", {}),
-    "zero-cl": ("zero_cl", {}),
-    "moco": ("moco", {"queue": 60}),
-    "byol": ("byol", {"predictor": 20}),
-    "simsiam": ("simsiam", {"predictor": 20}),
-    "swav": ("swav", {"prototypes": 10, "frozen_iterations": 0, "queue": 40, "queue_epoch": 0}),
-    "dino": ("dino", {"outputs": 30}),
-    "pcl": ("pcl", {"queue": 60, "clusters": (3, 5), "warmup_epochs": 0}),
-    "pauc": ("pauc", {"queue": 60, "clusters": (3, 5), "warmup_epochs": 0}),
-    "lejepa": ("lejepa", {"slices": 20}),
-    "lejepa-flat": ("lejepa", {"slices": 20, "flatten": True, "convex": False, "centre": "global"}),
-    "lejepa-bcs": ("lejepa", {"slices": 20, "whole_line": True, "scaled": False, "centre": "pairs"}),
-    "visreg": ("visreg", {"slices": 20, "slices_per_process": False}),
-    "resa": ("resa", {"predictor": 20}),
-    "corinfomax": ("corinfomax", {"memory": 0.5}),
-    "mmcr": ("mmcr", {"local_weight": 0.1}),
-    "mmcr-plain": ("mmcr", {"momentum": None}),
-    "mec": ("mec", {"predictor": 20}),
-    "matrix-ssl": ("matrix_ssl", {"predictor": 20}),
-    "frossl": ("frossl", {}),
-    "tico": ("tico", {}),
-    "tico-attached": ("tico", {"attached": True}),
-    "vibcreg": ("vibcreg", {}),
-    "tregs": ("tregs", {}),
-    "simdino": ("simdino", {}),
-    "simdino-pairs": ("simdino", {"momentum": None, "smooth": False}),
-    "emp-ssl": ("emp_ssl", {}),
-    "ivne": ("ivne", {}),
-    "nnclr": ("nnclr", {"queue": 40, "predictor": 20}),
-    "moco-v3": ("moco_v3", {"predictor": 20, "predictor_norm": True}),
-    "deepcluster": ("deepcluster", {"clusters": 4}),
-    "ressl": ("ressl", {"queue": 60}),
-    "supcon": ("supcon", {}),
-    "all4one": ("all4one", {"queue": 40, "predictor": 20, "dropout": 0.0}),
-    "dclw": ("dcl", {"sigma": 0.5}),
-}
-LOCAL = {"supervised", "moco", "byol", "simsiam", "swav", "dino", "pcl", "pauc"} | {
-    *("lejepa", "lejepa-flat", "lejepa-bcs", "visreg", "resa", "moco-v3", "deepcluster", "ressl"),
-}
-"""Their losses are of a process's own images; the others compute the loss of the joint batch on every process."""
-CWRGP = {"groups": 2, "window": 6, "repeats": 2}
-
-
-def build(name: str, options: dict[str, Any]) -> Method[Any]:
-    kind, encoder = find_method(name), tiny_encoder()
-    if name == "supervised":
-        encoder.projector = nn.Identity()
-    return kind(encoder, kind.Config(**options)).double()
-
-
-def train(model: Callable[[Batch], Any], method: Method[Any], batch: Batch, steps: int = 2) -> dict[str, Any]:
-    """A few steps of SGD: losses, the first step's gradients, and the state they end in."""
-    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
-    losses: list[float] = []
-    gradients: dict[str, Tensor] = {}
-    method.prepare_epoch(0, evaluated)
-    for step in range(steps):
-        method.step, method.progress, method.shared_seed = step, step / steps, step
-        optimizer.zero_grad()
-        outcome = model(batch)
-        outcome.loss.backward()
-        gradients = gradients or {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
-        optimizer.step()
-        method.after_update()
-        losses.append(outcome.loss.item())
-    return {"losses": losses, "gradients": gradients, "state": method.state_dict()}
-
-
-def evaluated(encoder: nn.Module) -> Tensor:
-    """The embeddings of all images of the joint batch, as the training loop gives them to `prepare_epoch`."""
-    with torch.no_grad(), evaluating(encoder):
-        z: Tensor = encoder(batch_of(BATCH).views[0]).z
-        return z.float()
 
 
 # --- what each rank does ----------------------------------------------------------------------------------------------
@@ -127,7 +42,8 @@ def run_rank(rank: int, folder: Path, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with World.join(RANKS, "cpu", timeout_s=120) as world:
         results = {name: ranked_training(*COUPLED[name], rank) for name in COUPLED}
-        results |= {"cwrgp": ranked_cwrgp(rank), "gather": ranked_gather(rank), "world": ranked_world(world)}
+        results |= {name: ranked_own_images(name, rank) for name in PER_PROCESS}
+        results |= {"gather": ranked_gather(rank), "world": ranked_world(world)}
         results |= {f"layer-{transform}": ranked_layer(transform, rank) for transform in ("zca", "iternorm")}
         results |= {f"norm-{name}": ranked_norm(norm, shape, rank) for name, (norm, shape) in NORMS.items()}
     assert world_size() == 1
@@ -140,9 +56,9 @@ def ranked_training(name: str, options: dict[str, Any], rank: int) -> dict[str, 
     return train(DistributedDataParallel(method), method, part_of(batch_of(BATCH), rank, RANKS))
 
 
-def ranked_cwrgp(rank: int) -> dict[str, Any]:
-    torch.manual_seed(100 + rank)
-    method = convert_sync_bn(build("cwrgp", CWRGP), CPU)
+def ranked_own_images(name: str, rank: int) -> dict[str, Any]:
+    case = PER_PROCESS[name]
+    method = convert_sync_bn(build(case.name, case.options, case.width), CPU)
     torch.manual_seed(100 + rank)
     assert isinstance(method, Method)
     return train(DistributedDataParallel(method), method, part_of(batch_of(BATCH), rank, RANKS), steps=1)
@@ -252,23 +168,38 @@ def test_two_ranks_train_as_one_process_with_the_joint_batch(ranks: list[dict[st
         assert_same(result[name]["gradients"], expected["gradients"])
         assert_same(result[name]["state"], expected["state"])
     losses = torch.tensor([result[name]["losses"] for result in ranks])
-    if name not in LOCAL:
+    if name not in OWN_IMAGES:
         torch.testing.assert_close(losses[0], losses[1])
     torch.testing.assert_close(losses.mean(dim=0), torch.tensor(expected["losses"]))
 
 
-def test_cwrgp_whitens_per_process_and_averages_over_them(ranks: list[dict[str, Any]]) -> None:
-    method, batch = build("cwrgp", CWRGP), batch_of(BATCH)
-    views = [view.chunk(RANKS) for view in embed_jointly(method.encoder, batch.views)]
+@pytest.mark.parametrize("name", PER_PROCESS)
+def test_a_loss_of_a_process_s_own_images_is_averaged_over_processes(ranks: list[dict[str, Any]], name: str) -> None:
+    case = PER_PROCESS[name]
+    method, batch = build(case.name, case.options, case.width), batch_of(BATCH)
+    views = [view.chunk(RANKS) for view in case.embed(method.encoder, batch.views)]
     losses = []
     for rank in range(RANKS):
         torch.manual_seed(100 + rank)
-        losses.append(cwrgp_loss([view[rank] for view in views], **CWRGP))
+        losses.append(case.loss([view[rank] for view in views]))
     torch.stack(losses).mean().backward()
     expected = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
     for rank, result in enumerate(ranks):
-        assert result["cwrgp"]["losses"] == pytest.approx([losses[rank].item()], rel=1e-10)
-        assert_same(result["cwrgp"]["gradients"], expected)
+        assert result[name]["losses"] == pytest.approx([losses[rank].item()], rel=1e-10)
+        assert_same(result[name]["gradients"], expected)
+
+
+def test_every_method_is_trained_on_two_ranks() -> None:
+    """A new file in `pretrain/methods` needs an entry in `tests/support/two_ranks.py`."""
+    tested = {name for name, _ in COUPLED.values()} | {case.name for case in PER_PROCESS.values()}
+    assert tested | NOT_TRAINED == set(method_names())
+
+
+@pytest.mark.parametrize("name", PER_PROCESS)
+def test_a_loss_of_own_images_does_not_say_that_it_is_the_joint_batch_s(name: str) -> None:
+    """By that `machine.processes` refuses to continue its run on another number of processes."""
+    method = build(*PER_PROCESS[name][:2])
+    assert not type(method).joint_batch(method.config)
 
 
 def test_gathering_keeps_the_order_of_ranks_and_sums_gradients(ranks: list[dict[str, Any]]) -> None:
