@@ -22,7 +22,7 @@ def distance(views: list[Tensor]) -> Tensor:
 
 
 def plain_cwrgp(views: list[Tensor], groups: int, window: int) -> Tensor:
-    """Images dealt to windows, channels to groups, each whitened by itself and put back."""
+    """Images are split into windows and channels into groups; each part is whitened by itself and put back in order."""
     images = torch.arange(len(views[0])) if window == len(views[0]) else torch.randperm(len(views[0]))
     outputs = []
     for view, order in zip(views, orders(views), strict=True):

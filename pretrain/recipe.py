@@ -6,6 +6,7 @@ run is called, what is monitored, how it is evaluated afterwards, how this machi
 
 from collections.abc import Sequence
 from dataclasses import field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -14,6 +15,7 @@ from pretrain.recipe_files import RECIPES
 from whitebench.config import parse_overrides, set_dotted, strict, validated
 from whitebench.errors import UserError
 from whitebench.hashing import added, canonical
+from whitebench.inheritance import SUFFIXES
 from whitebench.ranges import (
     Hue,
     Line,
@@ -29,7 +31,7 @@ from whitebench.ranges import (
     SigmaRange,
 )
 
-DESCRIPTIVE = ("name", "paper", "evaluation", "monitor", "machine")
+DESCRIPTIVE = ("name", "file", "paper", "evaluation", "monitor", "machine")
 """Sections of a recipe that do not determine the pretrained weights."""
 
 
@@ -251,10 +253,12 @@ class Recipe:
     """A pretraining run. See `pretrain/recipes/` for the published ones."""
 
     name: Annotated[Line, Field(pattern="[^/]$")]
-    """Of the recipe: its file's name without suffix."""
+    """Of the recipe: its name in the suite, or its file's name without folder and suffix."""
     method: Any
     """{name: a file of `pretrain/methods`, and the keys of its Config}; resolved to that Config by `load`."""
     data: Data
+    file: Line | None = added(None)
+    """Set by `load`: the path of a recipe that is not one of the suite's."""
     paper: Paper = field(default_factory=Paper)
     network: Network = field(default_factory=Network)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -284,6 +288,11 @@ class Recipe:
         plain = canonical(self)
         plain["method"] = {"name": self.method_name, **plain["method"]}
         return {key: value for key, value in plain.items() if key not in DESCRIPTIVE}
+
+    @property
+    def argument(self) -> str:
+        """What commands are given to run it: a path, or its name in the suite."""
+        return self.file or self.name
 
     @property
     def method_name(self) -> str:
@@ -328,7 +337,10 @@ def load(name: str, overrides: Sequence[str] | dict[str, Any] = ()) -> Recipe:
             that contradict each other.
     """
     raw = RECIPES.read(name)
-    raw.setdefault("name", name.removesuffix(".yaml"))
+    if name.endswith(SUFFIXES):
+        raw["file"] = name
+        raw.setdefault("name", Path(name).stem)
+    raw.setdefault("name", name)
     for key, value in (overrides if isinstance(overrides, dict) else parse_overrides(overrides)).items():
         set_dotted(raw, key, value)
     return recipe_of(raw, where=name)

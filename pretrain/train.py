@@ -5,7 +5,9 @@ draws comes from generators that are reseeded from (seed, step, rank). All else 
 """
 
 import inspect
+import json
 import math
+import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -265,7 +267,10 @@ class Trainer:
 
 
 def _open_run(recipe: Recipe, manifest: Manifest, cell: dict[str, Any]) -> Run:
-    overrides = [f"{key}={value}" for key, value in cell.get("overrides", {}).items()]
+    overrides = [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in cell.get("overrides", {}).items()
+    ]
     config = pretrain_config(recipe, manifest)
     if not stage_folder("pretrain", run_id(recipe.label, config)).exists():
         hint = unfinished_with_other_world_size(recipe, config)
@@ -288,5 +293,5 @@ def _open_run(recipe: Recipe, manifest: Manifest, cell: dict[str, Any]) -> Run:
         },
         data={"manifest": manifest.summary},
         gpus=recipe.processes if recipe.device == "cuda" else 0,
-        command=" ".join(["python -m pretrain", recipe.name, *overrides, f"seed={recipe.seed}"]),
+        command=shlex.join(["python", "-m", "pretrain", recipe.argument, *overrides, f"seed={recipe.seed}"]),
     )

@@ -110,7 +110,7 @@ class LocalScheduler:
             while self._turn():
                 time.sleep(POLL_S)
         if self.stops:
-            raise Interrupted("all jobs have stopped; the same command goes on from there")
+            raise Interrupted("all jobs have stopped; the same command continues")
         return self.state
 
     def _turn(self) -> bool:

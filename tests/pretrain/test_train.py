@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -276,6 +277,23 @@ def test_the_random_bound_is_the_network_as_initialised(places: Path, command: C
     metadata = json.loads(_header(only_run(places) / "backbone.safetensors")["__metadata__"]["whitebench"])
     assert metadata["epochs"] == 0
     assert metadata["id"] == record.id
+
+
+def test_the_record_of_a_recipe_of_ones_own_repeats_it_by_its_path(
+    places: Path, command: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "my own" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text("extends: sample/random\n")
+    done = command("-m", "pretrain", str(path), "data.colour.jitter_p=[0.5]", "evaluation.dataset=null")
+    assert done.returncode == 0, done.stderr
+    record = read_record(only_run(places))
+    assert record is not None
+    assert record.cell["recipe"] == "mine"
+    again = command(*shlex.split(record.command)[1:])
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith(f"{record.id}: done; ")
+    assert only_run(places).name == record.id
 
 
 def _header(path: Path) -> dict[str, dict[str, str]]:
