@@ -1,4 +1,4 @@
-"""python -m pretrain RECIPE [key=value ...]"""
+"""The command `python -m pretrain RECIPE [key=value ...]`."""
 
 import argparse
 

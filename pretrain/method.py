@@ -127,8 +127,9 @@ class Method(nn.Module, Generic[ConfigT]):
         return torch.Generator(device).manual_seed(self.shared_seed)
 
     def prepare_epoch(self, epoch: int, embed: Embed) -> None:
-        """Before the first step of an epoch: what needs the whole training set (clusters). Not run on resumption within
-        an epoch, so that what it leaves must be in the method's state.
+        """Before the first step of an epoch: what needs the whole training set (clusters).
+
+        It is not run on resumption within an epoch, so that what it leaves must be in the method's state.
         """
 
     def before_update(self) -> None:
@@ -138,8 +139,9 @@ class Method(nn.Module, Generic[ConfigT]):
         """After the optimizer's step: where the official code moves its target network then."""
 
     def encoders(self) -> dict[str, Encoder]:
-        """The encoders by name. The first one is exported as the run's backbone, evaluated and transferred; the others
-        are written next to it. A method with a target network puts the one first that its source evaluates.
+        """The encoders by name, the one that the method's source evaluates first.
+
+        That one is exported as the run's backbone, evaluated and transferred; the others are written next to it.
         """
         return {"online": self.encoder}
 

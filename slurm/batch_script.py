@@ -56,8 +56,9 @@ def batch_script(
 def sbatch_options(
     job: Job, preset: Preset, *, sweep: str, limits: Limits, mark: str, dependency: str | None
 ) -> dict[str, Any]:
-    """Options of sbatch. A job never asks for more time than SLURM allows, for it would wait for ever: it is saved and
-    queued again instead.
+    """Options of sbatch.
+
+    A job never asks for more time than SLURM allows, for it would wait for ever: it is saved and queued again instead.
     """
     resources, share = job.resources, preset.share(job.stage)
     extra = merged_options(share.sbatch, resources.sbatch)

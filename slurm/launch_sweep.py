@@ -1,4 +1,4 @@
-"""python slurm/launch_sweep.py [SWEEP] [key=value ...]"""
+"""The command `python slurm/launch_sweep.py [SWEEP] [key=value ...]`."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""This machine as a cluster: as many jobs at the same time as cores, memory and GPUs allow, each in its own process.
+"""Runs jobs on this machine: as many jobs at the same time as cores, memory and GPUs allow, each in its own process.
 
 submitit's LocalExecutor starts each process; it has neither slots nor dependencies, so those are here. A stage that
 fails stops only what depends on it. The first Ctrl-C asks the jobs to save and end, the second kills them.

@@ -115,7 +115,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 @pytest.fixture
 def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """The launcher's command in this process: exit code and what it printed."""
-
     from slurm import launch_sweep
 
     def _launch(*arguments: str | Path) -> tuple[int, str]:

@@ -177,8 +177,9 @@ def fits(box: Sequence[float], extent: tuple[float, float, float, float]) -> boo
 
 
 def mask_area(segmentation: Any) -> float:
-    """Area of a mask in which `mask_fault` finds nothing, square pixels: the pixels of a run-length code; of polygons,
-    the sum of their areas.
+    """Area of a mask in which `mask_fault` finds nothing, square pixels.
+
+    The pixels of a run-length code; of polygons, the sum of their areas.
     """
     if not isinstance(segmentation, list):
         return float(sum((run_lengths(segmentation["counts"]) or [])[1::2]))

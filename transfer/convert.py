@@ -83,7 +83,7 @@ def convert(backbone: "Backbone") -> dict[str, np.ndarray]:
 
 
 def detectron2_name(name: str) -> str:
-    """layer1.0.downsample.1.weight -> res2.0.shortcut.norm.weight"""
+    """E.g. layer1.0.downsample.1.weight -> res2.0.shortcut.norm.weight."""
     for pattern, replacement in RENAMED:
         name = re.sub(pattern, replacement, name)
     return name

@@ -50,8 +50,9 @@ STAGES = {
 
 
 def code_files(stage: str, method: str | None = None) -> dict[str, str]:
-    """The files behind a stage's result, relative to the project, each with 12 hex digits of its hash; {} for a stage
-    that is not of this suite.
+    """The files behind a stage's result, relative to the project, each with 12 hex digits of its hash.
+
+    {} for a stage that is not of this suite.
 
     Args:
         method: for `pretrain`, the method's name; its file and what that imports count, too.

@@ -36,8 +36,9 @@ def environment() -> dict[str, Any]:
 
 
 def cpu_seconds() -> float:
-    """CPU time that this process and its children, such as loader workers, have used, as the operating system counts
-    it: of all their threads, of ended children and of those still alive.
+    """CPU time that this process and its children, such as loader workers, have used, seconds.
+
+    As the operating system counts it: of all their threads, of ended children and of those still alive.
     """
     import psutil
 

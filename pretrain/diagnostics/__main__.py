@@ -1,4 +1,4 @@
-"""python -m pretrain.diagnostics RUN [RUN ...] --out spectra.png"""
+"""The command `python -m pretrain.diagnostics RUN [RUN ...] --out spectra.png`."""
 
 import argparse
 from pathlib import Path

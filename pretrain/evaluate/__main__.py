@@ -1,4 +1,4 @@
-"""python -m pretrain.evaluate linear|knn|semi --ckpt PATH"""
+"""The command `python -m pretrain.evaluate linear|knn|semi --ckpt PATH`."""
 
 import argparse
 import sys

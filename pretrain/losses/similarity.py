@@ -38,8 +38,9 @@ def mean_squared_difference(views: Sequence[Tensor]) -> Tensor:
 
 
 def distance_to_centre(views: Sequence[Tensor], centred_on: int | None = None) -> Tensor:
-    """Element mean of (z_v - c)^2 over views [N, D], images and channels, c the images' mean over the first
-    `centred_on` views (None: all). Gradients flow to the centre, too. Scalar, in float32 or wider.
+    """Mean of (z_v - c)^2 over views [N, D], images and channels; a scalar in float32 or wider.
+
+    c is each image's mean over the first `centred_on` views (None: all); gradients flow to it, too.
     """
     with float32_region(views[0]):
         stacked = torch.stack([at_least_float32(view) for view in views])

@@ -52,9 +52,10 @@ class DCL(Method[Config]):
 
 
 def dcl_loss(views: Sequence[Tensor], tau: float = 0.1, sigma: float | None = None, attached: bool = True) -> Tensor:
-    """l(z_0, z_1) + l(z_1, z_0), l(a, b) the mean over i of  -w_i <a_i, b_i> / tau + log sum over j other than i of
-    exp(<a_i, a_j> / tau) + exp(<a_i, b_j> / tau).
+    """l(z_0, z_1) + l(z_1, z_0), contrasts without the positive pair in the denominator.
 
+    l(a, b) is the mean over i of  -w_i <a_i, b_i> / tau + log sum over j other than i of
+    exp(<a_i, a_j> / tau) + exp(<a_i, b_j> / tau).
     w = 1 (DCL), or 2 - N softmax_i(<a_i, b_i> / sigma) where sigma is given (DCLW).
 
     Args:

@@ -42,8 +42,10 @@ class Config:
 
 
 class DeepCluster(Method[Config]):
-    """The loss is of this process's images; the memory is of all processes', and the same on each. Prototypes get no
-    gradient: they are the clusters' centroids.
+    """DeepCluster-v2 with its memory of embeddings and its prototypes, which are the clusters' centroids.
+
+    The loss is of this process's images; the memory is of all processes', and the same on each. Prototypes get no
+    gradient.
     """
 
     counting: ClassVar[Counting] = "inclusive"

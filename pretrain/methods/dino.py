@@ -134,8 +134,9 @@ def dino_loss(
     student_temperature: float = 0.1,
     teacher_temperature: float = 0.04,
 ) -> Tensor:
-    """Mean over global views g, views v other than g, and images of the cross-entropy of
-    softmax((t_g - centre) / tau_t) and softmax(s_v / tau_s).
+    """Cross-entropy of softmax((t_g - centre) / tau_t) and softmax(s_v / tau_s).
+
+    It is the mean over global views g, views v other than g, and images.
 
     Args:
         student: V outputs [B, K]; the global views come first.

@@ -58,8 +58,9 @@ class NNCLR(Method[Config]):
 
 
 def nnclr_loss(p: Sequence[Tensor], z: Sequence[Tensor], queue: Tensor, tau: float = 0.2) -> Tensor:
-    """Mean over both directions of the cross-entropy of finding, among the predictions of one view, that of the image
-    whose nearest neighbour in the queue (by the other view) is given.
+    """Cross-entropy of finding an image among the predictions of one view; mean over both directions.
+
+    The image is given by the nearest neighbour, in the queue, of its other view.
 
     Args:
         p: predictions of two views, [N, D] each. z: their embeddings; no gradient flows to them.

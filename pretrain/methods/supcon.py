@@ -50,9 +50,9 @@ class SupCon(Method[Config]):
 def supcon_loss(
     views: Sequence[Tensor], labels: Tensor, tau: float = 0.1, inside: bool = False, base: float | None = None
 ) -> Tensor:
-    """Mean over the V N rows i of  -mean over positives p of log P(p | i),  times tau / base; or, `inside`, of
-    -log of the sum over positives of P(p | i).
+    """Mean over the V N rows i of  -mean over positives p of log P(p | i),  times tau / base.
 
+    With `inside`, -log of the sum over positives of P(p | i) takes its place.
     P(p | i) is the softmax over all rows but i of the cosine similarities over tau. Positives are the other rows of the
     same label; a row without any contributes 0.
 

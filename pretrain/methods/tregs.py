@@ -57,7 +57,9 @@ def tregs_loss(
     length_weight: float = 0.2,
     sphere_weight: float = 8e-4,
 ) -> Tensor:
-    """invariance_weight * mean |z_a - z_b|^2 over pairs of views and images  +  sum over views of
+    """Distance of views, less the length of each view's minimum spanning tree, near the unit sphere.
+
+    invariance_weight * mean |z_a - z_b|^2 over pairs of views and images  +  sum over views of
     sphere_weight * mean (|z| - 1)^2  -  length_weight * length of the minimum spanning tree / N.
 
     Args:

@@ -53,8 +53,10 @@ def vibcreg_loss(
     variance_weight: float = 25.0,
     covariance_weight: float = 200.0,
 ) -> Tensor:
-    """Weighted sum of: the mean squared difference (over pairs of views); and, summed over views, the channels' mean
-    of max(0, 1 - sqrt(var + 1e-4)), and sum_(i != j) R_ij^2 / D^2, R [D, D] the correlation of the channels.
+    """Weighted sum of invariance, variance and correlation of channels.
+
+    Invariance: the mean squared difference over pairs of views. Summed over views, variance: the channels' mean of
+    max(0, 1 - sqrt(var + 1e-4)), and correlation: sum_(i != j) R_ij^2 / D^2, R [D, D] that of the channels.
 
     Args:
         views: V >= 2 embeddings of the same N >= 2 images, each [N, D], any floating dtype; in float32 or wider.

@@ -80,8 +80,10 @@ def marks(
     columns: int = 1,
     resolution: float = 0.0,
 ) -> list[str]:
-    """How papers would mark the rows of a column: the best and the second best, each only if it is significantly better
-    than the next one, also when all `columns` of the table are looked at, and both have FEW_SEEDS pretrainings or more.
+    """How papers would mark the rows of a column: the best and the second best.
+
+    Each is marked only if it is significantly better than the next one, also when all `columns` of the table are looked
+    at, and both have FEW_SEEDS pretrainings or more.
     There is a second best only below a marked best. Bounds (supervised, random) do not compete.
     """
     cells = [""] * len(table)

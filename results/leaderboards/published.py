@@ -80,8 +80,9 @@ class Published:
 
     @cached_property
     def rows(self) -> list[tuple[dict[str, str], dict[str, tuple[str, str]]]]:
-        """Each published experiment, in the file's order: its setting, and (value, standard deviation or "") of each of
-        its metrics, with the file's digits, by our metrics' names.
+        """Each published experiment, in the file's order: its setting and its metrics.
+
+        A metric, by our name, is (value, standard deviation or ""), with the file's digits.
         """
         merged: dict[tuple[str, ...], dict[str, str]] = {}
         with open(self.table, newline="") as file:

@@ -75,8 +75,9 @@ class Pairs:
 
     @cached_property
     def equal(self) -> npt.NDArray[np.bool_]:
-        """Where two means differ by less than EQUIVALENCE points: two one-sided tests (TOST), with Holm's correction
-        for all pairs. No difference found is not enough for it.
+        """Where two means differ by less than EQUIVALENCE points.
+
+        By two one-sided tests (TOST), with Holm's correction for all pairs; that no difference was found is not enough.
         """
         from scipy.special import stdtr
 
@@ -93,8 +94,9 @@ class Pairs:
         return np.where(np.isfinite(self.p), stdtrit(self.freedom, (1 + LEVEL) / 2) * self.error, np.nan)
 
     def better(self, families: int = 1) -> npt.NDArray[np.bool_]:
-        """Where i is significantly better than j (a larger value is better); of this many such families of pairs, one
-        is wrong in something at most once in 20.
+        """Where i is significantly better than j (a larger value is better).
+
+        Of `families` such families of pairs, one is wrong in something at most once in 20.
         """
         return (self.adjusted < (1 - LEVEL) / families) & (self.difference > 0)
 
@@ -183,7 +185,7 @@ def _adjusted(p: Floats) -> Floats:
 
 
 def holm(p: npt.ArrayLike) -> Floats:
-    """Holm's step-down correction of p values [m]; NaN means no test, and stays. (S. Holm, 1979)"""
+    """Holm's step-down correction of p values [m]; NaN means no test, and stays (S. Holm, 1979)."""
     p = np.asarray(p, float)
     order = np.argsort(p, kind="stable")  # NaN last
     tests = int(np.isfinite(p).sum())
@@ -194,8 +196,10 @@ def holm(p: npt.ArrayLike) -> Floats:
 
 
 def seeds_for(effect: npt.ArrayLike, alpha: float, power: float = POWER) -> Floats:
-    """Seeds [m] of each of two experiments at which a two-sided t test at level `alpha` finds a difference with
-    probability `power`; `effect` [m] is the difference by the standard deviation of one seed.
+    """Seeds [m] that each of two experiments needs for a two-sided t test at level `alpha`.
+
+    With them it finds a difference with probability `power`; `effect` [m] is the difference by the standard deviation
+    of one seed.
     """
     effect = np.asarray(effect, float)
     low, high = np.full(effect.shape, 1), np.full(effect.shape, MAX_SEEDS)

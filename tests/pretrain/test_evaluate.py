@@ -102,8 +102,9 @@ def test_learning_rates_follow_their_protocols() -> None:
 
 
 def gaussians(n: int, distance: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two classes, n images, features [n, 16] of unit variance, means `distance` apart: a perfect classifier is right
-    in a share of Phi(distance / 2).
+    """Two classes, n images, features [n, 16] of unit variance, means `distance` apart.
+
+    A perfect classifier is right in a share of Phi(distance / 2).
     """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 2

@@ -1,4 +1,4 @@
-"""The reference of all recipe keys, with the ranges that are checked: python -m tests.support.recipe_reference"""
+"""The reference of all recipe keys, with their ranges; `python -m tests.support.recipe_reference` writes it."""
 
 from pathlib import Path
 

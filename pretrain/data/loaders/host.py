@@ -26,7 +26,7 @@ class Host:
 
     @classmethod
     def of(cls, path: Path) -> "Host":
-        """This host, for the file `path`."""
+        """The host that this process runs on, for the file `path`."""
         from joblib import cpu_count  # type: ignore[import-untyped]
 
         memory = min([psutil.virtual_memory().available, *_memory_limits(_text("/proc/self/cgroup"))])

@@ -1,5 +1,7 @@
-"""Labels from a file: Kaggle's LOC_val_solution.csv, Tiny-ImageNet's val_annotations.txt, the ground truth of ILSVRC's
-development kit, or any list of file and class.
+"""Labels from a file.
+
+Kaggle's LOC_val_solution.csv, Tiny-ImageNet's val_annotations.txt, the ground truth of ILSVRC's development kit, or any
+list of file and class.
 """
 
 import csv

@@ -220,8 +220,9 @@ def _reason(path: str) -> str:
 
 
 def _is_base(tree: FileTree, folder: str) -> bool:
-    """Whether the subfolders of `folder` are splits. A class may be called train, too: then it has no classes within,
-    and its neighbours hold images as it does.
+    """Whether the subfolders of `folder` are splits.
+
+    A class may be called train, too: then it has no classes within, and its neighbours hold images as it does.
     """
     named = {name for names in _named_splits(tree, folder).values() for name in names}
     if not named or not any(tree.has_images(_join(folder, name)) for name in named):

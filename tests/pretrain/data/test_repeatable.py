@@ -1,5 +1,6 @@
-"""The same pixels for any number of workers and ranks, batch size and order, and after resumption, by hashes of whole
-epochs; also by the portable code, and on two processes that talk by gloo.
+"""The same pixels for any number of workers and ranks, batch size and order, and after resumption.
+
+By hashes of whole epochs; also by the portable code, and on two processes that talk by gloo.
 """
 
 import hashlib
