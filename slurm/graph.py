@@ -48,7 +48,7 @@ class Job:
     key: str
     """`<stage>/<id>`: also the path of its folder below the runs."""
     column: str
-    """The stage, with the stage's own seed where there are several: `detect:1`."""
+    """The stage as the sweep names it, with the stage's own seed where there are several: `detect:1`."""
     cell: str
     """The cell's name for people; empty for the leaderboard."""
     needs: tuple[str, ...]
@@ -59,6 +59,11 @@ class Job:
     @property
     def stage(self) -> str:
         return self.task.stage
+
+    @property
+    def stage_in_sweep(self) -> str:
+        """As the sweep names it: several of its stages may be one built-in stage with other options."""
+        return self.column.partition(":")[0]
 
     @property
     def folder(self) -> Path:

@@ -33,12 +33,18 @@ def build_graph(sweep: Sweep, preset: Preset) -> Graph:
     with planning_for_elsewhere():
         for job in (job for cell in cells(sweep) for job in planner.jobs(cell)):
             if job.key in jobs:
-                raise UserError(
-                    f"sweep {sweep.name}: the cells '{jobs[job.key].cell}' and '{job.cell}' are one and the same run "
-                    f"({job.key}): the keys of the grid do not change the result"
-                )
+                raise UserError(f"sweep {sweep.name}: {_why_the_same(jobs[job.key], job)}")
             jobs[job.key] = job
     return Graph(sweep.name, [*jobs.values(), planner.leaderboard(tuple(jobs))])
+
+
+def _why_the_same(first: Job, second: Job) -> str:
+    if first.cell == second.cell:
+        return f"stages.{second.column} is the same run as stages.{first.column} ({first.key}): give it other options"
+    return (
+        f"the cells '{first.cell}' and '{second.cell}' are one and the same run ({first.key}): the keys of the grid do "
+        "not change the result"
+    )
 
 
 def stage_order(sweep: Sweep) -> dict[str, tuple[str, ...]]:
@@ -64,7 +70,8 @@ def stage_order(sweep: Sweep) -> dict[str, tuple[str, ...]]:
 def _needs(name: str, spec: StageSpec | None) -> tuple[str, ...]:
     if spec is not None and spec.needs is not None:
         return spec.needs
-    return STAGES.get(name, USER_STAGE).needs
+    built_in = spec.stage if spec is not None and spec.stage else name
+    return STAGES.get(built_in, USER_STAGE).needs
 
 
 @dataclass(frozen=True)
@@ -153,12 +160,13 @@ class Planner:
 
     def _job(self, cell: PlannedCell, name: str, seed: int | None, parents: list[Job]) -> Job:
         spec, recipe = self.specs[name], cell.recipe
+        stage = spec.stage or name
         processes = recipe.processes if name == "pretrain" and not spec.function else 1
         threads = spec.options.get("threads", recipe.threads)
         resources = self._resources(name, spec, processes, threads, where=f"sweep {self.sweep.name}: {cell.name}")
         ancestors = {stage: parent for job in parents for stage, parent in job.task.parents.items()}
         task = Task(
-            stage=name,
+            stage=stage,
             recipe=cell.source,
             overrides=cell.overrides,
             device="cuda" if resources.gpus else "cpu",
@@ -173,7 +181,7 @@ class Planner:
         assert plan is not None, "stages of cells have ids"
         task = replace(task, id=plan(task, recipe))
         column = f"{name}:{seed}" if len(spec.seeds or ()) > 1 else name
-        return Job(f"{name}/{task.id}", column, cell.name, tuple(job.key for job in parents), resources, task)
+        return Job(f"{stage}/{task.id}", column, cell.name, tuple(job.key for job in parents), resources, task)
 
     def _resources(self, name: str, spec: StageSpec, processes: int, threads: int, where: str) -> Resources:
         """One object for all jobs of a stage that ask for the same: a sweep may have 50,000 of them."""
@@ -183,7 +191,8 @@ class Planner:
         return self._requests[key]
 
     def _new_resources(self, name: str, spec: StageSpec, processes: int, threads: int, where: str) -> Resources:
-        nodes, (gpus, gpu_type), share = spec.nodes, self._gpus(name, spec), self.preset.share(name)
+        stage = spec.stage or name
+        nodes, (gpus, gpu_type), share = spec.nodes, self._gpus(name, spec), self.preset.share(stage)
         if processes % nodes:
             raise UserError(f"{where}: stages.{name}: world_size={processes} does not divide over {nodes} nodes")
         if name == "pretrain" and not spec.function and gpus and gpus * nodes != processes:
@@ -191,12 +200,12 @@ class Planner:
                 f"{where}: stages.pretrain: {gpus} GPUs on {nodes} node(s), but the recipe has world_size={processes} "
                 f"(one process per GPU); say world_size={gpus * nodes}, or gpus: {max(1, processes // nodes)}"
             )
-        own_cpus = self.preset.stages[name].cpus if name in self.preset.stages else None
+        own_cpus = self.preset.stages[stage].cpus if stage in self.preset.stages else None
         return Resources(
             nodes=nodes,
             processes=processes // nodes,
             threads=threads,
-            cpus=spec.cpus or (own_cpus if name in LIGHT else share.cpus) or threads,
+            cpus=spec.cpus or (own_cpus if stage in LIGHT else share.cpus) or threads,
             gpus=gpus,
             gpu_type=gpu_type,
             memory_gb=spec.memory_gb
@@ -209,7 +218,8 @@ class Planner:
         """Per node, and their type: the sweep's, else the preset's; light stages have some only where it names them."""
         if spec.gpus is not None:
             return parse_gpus(spec.gpus, f"stages.{name}.gpus")
-        share = self.preset.stages.get(name) if name in LIGHT else self.preset.share(name)
+        stage = spec.stage or name
+        share = self.preset.stages.get(stage) if stage in LIGHT else self.preset.share(stage)
         return parse_gpus(share.gpus if share else None, f"stages.{name}.gpus")
 
 

@@ -20,7 +20,7 @@ LEAST_NAME = 12
 
 def cell_table(graph: Graph, states: Mapping[str, JobState], width: int) -> list[str]:
     """A line per cell, a column per stage; where that is too wide, the stage that each cell is at."""
-    stages = list(dict.fromkeys(job.stage for job in graph.work))
+    stages = list(dict.fromkeys(job.stage_in_sweep for job in graph.work))
     cells = {cell: _by_stage(jobs, stages) for cell, jobs in graph.cells().items()}
     short = _short_names(list(cells), 0, cut=False)
     for brief, names in ((False, list(cells)), (True, list(cells)), (True, short)):
@@ -37,7 +37,7 @@ def stage_table(graph: Graph, states: Mapping[str, JobState]) -> list[str]:
     """A line per stage: how many of its jobs are in which state."""
     counts: dict[str, Counter[str]] = {}
     for job in graph.work:
-        counts.setdefault(job.stage, Counter())[states[job.key].label] += 1
+        counts.setdefault(job.stage_in_sweep, Counter())[states[job.key].label] += 1
     labels = [label for label in SUMMARY_ORDER if any(counter[label] for counter in counts.values())]
     rows = [[f"{len(graph.cells())} cells", "jobs", *labels]]
     for stage, counter in counts.items():
@@ -122,7 +122,7 @@ def problems(graph: Graph, states: Mapping[str, JobState]) -> list[str]:
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in graph.work:
         if states[job.key].state == "failed":
-            groups.setdefault((job.stage, _generic(states[job.key].error)), []).append(job)
+            groups.setdefault((job.stage_in_sweep, _generic(states[job.key].error)), []).append(job)
     lines: list[str] = []
     for jobs in list(groups.values())[:MOST_LINES]:
         first = jobs[0]
@@ -143,7 +143,7 @@ def problems(graph: Graph, states: Mapping[str, JobState]) -> list[str]:
 def _by_stage(jobs: Sequence[Job], stages: Sequence[str]) -> dict[str, list[Job]]:
     by_stage: dict[str, list[Job]] = {stage: [] for stage in stages}
     for job in jobs:
-        by_stage[job.stage].append(job)
+        by_stage[job.stage_in_sweep].append(job)
     return by_stage
 
 

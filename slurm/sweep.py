@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from slurm.resource_requests import check_request, refuse_booleans
-from slurm.stages import STAGES, stage_options
+from slurm.stages import LEADERBOARD, STAGES, stage_options
 from whitebench.errors import UserError, nearest
 from whitebench.yaml import read_yaml
 
@@ -17,6 +17,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", re.ASCII)
 """Of a sweep or a stage: it becomes the name of a folder."""
 RESERVED_NAMES = frozenset({"code", "jobs.jsonl"})
 """Other files in the folder of sweeps."""
+ALONE = frozenset({"pretrain", "convert", LEADERBOARD})
+"""Stages that a sweep has once: the others build on them by their names."""
 LARGEST_SEED = 2**32 - 1
 
 
@@ -32,6 +34,8 @@ class StageSpec:
     """The stage is repeated with each of them (fine-tuning seeds of `detect`)."""
     needs: tuple[str, ...] | None = None
     """Stages that must be done before; None: as built in, or `pretrain` for a user's stage."""
+    stage: str | None = None
+    """The built-in stage that this is, with options of its own (a second protocol, say); None: that of its name."""
     function: str | None = None
     """`module:name` of a user's stage (or one that replaces a built-in stage): see `slurm.stages.USER_STAGE`."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -148,10 +152,14 @@ def _mapping(value: Any, path: Path, what: str) -> dict[str, Any]:
 def _stage(name: str, raw: Any, path: Path) -> dict[str, Any]:
     """Separates the keys of `StageSpec` from the stage's own `options`, which YAML has at one level."""
     spec = _mapping(raw, path, f"stages.{name}")
-    if name not in STAGES and "function" not in spec:
-        raise UserError(f"{path}: stages.{name}: unknown stage{nearest(name, STAGES)}")
+    stage = str(spec.get("stage") or name)
+    if stage not in STAGES and "function" not in spec:
+        key = f"stages.{name}.stage: unknown stage '{stage}'" if "stage" in spec else f"stages.{name}: unknown stage"
+        raise UserError(f"{path}: {key}{nearest(stage, STAGES)}")
+    if "stage" in spec and ("function" in spec or (stage != name and (name in STAGES or stage in ALONE))):
+        raise UserError(f"{path}: stages.{name}.stage: {_why_not_a_variant(name, stage, spec)}")
     general = {f.name for f in fields(StageSpec)}
-    specific = set() if spec.get("function") else stage_options(name)
+    specific = set() if spec.get("function") else stage_options(stage)
     for key in spec:
         if key not in general | specific:
             raise UserError(f"{path}: stages.{name}.{key}: unknown key{nearest(key, general | specific)}")
@@ -159,6 +167,14 @@ def _stage(name: str, raw: Any, path: Path) -> dict[str, Any]:
     options = _mapping(spec.pop("options", None), path, f"stages.{name}.options")
     flat = {key: spec.pop(key) for key in list(spec) if key not in general}
     return {**spec, "options": {**options, **flat}}
+
+
+def _why_not_a_variant(name: str, stage: str, spec: dict[str, Any]) -> str:
+    if "function" in spec:
+        return "a stage has a function of its own or is a built-in stage, not both"
+    if name in STAGES:
+        return f"'{name}' is a built-in stage itself; choose another name, e.g. {stage}-2"
+    return f"a cell has one {stage}"
 
 
 def _narrow(raw: dict[str, Any], recipes_of_file: Any) -> None:
@@ -203,7 +219,7 @@ def _check_stage(sweep: Sweep, name: str, spec: StageSpec, where: str) -> None:
             raise UserError(f"{where}.recipes: '{recipe}' is not in the sweep{nearest(recipe, sweep.recipes)}")
     if spec.seeds is not None:
         _seeds(spec.seeds, f"{where}.seeds")
-        if not spec.function and not STAGES[name].seeded:
+        if not spec.function and not STAGES[spec.stage or name].seeded:
             seeded = [stage for stage, definition in STAGES.items() if definition.seeded]
             raise UserError(f"{where}.seeds: only {', '.join(seeded)} can be repeated with seeds of their own")
     for need in spec.needs or ():

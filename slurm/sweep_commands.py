@@ -160,7 +160,7 @@ def jobs_of(graph: Graph, cell: str) -> list[Job]:
     Raises:
         UserError: none has these words; the nearest are given.
     """
-    columns = {*graph.columns(), *(job.stage for job in graph.work)}
+    columns = {*graph.columns(), *(job.stage_in_sweep for job in graph.work)}
     text, _, column = cell.rpartition(":") if cell.rpartition(":")[2] in columns else (cell, "", "")
     if not column:
         head, _, tail = cell.rpartition(":")
@@ -168,7 +168,7 @@ def jobs_of(graph: Graph, cell: str) -> list[Job]:
         if f"{stage}:{tail}" in columns:  # a stage with a seed of its own, as in detect:1
             text, column = head.rpartition(":")[0], f"{stage}:{tail}"
     words = set(text.split())
-    jobs = [job for job in graph.work if words <= _words(job) and column in ("", job.column, job.stage)]
+    jobs = [job for job in graph.work if words <= _words(job) and column in ("", job.column, job.stage_in_sweep)]
     if not jobs:
         raise UserError(f"no cell '{cell}' in the sweep '{graph.name}'{nearest(text, graph.cells())}")
     return jobs

@@ -20,6 +20,7 @@ from slurm.preview import gpu_hours, preview
 from slurm.slurm_info import Limits, parse_minutes
 from slurm.snapshot import snapshot_path, take_snapshot
 from slurm.stages import LEADERBOARD, STAGES, Task
+from slurm.status_table import cell_table
 from slurm.submit import plan_submissions
 from slurm.sweep import StageSpec, Sweep, cells, load_sweep
 from slurm.waves import jobs_to_run
@@ -107,6 +108,27 @@ def test_repeated_fine_tuning_shares_one_conversion(load: Any) -> None:
     assert len({job.needs for job in tunings}) == 1
 
 
+def test_a_stage_may_run_twice_with_other_options(load: Any) -> None:
+    stages = {
+        "detect": {"protocol": "sample", "coco": "sample-det", "seeds": [0, 1]},
+        "detect-frozen": {
+            "stage": "detect",
+            "protocol": "c4-1x-frozen",
+            "coco": "sample-det",
+            "recipes": ["sample/intl"],
+        },
+    }
+    graph = graph_of(load({**SAMPLE, "seeds": [0], "stages": stages}))
+    assert graph.columns() == ["pretrain", "convert", "detect:0", "detect:1", "detect-frozen"]
+    frozen = [job for job in graph.work if job.stage_in_sweep == "detect-frozen"]
+    [job] = frozen
+    assert (job.stage, job.cell) == ("detect", "sample/intl seed=0")
+    assert job.key.startswith("detect/")
+    assert [graph[need].stage for need in job.needs] == ["convert"]
+    header = cell_table(graph, {job.key: JobState("new") for job in graph.work}, width=120)[0]
+    assert header.split() == ["pretrain", "convert", "detect", "detect-frozen"]
+
+
 def test_recipes_taken_out_of_the_sweep_leave_its_stages_too(load: Any) -> None:
     content = {**SAMPLE, "stages": {"detect": {"recipes": ["sample/intl", "sample/random"]}}}
     assert load(content, ["recipes=[sample/intl]"]).stages["detect"].recipes == ("sample/intl",)
@@ -171,6 +193,21 @@ FAULTS = {
     ),
     "no such function": ({**SAMPLE, "stages": {"own": {"function": "os:getpidd"}}}, "'os:getpidd' cannot be imported"),
     "no such module": ({**SAMPLE, "stages": {"own": {"function": "nowhere"}}}, "module:name"),
+    "a variant of no stage": (
+        {**SAMPLE, "stages": {"linear-2": {"stage": "liner"}}},
+        "stages.linear-2.stage: unknown stage 'liner'; did you mean 'linear'",
+    ),
+    "a variant under a built-in stage's name": (
+        {**SAMPLE, "stages": {"knn": {"stage": "linear"}}},
+        "'knn' is a built-in stage itself; choose another name, e.g. linear-2",
+    ),
+    "two pretrainings": ({**SAMPLE, "stages": {"again": {"stage": "pretrain"}}}, "a cell has one pretrain"),
+    "a function and a stage": ({**SAMPLE, "stages": {"a": {"stage": "knn", "function": "os:getpid"}}}, "not both"),
+    "a variant with the same options": (
+        {**SAMPLE, "stages": {"knn": {}, "knn-2": {"stage": "knn"}}},
+        "stages.knn-2 is the same run as stages.knn .*give it other options",
+    ),
+    "an option of another stage": ({**SAMPLE, "stages": {"k": {"stage": "knn", "coco": "x"}}}, "coco: unknown key"),
     "no hours": ({**SAMPLE, "stages": {"knn": {"hours": 0}}}, "hours: must be more than 0"),
     "stages no mapping": ({**SAMPLE, "stages": ["linear"]}, "stages: must be a mapping"),
     "not YAML": ("recipes: [", "not readable as YAML"),
