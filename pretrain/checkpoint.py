@@ -6,10 +6,11 @@ Nothing is executed on reading: pickles are loaded with `weights_only=True` unle
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.architectures import TIMM
 from pretrain.checkpoint_files import Content, checkpoint_file, one_line, read_content
 from whitebench.errors import UserError
 from whitebench.files import write_atomically
@@ -23,14 +24,14 @@ METADATA = "whitebench"
 
 @dataclass(frozen=True)
 class Backbone:
-    """A ResNet without its head."""
+    """A network without its head."""
 
     arch: str
-    """resnet18, resnet34, resnet50 or resnet101."""
+    """resnet18, resnet34, resnet50 or resnet101 (torchvision's), or `timm:NAME`."""
     stem: str
-    """As `pretrain.recipe.Network.stem`."""
+    """As `pretrain.recipe.Network.stem`; "imagenet" of networks of timm, which have none to choose."""
     tensors: "dict[str, Tensor]"
-    """torchvision's names without fc and batch counters; float32, on the CPU, all finite."""
+    """torchvision's or timm's names without head and batch counters; float32, on the CPU, all finite."""
     metadata: dict[str, Any]
     """What our own files say of themselves (id, dataset, mean, std, ...); empty for others."""
     origin: str
@@ -39,6 +40,12 @@ class Backbone:
     """Of the file."""
     stated_arch: str | None = None
     """The network's name as the file gives it, e.g. timm's; None where it gives none."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of a network of timm: keyword arguments of `timm.create_model` that rebuild it."""
+
+    @property
+    def is_timm(self) -> bool:
+        return self.arch.startswith(TIMM)
 
 
 def read_backbone(path: Path, encoder: str | None = None, unsafe_pickle: bool = False) -> Backbone:
@@ -58,6 +65,8 @@ def read_backbone(path: Path, encoder: str | None = None, unsafe_pickle: bool = 
     path = checkpoint_file(Path(path))
     content = read_content(path, unsafe_pickle)
     metadata = _metadata(path, _stated(content))
+    if str(metadata.get("arch", "")).startswith(TIMM) and content.metadata is not None:
+        return _own_timm(path, content, metadata)
     try:
         match = find_encoder(content.tensors, encoder)
         arch, stem, tensors = recognise(match.tensors, metadata.get("stem"))
@@ -72,20 +81,39 @@ def read_backbone(path: Path, encoder: str | None = None, unsafe_pickle: bool = 
     return Backbone(arch, stem, tensors, metadata, origin, content.sha256, stated)
 
 
+def _own_timm(path: Path, content: Content, metadata: dict[str, Any]) -> Backbone:
+    """From our own backbone.safetensors, whose metadata names the network and its options."""
+    from pretrain.timm_layout import check_options, complete
+
+    arch, options = metadata["arch"], metadata.get("options", {})
+    try:
+        check_options(options)
+        tensors = complete(arch, options, content.tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return Backbone(arch, "imagenet", tensors, metadata, content.kind, content.sha256, arch, options)
+
+
 def write_backbone(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, Any]) -> None:
     """Writes `backbone.safetensors`, atomically; equal content gives equal bytes.
 
     Args:
-        tensors: a ResNet's state dict by torchvision's names; its head and batch counters are left out.
-        metadata: arch, stem, dataset, mean, std, image_size, method, recipe, id, seed, epochs; no times, no hosts.
+        tensors: a state dict by torchvision's or timm's names; its head and batch counters are left out.
+        metadata: arch, stem (of torchvision's ResNets) or options (of timm's networks), dataset, mean, std,
+            image_size, method, recipe, id, seed, epochs; no times, no hosts.
     Raises:
-        UserError: the tensors are not all of, or not only, such a ResNet; values are not finite.
+        UserError: the tensors are not all of, or not only, such a network; values are not finite.
     """
     from safetensors.torch import save
 
     from pretrain.encoders import recognise
+    from pretrain.timm_layout import complete
 
-    arch, _, backbone = recognise(dict(tensors), metadata.get("stem"))
+    arch = str(metadata.get("arch", ""))
+    if arch.startswith(TIMM):
+        backbone = complete(arch, metadata.get("options", {}), tensors)
+    else:
+        arch, _, backbone = recognise(dict(tensors), metadata.get("stem"))
     if metadata.get("arch", arch) != arch:
         raise UserError(f"{path}: the tensors are a {arch}'s, not a {metadata['arch']}'s")
     write_atomically(path, save(backbone, metadata={METADATA: json.dumps(dict(metadata), sort_keys=True)}))
@@ -131,7 +159,7 @@ def _are_shares(value: Any) -> bool:
 
 STATED: dict[str, Callable[[Any], bool]] = {
     "id": _is_name,
-    **dict.fromkeys(("arch", "stem", "dataset", "eval_dataset", "method", "recipe"), _is_text),
+    **dict.fromkeys(("arch", "architecture", "stem", "dataset", "eval_dataset", "method", "recipe"), _is_text),
     **dict.fromkeys(("image_size", "eval_resize"), lambda value: isinstance(value, int) and 0 < value <= 8192),
     "seed": lambda value: isinstance(value, int) and value >= 0,
     "mean": _are_shares,

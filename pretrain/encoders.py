@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretrain.tensor_checks import as_float32, check_shapes, clean, dimensions, has_values
 from pretrain.tensor_names import torchvision_names
 from whitebench.errors import UserError
 
@@ -77,8 +78,8 @@ def recognise(tensors: Mapping[str, Tensor], stated_stem: str | None = None) -> 
     trunk = {name: t for name, t in tensors.items() if TRUNK.match(name) and not name.endswith(COUNTER)}
     stem = _stem(trunk, stated_stem)
     arch = _architecture(trunk)
-    _check_shapes(arch, stem, trunk)
-    return arch, stem, {name: _as_float32(name, trunk[name]) for name in tensor_shapes(arch, stem)}
+    check_shapes(arch, tensor_shapes(arch, stem), trunk, "; wide and grouped ResNets are not supported")
+    return arch, stem, {name: as_float32(name, trunk[name]) for name in tensor_shapes(arch, stem)}
 
 
 @cache
@@ -185,11 +186,7 @@ def _same(candidates: dict[str, dict[str, Tensor]], one: str, other: str) -> boo
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.numel() <= MAX_NUMEL and _has_values(a) and _has_values(b) and torch.equal(a, b)
-
-
-def _has_values(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return a.shape == b.shape and a.numel() <= MAX_NUMEL and has_values(a) and has_values(b) and torch.equal(a, b)
 
 
 def _rank(prefix: str) -> int:
@@ -197,20 +194,14 @@ def _rank(prefix: str) -> int:
 
 
 def _quoted(prefix: str) -> str:
-    return f"'{_clean(prefix.rstrip('.'))}'" if prefix else "at top level"
-
-
-def _clean(name: str) -> str:
-    """A name from a file that anyone may have written, fit for one line of a terminal."""
-    text = name if name.isprintable() else repr(name)[1:-1]
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    return f"'{clean(prefix.rstrip('.'))}'" if prefix else "at top level"
 
 
 def _why_none(tensors: dict[str, Tensor]) -> str:
     supported = f"supported: {', '.join(ARCHITECTURES)}"
     if not tensors:
         return f"holds no tensors, so it is not a checkpoint of a network; {supported}"
-    examples = ", ".join(map(_clean, list(tensors)[:3]))
+    examples = ", ".join(map(clean, list(tensors)[:3]))
     residual = any(re.search(r"(?:^|\.)layer1\.0\.conv1\.weight$", name) for name in tensors)
     if residual and any(re.search(r"(?:^|\.)(?:conv1|stem)\.0\.(?:\d\.)?weight$", name) for name in tensors):
         return f"holds a ResNet with a stem of several convolutions (ResNet-C or -D); {supported}, with one in the stem"
@@ -234,10 +225,10 @@ def _stem(trunk: dict[str, Tensor], stated: str | None) -> str:
         stem = stated if stated not in (None, "imagenet") else "cifar"
     else:
         wide = "; wide ResNets are not supported" if shape and len(shape) == 4 and shape[0] > 64 else ""
-        problem = f"conv1.weight is {_dimensions(shape)}: neither a 7x7 nor a 3x3 stem of 64 channels from RGB"
+        problem = f"conv1.weight is {dimensions(shape)}: neither a 7x7 nor a 3x3 stem of 64 channels from RGB"
         raise UserError(f"{problem}{wide}")
     if stated is not None and stated != stem:
-        raise UserError(f"states the stem '{stated}', but conv1.weight is {_dimensions(shape)}")
+        raise UserError(f"states the stem '{stated}', but conv1.weight is {dimensions(shape)}")
     return stem
 
 
@@ -252,35 +243,3 @@ def _architecture(trunk: dict[str, Tensor]) -> str:
             return arch
     kind = "bottleneck" if bottleneck else "basic"
     raise UserError(f"a ResNet of {blocks} {kind} blocks is not known; known are {', '.join(ARCHITECTURES)}")
-
-
-def _check_shapes(arch: str, stem: str, trunk: dict[str, Tensor]) -> None:
-    expected = tensor_shapes(arch, stem)
-    missing = sorted(expected.keys() - trunk.keys())
-    extra = sorted(trunk.keys() - expected.keys())
-    if missing:
-        raise UserError(f"{len(missing)} of a {arch}'s {len(expected)} tensors are missing, e.g. {missing[0]}")
-    if extra:
-        raise UserError(f"{len(extra)} tensors have no place in a {arch}, e.g. {_clean(extra[0])}")
-    for name, shape in expected.items():
-        if tuple(trunk[name].shape) != shape:
-            dimensions = _dimensions(tuple(trunk[name].shape))
-            hint = "; wide and grouped ResNets are not supported" if ".conv2." in name or ".conv1." in name else ""
-            raise UserError(f"{name} is {dimensions}, in a {arch} it is {_dimensions(shape)}{hint}")
-
-
-def _as_float32(name: str, tensor: Tensor) -> Tensor:
-    """An own, contiguous copy: a view into a file would change with the file."""
-    if not _has_values(tensor):
-        kind = tensor.device if tensor.device.type != "cpu" else tensor.layout
-        raise UserError(f"{name} holds no plain values (it is a {str(kind).removeprefix('torch.')} tensor)")
-    if not tensor.is_floating_point():
-        raise UserError(f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, not floating point")
-    copy = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
-    if not copy.isfinite().all():
-        raise UserError(f"{name} has values that are not finite (NaN or infinite)")
-    return copy
-
-
-def _dimensions(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else "x".join(map(str, shape)) or "a scalar"

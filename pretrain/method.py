@@ -42,10 +42,19 @@ class Encoded(NamedTuple):
 class Encoder(nn.Module):
     """Backbone and projector: view [B, 3, S, S] -> Encoded."""
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module, feature_dim: int, embedding_dim: int) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        projector: nn.Module,
+        feature_dim: int,
+        embedding_dim: int,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        """`options` are those of a backbone that timm built (see `pretrain.timm_networks`); None of others."""
         super().__init__()
         self.backbone, self.projector = backbone, projector
         self.feature_dim, self.embedding_dim = feature_dim, embedding_dim
+        self.options = options
 
     def forward(self, view: Tensor) -> Encoded:
         h = self.backbone(view)

@@ -1,33 +1,22 @@
-"""Backbones with torchvision's names, projectors, and the slowly moving copy that target networks are."""
+"""Backbones by torchvision's or timm's names, projectors, and the slowly moving copy that target networks are."""
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from pretrain.architectures import RESNETS, timm_architecture
 from pretrain.method import Encoder
 from pretrain.recipe import Network
+from pretrain.timm_networks import build_for_recipe, feature_width
 from pretrain.whitening_layer import Whitening
 from whitebench.errors import UserError, nearest
 
-FEATURES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
-"""Architecture to the width of its pooled features."""
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 STEMS = ("imagenet", "cifar", "cifar-pad2", "small")
-
-
-def feature_dim(arch: str) -> int:
-    """Width of the pooled features.
-
-    Raises:
-        UserError: unknown architecture; the nearest names are given.
-    """
-    if arch not in FEATURES:
-        raise UserError(f"unknown backbone '{arch}'{nearest(arch, FEATURES)}")
-    return FEATURES[arch]
 
 
 def build_backbone(
@@ -36,7 +25,8 @@ def build_backbone(
     """A torchvision ResNet without its classifier: [B, 3, S, S] -> [B, F]. Stems: see `recipe.Network`."""
     from torchvision import models  # its import takes as long as torch's, and planning a sweep needs none of it
 
-    feature_dim(arch)
+    if arch not in RESNETS:
+        raise UserError(f"unknown backbone '{arch}'{nearest(arch, RESNETS)}")
     if stem not in STEMS:
         raise UserError(f"unknown stem '{stem}'{nearest(stem, STEMS)}")
     network = getattr(models, arch)(weights=None, zero_init_residual=zero_init_residual)
@@ -56,7 +46,11 @@ def build_projector(in_dim: int, network: Network) -> nn.Module:
     if not network.projector:
         return nn.Identity()
     *hidden, width = network.projector
-    layers = list(mlp(in_dim, hidden, network.projector_bias, network.projector_norm, network.projector_activation))
+    layers: list[nn.Module] = []
+    if network.projector_input is not None:
+        layers.append(nn.Linear(in_dim, network.projector_input))
+        in_dim = network.projector_input
+    layers.extend(mlp(in_dim, hidden, network.projector_bias, network.projector_norm, network.projector_activation))
     layers.append(nn.Linear(hidden[-1] if hidden else in_dim, width, bias=network.projector_last_bias))
     if network.projector_last_norm != "none":
         layers.append(nn.BatchNorm1d(width, affine=network.projector_last_norm == "affine"))
@@ -83,16 +77,25 @@ def mlp(
         in_dim = width
 
 
-def build_encoder(network: Network) -> Encoder:
-    """Backbone and projector of a recipe, initialised from torch's global generator."""
-    features = feature_dim(network.backbone)
-    backbone = build_backbone(network.backbone, network.stem, network.zero_init_residual, network.stem_init)
+def build_encoder(network: Network, view_sizes: Iterable[int] = ()) -> Encoder:
+    """Backbone and projector of a recipe, initialised from torch's global generator.
+
+    Args:
+        view_sizes: sides of the views, pixels: a vision transformer has position embeddings for the largest.
+    """
+    options: dict[str, Any] | None = None
+    if timm_architecture(network.backbone) is None:
+        backbone = build_backbone(network.backbone, network.stem, network.zero_init_residual, network.stem_init)
+    else:
+        backbone, options = build_for_recipe(network, view_sizes)
+    features = feature_width(backbone)
     embedding_dim = network.projector[-1] if network.projector else features
     return Encoder(
         backbone,
         _with_whitening(build_projector(features, network), features, embedding_dim, network),
         features,
         embedding_dim,
+        options,
     )
 
 

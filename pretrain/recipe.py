@@ -9,8 +9,9 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from pretrain.architectures import canonical_backbone, check_backbone, check_sizes, timm_architecture
 from pretrain.recipe_files import RECIPES
 from whitebench.config import parse_overrides, set_dotted, strict, validated
 from whitebench.errors import UserError
@@ -122,8 +123,9 @@ class Data:
 
 @strict
 class Network:
-    backbone: str = "resnet50"
-    """resnet18, resnet34, resnet50 or resnet101."""
+    backbone: Annotated[str, AfterValidator(canonical_backbone)] = "resnet50"
+    """resnet18, resnet34, resnet50 or resnet101 (torchvision's); vit_tiny, vit_small, vit_base or vit_large, with
+    _patch16 or _patch8 (without: 16); timm:NAME for any network of timm, e.g. timm:convnext_tiny."""
     stem: Literal["imagenet", "cifar", "cifar-pad2", "small"] = "imagenet"
     """imagenet: 7x7 stride 2 and max-pooling; cifar: 3x3, no pooling; cifar-pad2: the same, padded by 2 (INTL's);
     small: 3x3 and max-pooling (STL-10, Tiny-ImageNet)."""
@@ -155,6 +157,23 @@ class Network:
     zero_init_residual: bool = False
     sync_bn: bool = True
     """With several processes: batch norm over all of them."""
+    projector_input: PositiveInt | None = added(None)
+    """Width of a linear layer between the backbone and the projector, without norm and activation (LeJEPA's); null: no
+    such layer."""
+    pooling: Literal["cls", "mean"] | None = added(None)
+    """What a vision transformer's features are: its class token, or the mean of its patches' tokens, both after the
+    final norm; null: as timm has it for this network."""
+    drop_path: ShareBelowOne = added(0.0)
+    """Probability that the last block of a network of timm is skipped; it rises linearly from 0 (stochastic depth)."""
+    heads: PositiveInt | None = added(None)
+    """Attention heads of a vision transformer; null: timm's (MoCo v3's ViT-S has 12, not 6)."""
+    positions: Literal["learned", "sincos"] = added("learned")
+    """Position embeddings of a vision transformer: learned, or fixed sines and cosines (MoCo v3, MAE). They are made
+    for the largest view, and resized (bicubic, anti-aliased) for the others."""
+    frozen_patch_embedding: bool = added(False)
+    """Whether a vision transformer's patch embedding stays at its random start (MoCo v3)."""
+    vit_init: Literal["timm", "moco", "mae"] = added("timm")
+    """Initial weights of a vision transformer: timm's (normal, 0.02), MoCo v3's or MAE's (Xavier-uniform)."""
 
 
 @strict
@@ -367,6 +386,7 @@ def recipe_of(raw: dict[str, Any], where: str) -> Recipe:
     _check_batch(recipe, where)
     _check_colour(recipe, where)
     _check_evaluation(recipe, where)
+    _check_network(recipe, where)
     if kind.trains:
         _check_schedule(recipe.schedule, kind.begins_after(method), where)
     return recipe
@@ -391,6 +411,28 @@ def _check_evaluation(recipe: Recipe, where: str) -> None:
     crop, resize = recipe.evaluation_crop, recipe.evaluation_resize
     if resize < crop:
         raise UserError(f"{where}: evaluation.resize: {resize} is smaller than the crop of {crop} pixels")
+
+
+FOR_TIMM = ("pooling", "drop_path", "heads", "positions", "frozen_patch_embedding", "vit_init")
+"""Settings of the network that torchvision's ResNets do not have."""
+
+
+def _check_network(recipe: Recipe, where: str) -> None:
+    network, defaults = recipe.network, Network()
+    try:
+        check_backbone(network.backbone)
+    except UserError as error:
+        raise UserError(f"{where}: network.backbone: {error}") from error
+    if timm_architecture(network.backbone) is None:
+        for key in FOR_TIMM:
+            if getattr(network, key) != getattr(defaults, key):
+                raise UserError(f"{where}: network.{key}: a {network.backbone} has no such setting")
+    elif network.stem != defaults.stem or network.stem_init != defaults.stem_init:
+        key = "stem" if network.stem != defaults.stem else "stem_init"
+        raise UserError(f"{where}: network.{key}: only of torchvision's ResNets, not of {network.backbone}")
+    sizes = {f"data.views.{number}.size": group.size for number, group in enumerate(recipe.data.views)}
+    check_sizes(network.backbone, {f"{where}: {key}": size for key, size in sizes.items()})
+    check_sizes(network.backbone, {f"{where}: evaluation.crop": recipe.evaluation_crop})
 
 
 def _check_schedule(schedule: Schedule, begins_after: dict[str, float], where: str) -> None:

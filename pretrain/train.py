@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain import divergence, resume
+from pretrain.architectures import timm_architecture
 from pretrain.checkpoint import write_backbone
 from pretrain.data.batch import Batch
 from pretrain.data.betons.manifest import Manifest, read_manifest
@@ -90,7 +91,7 @@ class Trainer:
 
     def _build(self) -> Method[Any]:
         recipe = self.recipe
-        method = find_method(recipe.method_name)(build_encoder(recipe.network), recipe.method)
+        method = find_method(recipe.method_name)(build_encoder(recipe.network, recipe.view_sizes), recipe.method)
         method.check(self.local_batch, len(recipe.view_sizes))
         train = self.manifest.split("train")
         if train.unlabelled and hasattr(recipe.method, "classes"):
@@ -250,8 +251,7 @@ class Trainer:
         """What evaluation and transfer need to know. No time and no host: equal runs give equal bytes."""
         recipe = self.recipe
         return {
-            "arch": recipe.network.backbone,
-            "stem": recipe.network.stem,
+            **self._architecture(),
             "dataset": recipe.data.dataset,
             "mean": list(self.manifest.mean),
             "std": list(self.manifest.std),
@@ -264,6 +264,14 @@ class Trainer:
             "id": run.id,
             **({"eval_dataset": recipe.evaluation.dataset} if recipe.evaluation.dataset else {}),
         }
+
+    def _architecture(self) -> dict[str, Any]:
+        """What rebuilds the backbone: torchvision's name and the stem, or timm's and its options."""
+        network = self.recipe.network
+        arch = timm_architecture(network.backbone)
+        if arch is None:
+            return {"arch": network.backbone, "stem": network.stem}
+        return {"arch": arch, "architecture": arch, "options": self.method.encoder.options}
 
 
 def _open_run(recipe: Recipe, manifest: Manifest, cell: dict[str, Any]) -> Run:

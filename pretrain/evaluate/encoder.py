@@ -36,7 +36,7 @@ def load_trained(ckpt: Path, parent: str, features: str) -> Trained:
     record = _record(ckpt, folder, parent, features)
     config = {key: value for key, value in record.config.items() if key != "data_hash"}
     recipe = recipe_of({**config, "name": record.cell["recipe"]}, where=str(folder / RECORD))
-    method = find_method(recipe.method_name)(build_encoder(recipe.network), recipe.method)
+    method = find_method(recipe.method_name)(build_encoder(recipe.network, recipe.view_sizes), recipe.method)
     state = resume.load(folder)
     assert state is not None, "its checkpoint is there"
     method.load_state_dict(state["method"])

@@ -74,8 +74,12 @@ class FrozenEncoder:
 def load_backbone(backbone: "Backbone") -> nn.Module:
     """As a network, [B, 3, S, S] -> [B, F]."""
     from pretrain.networks import build_backbone
+    from pretrain.timm_networks import build_timm
 
-    network = build_backbone(backbone.arch, backbone.stem)
+    if backbone.is_timm:
+        network = build_timm(backbone.arch, backbone.options)
+    else:
+        network = build_backbone(backbone.arch, backbone.stem)
     network.load_state_dict(backbone.tensors, strict=False)  # read_backbone has counted the tensors
     return network
 

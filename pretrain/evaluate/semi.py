@@ -22,9 +22,9 @@ from pretrain.evaluate.online import evaluating
 from pretrain.evaluate.protocols import Semi
 from pretrain.evaluate.selection import best_epoch
 from pretrain.evaluate.subset import choose
-from pretrain.networks import feature_dim
 from pretrain.recipe import Data, Views
 from pretrain.repeatable import derive_seed, make_repeatable
+from pretrain.timm_networks import feature_width
 from whitebench.errors import UserError
 from whitebench.records import Run
 
@@ -83,7 +83,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.normalise: Normalise = normalise_for(backbone)
         self.backbone = load_backbone(backbone)
-        self.head = linear_head(feature_dim(backbone.arch), classes, init_std)
+        self.head = linear_head(feature_width(self.backbone), classes, init_std)
 
     def forward(self, images: Tensor) -> Tensor:
         device = self.head.weight.device

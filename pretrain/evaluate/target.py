@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pretrain.architectures import check_sizes
 from whitebench.config import strict
 from whitebench.errors import UserError
 from whitebench.hashing import added
@@ -53,6 +54,8 @@ class Target:
             raise UserError(
                 f"--crop {crop} --resize {resize}: the crop is at least 1 pixel, the resized side not smaller"
             )
+        patch = backbone.options.get("patch_size")
+        check_sizes(backbone.arch, {"--crop": crop}, patch if isinstance(patch, int) else None)
         parent = metadata.get("id") or f"sha256:{backbone.sha256}"
         recipe = metadata.get("recipe", "foreign")
         cell = {

@@ -7,7 +7,8 @@ import torch
 import torchvision
 from torch import nn
 
-from pretrain.networks import FEATURES, MomentumCopy, build_backbone, build_encoder, build_projector, embed_jointly
+from pretrain.architectures import RESNETS
+from pretrain.networks import MomentumCopy, build_backbone, build_encoder, build_projector, embed_jointly
 from pretrain.recipe import Network
 from tests.support.tiny_encoder import images, tiny_encoder
 from whitebench.errors import UserError
@@ -21,11 +22,11 @@ def test_backbones_have_torchvisions_names_without_the_classifier(arch: str, ten
     assert len([name for name in names if not name.endswith("num_batches_tracked")]) == tensors
 
 
-@pytest.mark.parametrize("arch", sorted(FEATURES))
+@pytest.mark.parametrize("arch", sorted(RESNETS))
 def test_features_are_as_wide_as_said(arch: str) -> None:
     backbone = build_backbone(arch).eval()
     with torch.no_grad():
-        assert backbone(torch.zeros(1, 3, 32, 32)).shape == (1, FEATURES[arch])
+        assert backbone(torch.zeros(1, 3, 32, 32)).shape == (1, RESNETS[arch])
 
 
 @pytest.mark.parametrize(("init", "deviation"), [("default", 0.111), ("kaiming", 0.059)])
