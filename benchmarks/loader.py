@@ -27,15 +27,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 from loader_contestants import CONTESTANTS, WRITTEN, available
 
 RATIOS = (
-    ("images/s over stock ffcv", "rate", "ours, 2 x 224", "stock ffcv, 2 x 224", "at least 2.5"),
-    ("images/s over torchvision, PIL", "rate", "ours, 2 x 224", "torchvision PIL, 2 x 224", "at least 3"),
-    ("images/s over torchvision, v2", "rate", "ours, 2 x 224", "torchvision v2, 2 x 224", "at least 3"),
-    ("images/s over DALI on the CPU", "rate", "ours, 2 x 224", "DALI on the CPU, 2 x 224", ""),
-    ("CPU of stock ffcv over ours", "cpu", "stock ffcv, 2 x 224", "ours, 2 x 224", ""),
-    ("CPU of torchvision, PIL, over ours", "cpu", "torchvision PIL, 2 x 224", "ours, 2 x 224", ""),
-    ("CPU of torchvision, v2, over ours", "cpu", "torchvision v2, 2 x 224", "ours, 2 x 224", ""),
-    ("CPU over bare decoding", "cpu", "ours, 2 x 224", "bare decoding", "at most 1.25"),
-    ("CPU of 2 x 224 + 6 x 96 over 2 x 224", "cpu", "ours, 2 x 224 + 6 x 96", "ours, 2 x 224", "at most 1.25"),
+    ("images/s over stock ffcv", "rate", "whitebench, 2 x 224", "stock ffcv, 2 x 224", "at least 2.5"),
+    ("images/s over torchvision, PIL", "rate", "whitebench, 2 x 224", "torchvision PIL, 2 x 224", "at least 3"),
+    ("images/s over torchvision, v2", "rate", "whitebench, 2 x 224", "torchvision v2, 2 x 224", "at least 3"),
+    ("images/s over DALI on the CPU", "rate", "whitebench, 2 x 224", "DALI on the CPU, 2 x 224", ""),
+    ("CPU of stock ffcv over whitebench", "cpu", "stock ffcv, 2 x 224", "whitebench, 2 x 224", ""),
+    ("CPU of torchvision, PIL, over whitebench", "cpu", "torchvision PIL, 2 x 224", "whitebench, 2 x 224", ""),
+    ("CPU of torchvision, v2, over whitebench", "cpu", "torchvision v2, 2 x 224", "whitebench, 2 x 224", ""),
+    ("CPU over bare decoding", "cpu", "whitebench, 2 x 224", "bare decoding", "at most 1.25"),
+    (
+        "CPU of 2 x 224 + 6 x 96 over 2 x 224",
+        "cpu",
+        "whitebench, 2 x 224 + 6 x 96",
+        "whitebench, 2 x 224",
+        "at most 1.25",
+    ),
 )
 PACKAGES = ("torch", "torchvision", "ffcv", "numba", "pillow", "nvidia-dali-cuda130")
 Results = dict[str, Any]
@@ -212,7 +218,9 @@ def draw(results: Results, path: Path) -> None:
 
     rows = medians(results)
     names = list(rows)[::-1]
-    colours = ["#3b6ea5" if name.startswith("ours") else "#999999" if "bare" in name else "#d08c3f" for name in names]
+    colours = [
+        "#3b6ea5" if name.startswith("whitebench") else "#999999" if "bare" in name else "#d08c3f" for name in names
+    ]
     figure, axes = plt.subplots(figsize=(8, 0.32 * len(names) + 1.2), layout="constrained")
     bars = axes.barh(names, [rows[name]["cpu"] for name in names], color=colours)
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)

@@ -147,19 +147,19 @@ def dali(options: argparse.Namespace) -> Epoch:
 
 CONTESTANTS: dict[str, Contestant] = {
     "bare decoding": bare_decoding,
-    "ours, 2 x 224": suite_loader(PAIR),
-    "ours, 2 x 224 + 6 x 96": suite_loader(MULTI),
-    "ours, INTL's six sizes": suite_loader(SIX),
-    "ours, 2 x 224 bicubic": suite_loader(CUBIC),
-    "ours, 2 x 224 bicubic, colour": suite_loader(CUBIC, **COLOUR),
+    "whitebench, 2 x 224": suite_loader(PAIR),
+    "whitebench, 2 x 224 + 6 x 96": suite_loader(MULTI),
+    "whitebench, INTL's six sizes": suite_loader(SIX),
+    "whitebench, 2 x 224 bicubic": suite_loader(CUBIC),
+    "whitebench, 2 x 224 bicubic, colour": suite_loader(CUBIC, **COLOUR),
     "stock ffcv, 2 x 224": stock_ffcv,
     "torchvision PIL, 2 x 224": torchvision_pil,
     "torchvision v2, 2 x 224": torchvision_v2,
     "DALI on the CPU, 2 x 224": dali,
-    "ours, 2 x 224, side 500 q90": suite_loader(PAIR, "side-500"),
-    "ours, 2 x 224, side 341 q90": suite_loader(PAIR, "side-341"),
-    "ours, 2 x 224, raw": suite_loader(PAIR, "raw"),
-    "ours, 2 x 224 + 6 x 96, raw": suite_loader(MULTI, "raw"),
+    "whitebench, 2 x 224, side 500 q90": suite_loader(PAIR, "side-500"),
+    "whitebench, 2 x 224, side 341 q90": suite_loader(PAIR, "side-341"),
+    "whitebench, 2 x 224, raw": suite_loader(PAIR, "raw"),
+    "whitebench, 2 x 224 + 6 x 96, raw": suite_loader(MULTI, "raw"),
 }
 
 

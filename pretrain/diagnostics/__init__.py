@@ -1,1 +1,1 @@
-"""Looks at the outputs of an encoder in training: `measures` defines what is measured, `probe` takes and keeps it."""
+"""Measures of an encoder's outputs during training: `measures` defines them, `spectrum_probe` records them."""
