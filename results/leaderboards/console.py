@@ -156,7 +156,7 @@ def _footer(tables: Tables) -> Iterable[str]:
         yield f"{len(tables.conflicts)} records of one run differ from each other"
         yield from (f"  {line}" for line in tables.conflicts[:CONFLICTS_SHOWN])
     if tables.faults:
-        yield f"left out: {len(tables.faults)} that are no usable records"
+        yield f"left out: {len(tables.faults)} unusable record{'s' * (len(tables.faults) > 1)}"
         yield from (f"  {line}" for line in tables.faults[:FAULTS_SHOWN])
         if len(tables.faults) > FAULTS_SHOWN:
             yield f"  and {len(tables.faults) - FAULTS_SHOWN} more"
