@@ -12,6 +12,8 @@ from typing import Any
 
 SNAPSHOT = "snapshot.json"
 """In a copy of the code for queued jobs: its hash, its commit, and whether it differs from the commit."""
+CPUINFO = Path("/proc/cpuinfo")
+FAMILY_KEYS = ("cpu family", "model")
 VERSIONED = ("torch", "torchvision", "numpy", "ffcv", "sal-detectron2", "detectron2", "submitit", "pandas")
 
 
@@ -32,7 +34,29 @@ def environment() -> dict[str, Any]:
         **versions,
         "host": socket.gethostname(),
         "device": device,
+        **processor(CPUINFO),
+        **({"vector_extension": torch.backends.cpu.get_cpu_capability()} if torch is not None else {}),
     }
+
+
+def processor(cpuinfo: Path) -> dict[str, str]:
+    """The processor's name and family: libraries choose their kernels by it, and other kernels round otherwise.
+
+    E.g. {"processor": "AMD EPYC 9B14", "processor_family": "AuthenticAMD 25.17"}, from a file as /proc/cpuinfo; empty
+    where there is none, or where it says nothing of this.
+    """
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    first: dict[str, str] = {}
+    for line in lines:
+        key, colon, value = line.partition(":")
+        if colon:
+            first.setdefault(key.strip(), value.strip())
+    family = " ".join(filter(None, (first.get("vendor_id"), ".".join(filter(None, map(first.get, FAMILY_KEYS))))))
+    described = {"processor": first.get("model name", ""), "processor_family": family}
+    return {key: value for key, value in described.items() if value}
 
 
 def cpu_seconds() -> float:
