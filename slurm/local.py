@@ -1,10 +1,9 @@
 """Runs jobs on this machine: as many jobs at the same time as cores, memory and GPUs allow, each in its own process.
 
-submitit's LocalExecutor starts each process; it has neither slots nor dependencies, so those are here. A stage that
-fails stops only what depends on it. The first Ctrl-C asks the jobs to save and end, the second kills them.
+How a process is started is in `slurm.local_jobs`; slots and dependencies are here. A stage that fails stops only what
+depends on it. The first Ctrl-C asks the jobs to save and end, the second kills them.
 """
 
-import os
 import shutil
 import signal
 import time
@@ -13,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from slurm.display import Display, Snapshot
 from slurm.graph import Graph, Job
 from slurm.host import Host
 from slurm.job_state import JobState, headline
-from slurm.worker import Worker, job_environment
+from slurm.local_jobs import LocalJobs, RunningJob
+from slurm.worker import job_environment
 from whitebench.errors import Interrupted
 from whitebench.files import last_json_line
 from whitebench.locks import is_taken
@@ -34,15 +33,14 @@ LINGER_S = 30.0
 OTHERS_EVERY_S = 5.0
 ROOM_FOR_A_RECORD = 2**16
 """Bytes; with less, a job that fails cannot say so."""
-NO_LIMIT_MIN = 60 * 24 * 365
 
 
 @dataclass
 class Child:
-    """A running job: submitit's controller process, and below it one process per rank."""
+    """A job that this launcher has started."""
 
     job: Job
-    handle: Any
+    handle: RunningJob
     gpus: list[str]
     began: float = field(default_factory=time.monotonic)
     stop_requested_at: float = float("-inf")
@@ -60,7 +58,7 @@ class Child:
         return record is not None and record.status != "running"
 
     def ask_to_stop(self) -> None:
-        """SIGTERM to the ranks, not to the controller; repeated, since a rank that is just starting may ignore it."""
+        """SIGTERM to the ranks alone; repeated, since a rank that is just starting may ignore it."""
         if time.monotonic() - self.stop_requested_at >= ASK_AGAIN_S:
             self.stop_requested_at = time.monotonic()
             self._signal(signal.SIGTERM, ranks_only=True)
@@ -72,9 +70,8 @@ class Child:
         import psutil
 
         try:
-            controller = psutil.Process(int(self.handle.job_id))
-            targets = controller.children(recursive=not ranks_only)
-            for process in targets if ranks_only else [controller, *targets]:
+            ranks, others = self.handle.processes()
+            for process in ranks if ranks_only else [*others, *ranks]:
                 process.send_signal(number)
         except psutil.NoSuchProcess:
             return  # it has just ended by itself
@@ -95,6 +92,8 @@ class LocalScheduler:
         self.graph, self.host, self.folder, self.display = graph, host, folder, display
         self.state: dict[str, str] = {key: "todo" if key in todo else state.state for key, state in states.items()}
         self.children: dict[str, Child] = {}
+        stages = {graph[key].stage for key in todo if not graph[key].task.function}
+        self.jobs = LocalJobs(folder, stages, job_environment(threads=1))
         self.stops = 0
         self._announced = False
         self._order = _order(graph)
@@ -124,9 +123,12 @@ class LocalScheduler:
             self._announced = True
             self.display.say(f"stopping: {len(self.children)} jobs save their state (again: kills them)")
         self.display.refresh(self._snapshot())
-        return bool(self.children) or (not self.stops and "running" in self.state.values())
+        waits = self.jobs.is_loading() and "todo" in self.state.values()
+        return bool(self.children) or (not self.stops and (waits or "running" in self.state.values()))
 
     def _start_what_fits(self) -> None:
+        if self.jobs.is_loading():
+            return
         for key in self._order:
             job = self.graph[key]
             if self.state[key] != "todo":
@@ -138,21 +140,8 @@ class LocalScheduler:
                 self._start(job)
 
     def _start(self, job: Job) -> None:
-        import submitit
-
         gpus = self.host.take(job)
-        executor = submitit.LocalExecutor(self.folder / job.key.replace("/", "-"))
-        executor.update_parameters(
-            timeout_min=NO_LIMIT_MIN,
-            tasks_per_node=job.resources.processes,
-            gpus_per_node=len(gpus),
-            stderr_to_stdout=True,
-        )
-        environment = job_environment(job.resources.threads)
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        with _variables(environment), _children_without_signals():
-            handle = executor.submit(Worker(job.task, environment))
+        handle = self.jobs.start(job, job_environment(job.resources.threads), gpus)
         self.children[job.key] = Child(job, handle, gpus)
         self.state[job.key] = "running"
 
@@ -172,7 +161,7 @@ class LocalScheduler:
         record = read_record(job.folder)
         status = record.status if record else "running"
         self.state[job.key] = "interrupted" if status == "running" else status
-        log = str(child.handle.paths.stdout)
+        log = str(child.handle.log)
         if status == "done" and record is not None:
             self.display.finished(job, headline(record), time.monotonic() - child.began)
         elif status == "failed" and record is not None:
@@ -216,6 +205,7 @@ class LocalScheduler:
             finally:
                 for child in self.children.values():
                     child.kill()
+                self.jobs.close()
 
 
 def _why_silent(folder: Path) -> str:
@@ -235,25 +225,3 @@ def _order(graph: Graph) -> list[str]:
         return not job.needs, length, position[job.key]
 
     return [job.key for job in sorted(graph.work, key=rank)]
-
-
-@contextmanager
-def _variables(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables for a process that is started meanwhile."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextmanager
-def _children_without_signals() -> Iterator[None]:
-    """Processes started in this context ignore the terminal's Ctrl-C and hang-up: the launcher decides."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

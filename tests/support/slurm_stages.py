@@ -2,7 +2,11 @@
 
 import json
 import os
+import random
+import resource
 import signal
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -49,6 +53,64 @@ def die(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
         (run.folder / "count").write_text("0")
         os.kill(os.getpid(), 9)
     count(run, parents, options)
+
+
+def perish(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
+    """The first run takes the first of `ways` to end its process, the second the second, and so on; the others count.
+
+    Runs agree on their numbers by files in the folder of runs.
+    """
+    number = 0
+    while not _claim(Path(os.environ["WHITEBENCH_RUNS"]) / f"way-{number}"):
+        number += 1
+    way = options["ways"][number] if number < len(options["ways"]) else "count"
+    if way == "count":
+        count(run, parents, {})
+    elif way == "memory":
+        resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+        bytearray(2**33)
+    elif way == "exit":
+        os._exit(3)
+    else:
+        os.kill(os.getpid(), getattr(signal, way))
+
+
+def _claim(path: Path) -> bool:
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def state(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
+    """Writes down what the process has of its own, and leaves traces in it that no other job may see."""
+    content = {
+        "environment": dict(os.environ),
+        "process": os.getpid(),
+        "parent": os.getppid(),
+        "argv": sys.argv,
+        "stdin": os.readlink("/proc/self/fd/0"),
+        "affinity": sorted(os.sched_getaffinity(0)),
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        "handlers": {name: str(signal.getsignal(name)) for name in (signal.SIGCHLD, signal.SIGUSR1)},
+        "threads": threading.active_count(),
+        "trace": getattr(os, "trace_of_a_job", None),
+        "draw": random.random(),
+        "torch": torch_threads() if "torch" in sys.modules else None,
+        "descriptors": len(os.listdir("/proc/self/fd")),
+    }
+    (run.folder / "state.json").write_text(json.dumps(content))
+    os.environ["TRACE_OF_A_JOB"] = "yes"
+    os.trace_of_a_job = "yes"  # type: ignore[attr-defined]
+    print(f"the log of {run.id}", flush=True)
+    time.sleep(options.get("seconds", 0.0))
+
+
+def torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def deaf(run: Run, parents: dict[str, Path], options: dict[str, Any]) -> None:
