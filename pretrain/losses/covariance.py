@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from pretrain.losses.gram import gram_of
+
 
 def squared_covariances(x: Tensor) -> Tensor:
     """The sum of C_ij^2 over all pairs i != j of variables, C = x x^T / (Q - 1).
@@ -10,10 +12,12 @@ def squared_covariances(x: Tensor) -> Tensor:
     squared variances: a [Q, Q] matrix in place of a [P, P].
 
     Args:
-        x: P variables in Q observations, [P, Q], centred along Q; float32 or wider, outside autocast.
+        x: P variables in Q observations, [P, Q], centred along Q; float32 or wider, outside autocast. Of one
+            observation the result is 0.
     """
     variables, observations = x.shape
+    scale = 1 / max(1, observations - 1)
     if variables <= observations:
-        return 2 * (x @ x.mT / (observations - 1)).triu(1).square().sum()
-    variances = x.square().sum(dim=1) / (observations - 1)
-    return (x.mT @ x / (observations - 1)).square().sum() - variances.square().sum()
+        return 2 * gram_of(x, scale).triu(1).square().sum()
+    variances = x.square().sum(dim=1) * scale
+    return gram_of(x.mT, scale).square().sum() - variances.square().sum()

@@ -6,6 +6,7 @@ go through the slices in blocks: neither the projections [N, K] nor anything tim
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -157,7 +158,7 @@ class _SortedDistance(torch.autograd.Function):
         total = torch.zeros((), dtype=y.dtype, device=y.device)
         gradient = torch.zeros_like(y)
         for block in _blocks(directions, len(y)):
-            values, order = (block.mT @ y.mT).sort(dim=1)  # a slice's values lie together in memory
+            values, order = _sorted_rows(block.mT @ y.mT)  # a slice's values lie together in memory
             values -= quantiles
             total += values.square().sum()
             if ctx.needs_input_grad[0]:
@@ -169,3 +170,11 @@ class _SortedDistance(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return gradient * ctx.saved_tensors[0], None, None
+
+
+def _sorted_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """As x.sort(dim=1). On a CPU NumPy sorts short rows several times as fast, with the processor's vector units."""
+    if x.device.type != "cpu":
+        return x.sort(dim=1)
+    order = torch.from_numpy(np.argsort(x.numpy(), axis=1))
+    return x.gather(1, order), order

@@ -5,13 +5,15 @@ traces of powers are sums over eigenvalues, and so need no matrix of more than m
 autocast, in float32 or wider; eigenvalues always in float64, since a Gram matrix squares the condition number.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pretrain.losses.whitening import at_least_float32, float32_region, gram
+from pretrain.losses.gram import gram
+from pretrain.losses.whitening import at_least_float32, float32_region
 from whitebench.errors import UserError
 
 Summand = Literal["root", "entropy"]
@@ -61,16 +63,14 @@ def small_grams(x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     return gram(x if x.shape[-2] <= x.shape[-1] else x.mT, scale, dtype)
 
 
-def power_traces(m: Tensor, order: int) -> list[Tensor]:
-    """tr(M), tr(M^2), ..., tr(M^order) of M [P, P].
+def trace_polynomial(m: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """c_1 tr(M) + c_2 tr(M^2) + ... + c_K tr(M^K) of M [P, P]; scalar.
 
-    tr(M^k) is the inner product of M^a and the transpose of M^b with a + b = k: half the powers, one product for four.
+    Takes half the powers: tr(M^k) is the inner product of M^a and the transpose of M^b with a + b = k. The gradient is
+    a polynomial of M, too: to K = 4, one product in the forward pass and one in the backward pass.
     """
-    powers = [m]
-    while 2 * len(powers) < order:
-        powers.append(powers[-1] @ m)
-    pairs = [(powers[(k + 1) // 2 - 1], powers[k // 2 - 1]) for k in range(2, order + 1)]
-    return [m.trace(), *((a * b.mT).sum() for a, b in pairs)]
+    total: Tensor = _TracePolynomial.apply(m, tuple(coefficients))
+    return total
 
 
 class _LogDet(torch.autograd.Function):
@@ -87,6 +87,51 @@ class _LogDet(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient * torch.cholesky_inverse(ctx.saved_tensors[0])
+
+
+class _TracePolynomial(torch.autograd.Function):
+    """The gradient is the transpose of sum_k k c_k M^(k - 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, m: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+        powers = [m]
+        while 2 * len(powers) < len(coefficients):
+            powers.append(powers[-1] @ m)
+        total = coefficients[0] * m.trace()
+        for k, coefficient in enumerate(coefficients[1:], start=2):
+            if coefficient:
+                total = total + coefficient * _product_trace(powers[(k + 1) // 2 - 1], powers[k // 2 - 1])
+        ctx.save_for_backward(*powers)
+        ctx.coefficients = coefficients
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        powers: tuple[Tensor, ...] = ctx.saved_tensors
+        slopes = [k * c for k, c in enumerate(ctx.coefficients, start=1)]
+        with float32_region(powers[0]):
+            # Horner's scheme in the highest power that is at hand, M^h; its coefficients are polynomials of degree < h.
+            high = len(powers)
+            parts = [slopes[start : start + high] for start in range(0, len(slopes), high)]
+            total = _polynomial(powers, parts[-1])
+            for part in reversed(parts[:-1]):
+                total = (total @ powers[-1]).add_(_polynomial(powers, part))
+            return gradient * total.mT, None
+
+
+def _polynomial(powers: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
+    """c_0 I + c_1 M + c_2 M^2 + ..., powers being M, M^2, ..."""
+    total = torch.zeros_like(powers[0])
+    total.diagonal().fill_(coefficients[0])
+    for coefficient, power in zip(coefficients[1:], powers, strict=False):
+        total.add_(power, alpha=coefficient)
+    return total
+
+
+def _product_trace(a: Tensor, b: Tensor) -> Tensor:
+    """tr(A B)."""
+    return torch.einsum("ij,ji->", a, b)
 
 
 def _spectral_sum(s: Tensor, summand: Summand) -> Tensor:

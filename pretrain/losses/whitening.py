@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pretrain.losses.deferred import require
+from pretrain.losses.gram import gram
 from whitebench.errors import UserError, nearest
 
 Transform = Literal["zca", "pca", "cholesky", "iternorm", "power"]
@@ -85,7 +86,7 @@ def whiten_matrices(
     wide = dtype if transform == "iternorm" else torch.float64
     # f(A A^T) A = A f(A^T A): a function of the covariance can be taken on the side of the smaller Gram matrix.
     small_side = transform in ("zca", "power", "iternorm") and observations < variables
-    covariance = _Gram.apply(matrices.mT if small_side else matrices, (1 - eps) / (observations - 1), wide)
+    covariance = gram(matrices.mT if small_side else matrices, (1 - eps) / (observations - 1), wide)
     trace = _diagonal(covariance).sum(-1) + eps * variables
     if eps:
         covariance = covariance + eps * torch.eye(
@@ -142,12 +143,6 @@ def centred(x: Tensor, axis: Axis = "channel") -> Tensor:
     return x - x.mean(dim=-1 if axis == "channel" else -2, keepdim=True)
 
 
-def gram(a: Tensor, scale: float, wide: torch.dtype) -> Tensor:
-    """scale * A A^T [B, P, P] of A [B, P, Q], in the dtype `wide`."""
-    product: Tensor = _Gram.apply(a, scale, wide)
-    return product
-
-
 def inverse_power(s: Tensor, exponent: float = 0.5) -> Tensor:
     """S^(-exponent) of symmetric positive definite S [B, P, P].
 
@@ -165,47 +160,6 @@ def newton_inverse_root(s: Tensor, iterations: int) -> Tensor:
         UserError: S is zero or not finite.
     """
     return _iternorm(s, _diagonal(s).sum(-1), iterations)
-
-
-def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-    """Each matrix of x [B, R, C] with its rows in the order of its own permutation; order and inverse are int64 [B, R].
-
-    The gradient selects by the inverse: without scattered additions it is fast, and the same bits every time.
-    """
-    permuted: Tensor = _PermutedRows.apply(x, order, inverse)
-    return permuted
-
-
-class _PermutedRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(order, inverse)
-        matrices, rows = order.shape
-        first = torch.arange(0, matrices * rows, rows, device=order.device)
-        return x.flatten(0, 1).index_select(0, (order + first.unsqueeze(-1)).flatten()).unflatten(0, (matrices, rows))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        order, inverse = ctx.saved_tensors
-        return permute_rows(gradients[0], inverse, order), None, None
-
-
-class _Gram(torch.autograd.Function):
-    """scale * A A^T in the dtype `wide`, with one matrix product in its backward where autograd would take two."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, scale: float, wide: torch.dtype) -> Tensor:
-        ctx.save_for_backward(a)
-        ctx.scale = scale
-        a = a.to(wide)
-        return torch.bmm(a, a.mT).mul_(scale)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (a,) = ctx.saved_tensors
-        with float32_region(a):
-            return torch.bmm((gradient + gradient.mT).mul_(ctx.scale).to(a.dtype), a), None, None
 
 
 class _InversePower(torch.autograd.Function):

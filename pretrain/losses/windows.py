@@ -5,6 +5,7 @@ of channels that may be drawn each time.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,6 @@ from pretrain.losses.whitening import (
     centred,
     check_whitenable,
     float32_region,
-    permute_rows,
     whiten,
     whiten_matrices,
 )
@@ -176,3 +176,26 @@ def _permutations(count: int, size: int, device: torch.device, generator: torch.
     drawn_on = device if generator is None else generator.device
     keys = torch.rand(count, size, device=drawn_on, dtype=torch.float64, generator=generator)
     return keys.argsort(dim=-1).to(device)
+
+
+def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """Each matrix of x [B, R, C] with its rows in the order of its own permutation; order and inverse are int64 [B, R].
+
+    The gradient selects by the inverse: without scattered additions it is fast, and the same bits every time.
+    """
+    permuted: Tensor = _PermutedRows.apply(x, order, inverse)
+    return permuted
+
+
+class _PermutedRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(order, inverse)
+        matrices, rows = order.shape
+        first = torch.arange(0, matrices * rows, rows, device=order.device)
+        return x.flatten(0, 1).index_select(0, (order + first.unsqueeze(-1)).flatten()).unflatten(0, (matrices, rows))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        order, inverse = ctx.saved_tensors
+        return permute_rows(gradients[0], inverse, order), None, None

@@ -14,6 +14,7 @@ from torch import Tensor
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
 from pretrain.losses.deferred import require
+from pretrain.losses.gram import gram_of
 from pretrain.losses.similarity import mean_squared_difference, spread, unit_rows
 from pretrain.losses.spectra import log_det
 from pretrain.losses.whitening import at_least_float32, float32_region
@@ -121,4 +122,4 @@ def _singular() -> UserError:
 def _update(z: Tensor, mean: Tensor, covariance: Tensor, memory: float) -> tuple[Tensor, Tensor]:
     mean = memory * mean + (1 - memory) * z.mean(dim=0)
     x = z - mean
-    return mean, memory * covariance + (1 - memory) * (x.mT @ x) / len(x)
+    return mean, memory * covariance + gram_of(x.mT, (1 - memory) / len(x))

@@ -13,6 +13,7 @@ from torch import Tensor
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
 from pretrain.losses.checks import check_images
+from pretrain.losses.gram import gram_of
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
@@ -66,14 +67,12 @@ def dcl_loss(views: Sequence[Tensor], tau: float = 0.1, sigma: float | None = No
     """
     with float32_region(views[0]):
         a, b = (unit_rows(view) for view in views)
-        return _direction(a, b, tau, sigma, attached) + _direction(b, a, tau, sigma, attached)
-
-
-def _direction(a: Tensor, b: Tensor, tau: float, sigma: float | None, attached: bool) -> Tensor:
-    positive = (a * b).sum(dim=1)
-    itself = torch.eye(len(a), dtype=torch.bool, device=a.device)
-    logits = [(a @ other.mT / tau).masked_fill(itself, float("-inf")) for other in (a, b)]
-    weights: Tensor | float = 1.0
-    if sigma is not None:
-        weights = 2 - len(a) * ((positive if attached else positive.detach()) / sigma).softmax(dim=0)
-    return (torch.cat(logits, dim=1).logsumexp(dim=1) - weights * positive / tau).mean()
+        images = len(a)
+        logits = gram_of(torch.cat([a, b]), 1 / tau)
+        for offset in (-images, 0, images):  # neither an image itself nor its other view is a negative
+            logits.diagonal(offset).fill_(float("-inf"))
+        positive = (a * b).sum(dim=1)
+        weights: Tensor | float = 1.0
+        if sigma is not None:
+            weights = 2 - images * ((positive if attached else positive.detach()) / sigma).softmax(dim=0)
+        return 2 * (logits.logsumexp(dim=1).mean() - (weights * positive).mean() / tau)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
+from pretrain.losses.gram import gram_of
 from pretrain.losses.similarity import spread, unit_rows
-from pretrain.losses.spectra import power_traces
+from pretrain.losses.spectra import trace_polynomial
 from pretrain.losses.whitening import at_least_float32, centred, float32_region
 from pretrain.method import Encoder, Method, Step, with_first
 from pretrain.networks import MomentumCopy, build_predictor
@@ -104,8 +105,8 @@ def cross_entropy(t: Tensor, p: Tensor, scale: float, shift: float, order: int) 
     """-tr(scale * log(t^T p + shift I)) of t, p [N, D], from traces of powers on the smaller side."""
     width = p.shape[1]
     product = t @ p.mT if len(p) <= width else p.mT @ t
-    traces = [torch.full_like(product[0, 0], width), *power_traces(product, order)]
-    return -scale * _combined(traces, _log_coefficients(shift, order))
+    constant, *coefficients = _log_coefficients(shift, order)
+    return -scale * (constant * width + trace_polynomial(product, coefficients))
 
 
 def own_entropy(t: Tensor, p: Tensor, shift: float, order: int) -> Tensor:
@@ -117,8 +118,8 @@ def own_entropy(t: Tensor, p: Tensor, shift: float, order: int) -> Tensor:
     width = p.shape[1]
     coefficients = _log_coefficients(shift, order)
     small = len(p) <= width
-    gram = p @ p.mT if small else p.mT @ p
-    traces = [torch.full_like(gram[0, 0], width), *power_traces(gram, order)]
+    gram = gram_of(p if small else p.mT)
+    own = coefficients[0] * width + trace_polynomial(gram, coefficients[1:])
     mixed = [t.square().sum()]
     if small:
         product = cross = t @ p.mT
@@ -126,11 +127,11 @@ def own_entropy(t: Tensor, p: Tensor, shift: float, order: int) -> Tensor:
             mixed.append((product * cross).sum())
             product = product @ gram if len(mixed) <= order else product
     else:
-        target_gram, power = t.mT @ t, gram
+        target_gram, power = gram_of(t.mT), gram
         for _ in range(order):
             mixed.append((target_gram * power).sum())
             power = power @ gram if len(mixed) <= order else power
-    return -_combined(mixed, coefficients) - shift * _combined(traces, coefficients)
+    return -_combined(mixed, coefficients) - shift * own
 
 
 def _log_coefficients(shift: float, order: int) -> list[float]:

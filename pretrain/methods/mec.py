@@ -14,7 +14,7 @@ from torch import Tensor
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
 from pretrain.losses.similarity import spread, unit_rows
-from pretrain.losses.spectra import power_traces
+from pretrain.losses.spectra import trace_polynomial
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step, with_first
 from pretrain.networks import MomentumCopy, build_predictor
@@ -97,5 +97,4 @@ def mec_loss(predictions: Sequence[Tensor], targets: Sequence[Tensor], scale: fl
 
 def _log_det_series(t: Tensor, p: Tensor, scale: float, order: int) -> Tensor:
     product = (t @ p.mT if len(p) <= p.shape[1] else p.mT @ t) / scale
-    traces = power_traces(product, order)
-    return torch.stack([(-1) ** k * trace / (k + 1) for k, trace in enumerate(traces)]).sum()
+    return trace_polynomial(product, [(-1) ** (k + 1) / k for k in range(1, order + 1)])

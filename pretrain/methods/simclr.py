@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
+from pretrain.losses.gram import gram_of
 from pretrain.losses.similarity import cosine_distance, spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
@@ -58,6 +59,6 @@ def simclr_loss(views: Sequence[Tensor], temperature: float = 0.5) -> Tensor:
 
 def _nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     rows = torch.cat([a, b])
-    logits = (rows @ rows.mT / temperature).fill_diagonal_(float("-inf"))
+    logits = gram_of(rows, 1 / temperature).fill_diagonal_(float("-inf"))
     partner = torch.arange(len(rows), device=rows.device).roll(len(a))
     return F.cross_entropy(logits, partner)

@@ -6,13 +6,15 @@ batch's part of the covariance is disputed: the paper's pseudo-code lets them, l
 gradients differ by half. The default is lightly's. The covariance is over the images of all processes.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
+from pretrain.losses.gram import gram_of
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step, with_first
@@ -89,8 +91,24 @@ def tico_loss(
     """
     with float32_region(online):
         a, b = unit_rows(online), unit_rows(target.detach())
-        batch = a.mT @ a / len(a)
-        updated = beta * covariance.to(a) + (1 - beta) * (batch if attached else batch.detach())
-        contrast = ((a @ updated) * a).sum(dim=1).mean()
+        batch = gram_of((a if attached else a.detach()).mT, (1 - beta) / len(a))
+        updated = beta * covariance.to(a) + batch
+        contrast = ((a @ updated) * a).sum(dim=1).mean() if attached else _QuadraticForm.apply(a, updated)
         loss = 1 - (a * b).sum(dim=1).mean() + rho * contrast
         return Outcome(loss, updated.detach())
+
+
+class _QuadraticForm(torch.autograd.Function):
+    """Mean of a_i^T C a_i over rows of a [N, D]; the gradient, to a alone, is of the product that the value takes."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, c: Tensor) -> Tensor:
+        product = a @ ((c + c.mT) / 2)
+        ctx.save_for_backward(product)
+        return torch.linalg.vecdot(product, a).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (product,) = ctx.saved_tensors
+        return product * (gradient * 2 / len(product)), None

@@ -14,6 +14,7 @@ from torch import Tensor
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
 from pretrain.losses.checks import check_images
+from pretrain.losses.gram import gram_of
 from pretrain.losses.similarity import mean_squared_difference, spread
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
@@ -91,7 +92,7 @@ def minimum_spanning_tree(x: Tensor) -> Tensor:
     """
     points = (x - x.mean(dim=0)).double()
     lengths = points.square().sum(dim=1)
-    distances = (lengths[:, None] + lengths - 2 * points @ points.mT).cpu().numpy()
+    distances = gram_of(points, -2.0).add_(lengths).add_(lengths[:, None]).cpu().numpy()
     if not np.isfinite(distances).all():
         raise UserError("tregs: the embeddings are not finite: the training has diverged")
     count, new = len(distances), 0

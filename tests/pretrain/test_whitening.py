@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pretrain.losses.similarity import unit_rows
-from pretrain.losses.whitening import Axis, Transform, permute_rows, whiten, whiten_matrices
+from pretrain.losses.whitening import Axis, Transform, whiten, whiten_matrices
+from pretrain.losses.windows import permute_rows
 from tests.golden_trajectories import waves
 from whitebench.errors import UserError
 
