@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.repeatable import derive_seed
+from transfer.mappers import training_mapper
 from whitebench.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,10 +35,8 @@ def training_batches(
 
     Of several processes, each gets its part: the batch of one process, cut into `processes` equal pieces.
     """
-    from detectron2.data import DatasetMapper
-
     plan = _Plan(cfg, images, start, rank, processes)
-    mapped = _Mapped(images, DatasetMapper(cfg, is_train=True))
+    mapped = _Mapped(images, training_mapper(cfg))
     return iter(DataLoader(mapped, batch_sampler=plan, num_workers=workers, collate_fn=list))
 
 

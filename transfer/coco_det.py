@@ -11,8 +11,8 @@ from transfer.stages import convert_stage, detect_stage
 from whitebench.errors import UserError, parse_seeds, run_command
 from whitebench.records import Record
 
-PROTOCOL, DATA = "c4-1x", "coco"
-SAMPLE, SAMPLE_DATA = "sample", "sample-det"
+PROTOCOLS, DATA = ("c4-1x", "vitdet-b-100ep", "vitdet-s-100ep", "vitdet-l-100ep"), "coco"
+SAMPLE_PROTOCOLS, SAMPLE_DATA = ("sample", "sample-vitdet"), "sample-det"
 """Of a backbone that was pretrained on the sample."""
 
 
@@ -39,8 +39,10 @@ def parser() -> argparse.ArgumentParser:
     add("--encoder", metavar="NAME", help="which encoder to take where the checkpoint holds several, e.g. momentum")
     add(
         "--protocol",
-        help="c4-1x, c4-2x (CW-RGP's and INTL's), fpn-1x, fpn-2x, r18-fpn-1x, c4-24k (VOC), c4-1x-frozen, "
-        "fpn-1x-frozen, sample, or a path (default: c4-1x; the sample's for its own)",
+        help="ResNets: c4-1x, c4-2x (CW-RGP's and INTL's), fpn-1x, fpn-2x, r18-fpn-1x, c4-24k (VOC), c4-1x-frozen, "
+        "fpn-1x-frozen, sample, sample-frozen; vision transformers: vitdet-b-100ep, vitdet-s-100ep, vitdet-l-100ep, "
+        "vitdet-1x, sfp-frozen, sample-vitdet, sample-sfp-frozen; or a path (default: c4-1x, or vitdet-*-100ep; the "
+        "sample's for its own)",
     )
     add(
         "--coco",
@@ -104,16 +106,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(folder / conversion.artifacts["detectron2"]["path"])
         return
     on_sample = conversion.cell["pretrained_on"] == "sample"
+    protocol = args.protocol or default_protocol(conversion.metrics.get("arch", ""), on_sample)
     seeds = args.seeds or [args.seed]
     records = [
-        detect_stage(folder, _options(args, seed, on_sample), encoder=args.encoder, out=args.out) for seed in seeds
+        detect_stage(folder, _options(args, seed, protocol, on_sample), encoder=args.encoder, out=args.out)
+        for seed in seeds
     ]
     _summarise(records, args.out)
 
 
-def _options(args: argparse.Namespace, seed: int, on_sample: bool) -> Options:
+def default_protocol(arch: str, on_sample: bool) -> str:
+    """The first protocol that takes the architecture; where none does, the one whose message says which would."""
+    from transfer.protocol import fits, load_protocol
+
+    names = SAMPLE_PROTOCOLS if on_sample else PROTOCOLS
+    return next((name for name in names if fits(load_protocol(name), arch)), names[0])
+
+
+def _options(args: argparse.Namespace, seed: int, protocol: str, on_sample: bool) -> Options:
     return Options(
-        protocol=args.protocol or (SAMPLE if on_sample else PROTOCOL),
+        protocol=protocol,
         coco=args.coco or (SAMPLE_DATA if on_sample else DATA),
         seed=seed,
         iterations=args.iterations,

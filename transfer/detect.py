@@ -108,7 +108,7 @@ def detect(folder: Path, run: Run | None, content: "Converted", options: "Option
         processes=options.processes,
     )
     check_masks(protocol, cfg, data)
-    differences = [*deviations(cfg, protocol), *schedule_lines(protocol, settings)]
+    differences = [*deviations(cfg, protocol), *schedule_lines(protocol, settings), *content.changes]
     differences += _data_deviations(protocol, data, options.subset)
     differences += padding_deviation(protocol, settings.batch // options.processes)
     tuning = _prepared(folder, run, cfg, content, data, protocol, options, differences, say)
@@ -199,8 +199,9 @@ def padding_deviation(protocol: "Protocol", images: int) -> list[str]:
     the sizes of COCO's first 128).
     """
     from transfer.batches import GPU_IMAGES
+    from transfer.vit_backbones import has_vit
 
-    if not protocol.papers_rules or images == GPU_IMAGES:
+    if not protocol.papers_rules or images == GPU_IMAGES or has_vit(protocol):  # no norm of ViTDet sees the padding
         return []
     return [f"padding: {images} images per process padded to one size, published {GPU_IMAGES} per GPU"]
 

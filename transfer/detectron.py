@@ -21,7 +21,7 @@ INSTALL = (
 
 @cache
 def require_detectron2() -> None:
-    """Imports Detectron2 without its warnings about other packages, and registers `Res5ROIHeadsExtraNorm`.
+    """Imports Detectron2 without its warnings about other packages; registers `Res5ROIHeadsExtraNorm` and ViTs.
 
     Raises:
         UserError: it is not installed, or its own needs are not.
@@ -31,12 +31,16 @@ def require_detectron2() -> None:
     for module in ("detectron2", "fvcore", "torch", "iopath"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
         warnings.filterwarnings("ignore", category=UserWarning, module=module)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="timm")  # Detectron2's ViT imports by an old name
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     try:
         import detectron2.modeling  # noqa: F401
     except ImportError as error:
         raise UserError(f"Detectron2 does not import ({error}); 'make doctor' says what is missing") from error
+    from transfer.vit_backbones import register_backbones
+
     _register_extra_norm()
+    register_backbones()
 
 
 def _register_extra_norm() -> None:

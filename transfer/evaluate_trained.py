@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from transfer.coco_set import USUAL_FILES, Files
 from transfer.evaluation import Metrics
+from transfer.vit_backbones import add_vit_keys
 from whitebench.errors import UserError
 from whitebench.files import write_atomically
 from whitebench.records import Record, read_record
+from whitebench.yaml import read_yaml
 
 if TYPE_CHECKING:
     from transfer.detection_set import DetectionSet
@@ -111,6 +113,8 @@ def _config(path: Path, device: str) -> Any:
     from detectron2.config import get_cfg
 
     cfg = get_cfg()
+    if "VIT" in read_yaml(path).get("MODEL", {}):
+        add_vit_keys(cfg)
     cfg.merge_from_file(str(path), allow_unsafe=False)
     cfg.MODEL.DEVICE = device
     return cfg

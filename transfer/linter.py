@@ -6,10 +6,12 @@ weights need and what the papers do (facebookresearch/moco, detection/configs).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from transfer.detectron import FROZEN
+from transfer.finding import Finding
+from transfer.vit_backbones import cfg_has_vit
+from transfer.vit_rules import check_transformer_rules
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -31,23 +33,13 @@ PRECISE_BATCHES = 200
 EXTRA_NORM = "roi_heads.res5.norm"
 
 
-@dataclass(frozen=True)
-class Finding:
-    rule: str
-    keys: tuple[str, ...]
-    """The keys of Detectron2's config that it is about."""
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.rule}: {self.text}"
-
-
 def lint(
     cfg: "CfgNode", protocol: "Protocol", content: "Converted", model: "nn.Module | None" = None, processes: int = 1
 ) -> list[Finding]:
     """What breaks a rule. The papers' rules apply unless the protocol has `papers_rules: false`.
 
-    A protocol with `frozen: true` has the papers' rules, but for the backbone, of which nothing may be trained.
+    A protocol with `frozen: true` has the papers' rules, but for the backbone, of which nothing may be trained,
+    whatever `papers_rules` says. Detectors with a vision transformer have the rules of ViTDet.
 
     Args:
         cfg: as it is run.
@@ -56,6 +48,11 @@ def lint(
         processes: in one, plain batch norm has the statistics of the whole batch, as synchronised norms have in many.
     """
     findings = list(_check_weights(cfg, content))
+    if cfg_has_vit(cfg):
+        return [*findings, *check_transformer_rules(cfg, protocol, model)]
+    if protocol.frozen and not protocol.papers_rules:
+        findings += _check_frozen_layers(cfg, frozen=True)
+        findings += _check_frozen_model(cfg, model) if model is not None else []
     if protocol.papers_rules:
         findings += [
             *_check_frozen_layers(cfg, protocol.frozen),
@@ -86,7 +83,7 @@ def _check_weights(cfg: "CfgNode", content: "Converted") -> Iterator[Finding]:
             scale = "; images are in 0..255, not in 0..1" if max(values) <= 1 else ""
             text = f"{_plain(values)}, but the weights were trained with {_plain(expected)}{scale}"
             yield Finding(f"pixel {key[6:].lower()}", (f"MODEL.{key}",), text)
-    if cfg.MODEL.RESNETS.STRIDE_IN_1X1 and cfg.MODEL.RESNETS.DEPTH >= 50:
+    if not cfg_has_vit(cfg) and cfg.MODEL.RESNETS.STRIDE_IN_1X1 and cfg.MODEL.RESNETS.DEPTH >= 50:
         text = "strides stand in 1x1 convolutions; in the ResNet of the weights they are in the 3x3 ones"
         yield Finding("stride", ("MODEL.RESNETS.STRIDE_IN_1X1",), text)
 

@@ -6,10 +6,14 @@ recorded, so that a row of a table is never silently incomparable.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from transfer.scaling import Settings, scale
+from transfer.vit_backbones import STRUCTURE_KEYS, add_vit_keys, has_vit, set_structure
+from transfer.vit_structure import is_vit
 from whitebench.config import strict, validated
 from whitebench.errors import UserError
 from whitebench.hashing import canonical
@@ -38,13 +42,14 @@ NOT_OF_THE_PROTOCOL = (
 )  # fmt: skip
 """Keys that say where files are and which device is used; they change no result."""
 NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
-PROPOSALS = ("PRE_NMS_TOPK_TRAIN", "POST_NMS_TOPK_TRAIN", "PRE_NMS_TOPK_TEST", "POST_NMS_TOPK_TEST")
 REASONS = {
     "MODEL.PIXEL_MEAN": "as the checkpoint was trained",
     "MODEL.PIXEL_STD": "as the checkpoint was trained",
     "MODEL.RESNETS.DEPTH": "the checkpoint's",
     "MODEL.ROI_HEADS.NUM_CLASSES": "the data's",
     "INPUT.MASK_FORMAT": "the data's",
+    "SOLVER.AMP.ENABLED": "a CPU has no fp16 training",
+    **dict.fromkeys(STRUCTURE_KEYS, "the checkpoint's"),
     **dict.fromkeys(NORMS, "the same statistics, over the whole batch"),
 }
 
@@ -58,7 +63,7 @@ class Protocol:
     source: str
     """Where each setting comes from."""
     backbones: tuple[str, ...]
-    """Architectures that fit."""
+    """Architectures that fit; * stands for any text, as in timm:vit_small_*."""
     base: str
     """A config of Detectron2's model zoo."""
     frozen: bool = False
@@ -75,17 +80,6 @@ class Protocol:
         """The keys on which a run depends; those that came later only where they are set, so that ids stay."""
         ignored = {"papers_rules", *(() if self.frozen else ("frozen",))}
         return {key: value for key, value in canonical(self).items() if key not in ignored}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What options can scale, resolved."""
-
-    iterations: int
-    image_size: int
-    """Shorter side at test time, pixels; the sizes in training, and numbers of regions by area, keep their ratio."""
-    batch: int
-    lr: float
 
 
 def protocol_names() -> list[str]:
@@ -151,10 +145,30 @@ def schedule_lines(protocol: Protocol, settings: Settings) -> list[str]:
 
 def check_fit(protocol: Protocol, arch: str) -> None:
     """Raises `UserError` where the protocol's detector cannot take such a backbone."""
-    if arch not in protocol.backbones:
-        fitting = [name for name in protocol_names() if arch in load_protocol(name).backbones]
-        other = f"; for it there are: {', '.join(fitting)}" if fitting else ""
+    if not fits(protocol, arch):
+        fitting = [name for name in protocol_names() if fits(load_protocol(name), arch)]
+        other = f"; for it there are: {', '.join(fitting)}" if fitting else "; no protocol takes it"
         raise UserError(f"protocol {protocol.name} is for {' or '.join(protocol.backbones)}, not for {arch}{other}")
+
+
+def fits(protocol: Protocol, arch: str) -> bool:
+    """Whether the protocol is for this architecture."""
+    return any(fnmatchcase(arch, pattern) for pattern in protocol.backbones)
+
+
+def check_transformer(protocol: Protocol, content: "Converted") -> None:
+    """Raises `UserError` where Detectron2's ViT cannot compute what the checkpoint's transformer does."""
+    if not is_vit(content.arch) or protocol.frozen:
+        return
+    refusal = content.structure.refusal
+    if refusal:
+        frozen = [
+            name for name in protocol_names() if (each := load_protocol(name)).frozen and fits(each, content.arch)
+        ]
+        raise UserError(
+            f"protocol {protocol.name} trains Detectron2's ViT, which cannot hold this {content.arch}: {refusal}; "
+            f"frozen it can be used as it is: {', '.join(frozen)}"
+        )
 
 
 def check_masks(protocol: Protocol, cfg: "CfgNode", data: "DetectionSet") -> None:
@@ -179,6 +193,8 @@ def published_cfg(protocol: Protocol) -> "CfgNode":
     from detectron2.model_zoo import get_config_file
 
     cfg = get_cfg()
+    if has_vit(protocol):
+        add_vit_keys(cfg)
     try:
         cfg.merge_from_file(get_config_file(protocol.base))
         cfg.merge_from_other_cfg(CfgNode(protocol.detectron2))
@@ -202,10 +218,16 @@ def build_cfg(
 ) -> "CfgNode":
     """The config that is run: the published one, scaled to `settings`, for these weights, data and device."""
     check_fit(protocol, content.arch)
+    check_transformer(protocol, content)
     cfg = published_cfg(protocol)
-    _scale(cfg, settings)
+    scale(cfg, settings)
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = content.pixel_mean, content.pixel_std
-    cfg.MODEL.RESNETS.DEPTH = int(content.arch.removeprefix("resnet"))
+    if is_vit(content.arch):
+        set_structure(cfg, content.arch, content.options, content.structure)
+    else:
+        cfg.MODEL.RESNETS.DEPTH = int(content.arch.removeprefix("resnet"))
+    if device == "cpu":
+        cfg.SOLVER.AMP.ENABLED = False
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
     cfg.INPUT.MASK_FORMAT = mask_format
     cfg.MODEL.DEVICE, cfg.SEED, cfg.MODEL.WEIGHTS = device, seed, ""
@@ -218,37 +240,14 @@ def build_cfg(
     return cfg
 
 
-def _scale(cfg: "CfgNode", settings: Settings) -> None:
-    """Schedule and sizes in proportion; precise batch norm never takes more steps than training did.
-
-    Smaller images get fewer regions, in proportion to their area: on a CPU they are nearly all of the cost.
-    """
-    solver, sizes = cfg.SOLVER, cfg.INPUT
-    share = settings.iterations / solver.MAX_ITER
-    if share != 1:
-        steps = {int(step * share) for step in solver.STEPS}
-        solver.STEPS = tuple(sorted(step for step in steps if 0 < step < settings.iterations))
-        solver.WARMUP_ITERS = max(1, round(solver.WARMUP_ITERS * share))
-        if cfg.TEST.PRECISE_BN.ENABLED:
-            cfg.TEST.PRECISE_BN.NUM_ITER = min(cfg.TEST.PRECISE_BN.NUM_ITER, settings.iterations)
-    share = settings.image_size / sizes.MIN_SIZE_TEST
-    if share != 1:
-        sizes.MIN_SIZE_TRAIN = tuple(round(size * share) for size in sizes.MIN_SIZE_TRAIN)
-        sizes.MAX_SIZE_TRAIN = round(sizes.MAX_SIZE_TRAIN * share)
-        sizes.MAX_SIZE_TEST = round(sizes.MAX_SIZE_TEST * share)
-    if share < 1:
-        for node, key in ((cfg.MODEL.ROI_HEADS, "BATCH_SIZE_PER_IMAGE"), *((cfg.MODEL.RPN, key) for key in PROPOSALS)):
-            node[key] = max(1, round(node[key] * share**2))
-    solver.MAX_ITER, solver.IMS_PER_BATCH, solver.BASE_LR = settings.iterations, settings.batch, settings.lr
-    sizes.MIN_SIZE_TEST = settings.image_size
-
-
 def deviations(cfg: "CfgNode", protocol: Protocol) -> list[str]:
     """How `cfg` differs from the published protocol: `KEY: value, published value (reason)`, sorted by key."""
     actual, published = dict(_flat(cfg)), dict(_flat(published_cfg(protocol)))
+    stated = {f"MODEL.VIT.{key}" for key in (protocol.detectron2.get("MODEL") or {}).get("VIT") or ()}
+    ignored = {*NOT_OF_THE_PROTOCOL, *(key for key in STRUCTURE_KEYS if key not in stated)}
     lines = []
     for key in sorted(actual.keys() | published.keys()):
-        if key not in NOT_OF_THE_PROTOCOL and actual.get(key) != published.get(key):
+        if key not in ignored and actual.get(key) != published.get(key):
             reason = f" ({REASONS[key]})" if key in REASONS else ""
             lines.append(f"{key}: {_text(actual.get(key))}, published {_text(published.get(key))}{reason}")
     return lines

@@ -20,6 +20,7 @@ from transfer.detection_set import DetectionSet, register, subset_of
 from transfer.detectron import quiet
 from transfer.estimate import Estimate, measure
 from transfer.evaluation import Evaluation, evaluate
+from transfer.optimizers import build_optimizer
 from transfer.progress import Progress
 from whitebench.errors import Interrupted, UserError
 from whitebench.records import Run
@@ -71,8 +72,9 @@ class FineTuning:
         with quiet("detectron2", "fvcore"):
             self.model = build_model(cfg)
             self.proof = load_proven(self.model, content)
-            self.optimizer = _optimizer(optimizer, cfg, self.model)
+            self.optimizer = build_optimizer(optimizer, cfg, self.model)
             self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+            self.scaler = torch.amp.GradScaler("cuda", enabled=cfg.SOLVER.AMP.ENABLED)
             self.train_sets, self.val_set = register(data, folder)
             self.images = subset_of(dataset_images(self.train_sets, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS), subset)
             self.val_images = subset_of(dataset_images([self.val_set], False), subset)
@@ -118,7 +120,8 @@ class FineTuning:
         with EventStorage(start), StopRequest(acts=run is not None) as stop:
             for iteration in range(start, total):
                 losses = self._step(next(batches), iteration)
-                progress.report("iteration", iteration + 1, losses, self.optimizer.param_groups[0]["lr"])
+                rate = max(group["lr"] for group in self.optimizer.param_groups)
+                progress.report("iteration", iteration + 1, losses, rate)
                 requested = self._any_requested(stop.requested)
                 if run is not None and (requested or stop.checkpoint_due(CHECKPOINT_MINUTES)):
                     self._save(run, iteration + 1)
@@ -134,11 +137,11 @@ class FineTuning:
 
         batch = next(self._batches(start))
         image = DatasetMapper(self.cfg, is_train=False)(self.val_images[0])
-        weights = sum(parameter.numel() * 4 for parameter in self.model.parameters())
+        weights = sum(parameter.numel() * 4 for parameter in self.model.parameters() if parameter.requires_grad)
         with EventStorage():
             estimate: Estimate = measure(
                 self.model,
-                lambda: sum(self.parallel(batch).values()).backward(),
+                lambda: self._backward(self._losses(batch)),
                 lambda: self.model([image]),
                 self.cfg.SOLVER.MAX_ITER - start,
                 -(-len(self.val_images) // self.processes),
@@ -151,7 +154,7 @@ class FineTuning:
     def _step(self, batch: list[Any], iteration: int) -> dict[str, float]:
         torch.manual_seed(derive_seed(self.cfg.SEED, iteration, *([self.rank] if self.rank else [])))
         try:
-            losses = self.parallel(batch)
+            losses = self._losses(batch)
         except FloatingPointError as error:  # Detectron2's own check of its proposals
             raise UserError(f"not finite in iteration {iteration + 1}: {error} Try a smaller --lr") from error
         values = {name: float(value.detach()) for name, value in losses.items()}
@@ -159,10 +162,21 @@ class FineTuning:
             worst = ", ".join(f"{name} {value:g}" for name, value in values.items())
             raise UserError(f"the loss is not finite in iteration {iteration + 1} ({worst}); try a smaller --lr")
         self.optimizer.zero_grad()
-        sum(losses.values()).backward()
-        self.optimizer.step()
+        self._backward(losses)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.scheduler.step()
         return values
+
+    def _backward(self, losses: dict[str, torch.Tensor]) -> None:
+        total: Any = sum(losses.values())
+        self.scaler.scale(total).backward()
+
+    def _losses(self, batch: list[Any]) -> dict[str, torch.Tensor]:
+        """By name; under fp16 where the protocol has SOLVER.AMP, as Detectron2's AMPTrainer."""
+        with torch.autocast("cuda", enabled=self.cfg.SOLVER.AMP.ENABLED):
+            losses: dict[str, torch.Tensor] = self.parallel(batch)
+        return losses
 
     def _any_requested(self, requested: bool) -> bool:
         """Whether any process was asked to stop: all stop together, or the others would wait for it for ever."""
@@ -199,6 +213,7 @@ class FineTuning:
         if not self.trained:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
+            self.scaler.load_state_dict(state.get("scaler", {}))
         if run is not None:
             run.rewind(state["iteration"])
             self.say(f"continuing after iteration {state['iteration']}")
@@ -209,6 +224,7 @@ class FineTuning:
         state: dict[str, Any] = {"iteration": iteration, "trained": self.trained, "model": self.model.state_dict()}
         if not self.trained:
             state |= {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+            state["scaler"] = self.scaler.state_dict()
         resume.save(run.folder, state)
         run.save()
 
@@ -240,14 +256,3 @@ def dataset_images(names: list[str], filter_empty: bool) -> list[dict[str, Any]]
 
     images: list[dict[str, Any]] = get_detection_dataset_dicts(names, filter_empty=filter_empty)
     return images
-
-
-def _optimizer(name: str, cfg: "CfgNode", model: torch.nn.Module) -> torch.optim.Optimizer:
-    from detectron2.solver import build_optimizer, get_default_optimizer_params
-
-    if name == "sgd":
-        sgd: torch.optim.Optimizer = build_optimizer(cfg, model)
-        return sgd
-    solver = cfg.SOLVER
-    groups = get_default_optimizer_params(model, weight_decay_norm=solver.WEIGHT_DECAY_NORM)
-    return torch.optim.AdamW(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)

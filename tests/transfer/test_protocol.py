@@ -100,8 +100,11 @@ def test_unscaled_run_deviates_in_what_one_process_and_the_data_need_only(name: 
     classes = published_cfg(protocol).MODEL.ROI_HEADS.NUM_CLASSES
     masks = published_cfg(protocol).INPUT.MASK_FORMAT
     cfg = build_cfg(protocol, resolve(protocol), weights(protocol.backbones[0]), classes, masks)
-    told = "NORM: BN, published SyncBN (the same statistics, over the whole batch)"
-    assert all(line.endswith(told) for line in deviations(cfg, protocol))
+    expected = (
+        "NORM: BN, published SyncBN (the same statistics, over the whole batch)",
+        "SOLVER.AMP.ENABLED: False, published True (a CPU has no fp16 training)",
+    )
+    assert all(line.endswith(expected) for line in deviations(cfg, protocol))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
