@@ -80,7 +80,7 @@ detectron2() {
 
 # Once for all processes, also where PYTHONDONTWRITEBYTECODE keeps each of them from it: torch is imported in half the time
 bytecode() {
-  local want; want=$(cat "$stamps"/{requirements,ffcv,sal-detectron2,lightly-utils,lightly} 2>/dev/null | sha256sum)
+  local want; want=$(cat "$stamps"/{requirements,ffcv,sal-detectron2,lightly-utils,lightly,lvis,cityscapesscripts} 2>/dev/null | sha256sum)
   done_already bytecode "$want" && return
   say "Bytecode"
   # its exit code tells of files that are no Python, which some packages ship as templates
@@ -96,6 +96,8 @@ case ${1:-all} in
     detectron2
     native lightly-utils
     native lightly
+    native lvis
+    native cityscapesscripts
     bytecode
     ;;
   slurm) system_packages "${slurm[@]}" ;;

@@ -6,7 +6,7 @@ processes changes which images a batch holds or how they are augmented.
 
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,9 @@ def training_batches(
     return iter(DataLoader(mapped, batch_sampler=plan, num_workers=workers, collate_fn=list))
 
 
-def sample_batches(ratios: list[float], batch: int, seed: int, group: bool) -> Iterator[list[int]]:
+def sample_batches(
+    ratios: list[float], batch: int, seed: int, group: bool, factors: Sequence[float] | None = None
+) -> Iterator[list[int]]:
     """Indices of the images of each batch, without end.
 
     The published runs have a GPU for each `GPU_IMAGES` images of a batch; each GPU takes its part of the random order
@@ -49,11 +51,13 @@ def sample_batches(ratios: list[float], batch: int, seed: int, group: bool) -> I
 
     Args:
         ratios: width over height of each image.
+        factors: how often each image comes per epoch; None: once.
         group: join wide images with wide ones, tall with tall ones (Detectron2's ASPECT_RATIO_GROUPING).
     """
     size = GPU_IMAGES if batch % GPU_IMAGES == 0 else 1
     gpus = [_Gpu() for _ in range(batch // size)]
-    for position, index in enumerate(random_order(len(ratios), seed)):
+    order = random_order(len(ratios), seed) if factors is None else repeating_order(factors, seed)
+    for position, index in enumerate(order):
         gpus[position % batch // size].add(index, group and ratios[index] > 1, size)
         if all(gpu.groups for gpu in gpus):
             yield [index for gpu in gpus for index in gpu.groups.popleft()]
@@ -67,6 +71,16 @@ def random_order(count: int, seed: int) -> Iterator[int]:
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield from torch.randperm(count, generator=generator).tolist()
+
+
+def repeating_order(factors: Sequence[float], seed: int) -> Iterator[int]:
+    """Indices in random order, each as often per epoch as its factor says, fractions by chance; without end.
+
+    That of Detectron2's RepeatFactorTrainingSampler in one process (LVIS's, arXiv 1908.03195, appendix B).
+    """
+    from detectron2.data.samplers import RepeatFactorTrainingSampler
+
+    yield from RepeatFactorTrainingSampler(torch.as_tensor(factors), shuffle=True, seed=seed)._infinite_indices()
 
 
 class _Gpu:
@@ -97,11 +111,22 @@ class _Plan:
     def __iter__(self) -> Iterator[list[Draw]]:
         ratios = [image["width"] / image["height"] for image in self.images]
         grouped = self.cfg.DATALOADER.ASPECT_RATIO_GROUPING
-        batches = sample_batches(ratios, self.cfg.SOLVER.IMS_PER_BATCH, self.cfg.SEED, grouped)
+        batches = sample_batches(ratios, self.cfg.SOLVER.IMS_PER_BATCH, self.cfg.SEED, grouped, self._factors())
         for iteration, batch in enumerate(islice(batches, self.start, None), self.start):
             draws = [(derive_seed(self.cfg.SEED, iteration, position), index) for position, index in enumerate(batch)]
             part = len(draws) // self.processes
             yield draws[self.rank * part : (self.rank + 1) * part]
+
+    def _factors(self) -> Sequence[float] | None:
+        from detectron2.data.samplers import RepeatFactorTrainingSampler
+
+        node = self.cfg.DATALOADER
+        if node.SAMPLER_TRAIN != "RepeatFactorTrainingSampler":
+            return None
+        factors: Sequence[float] = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            self.images, node.REPEAT_THRESHOLD, sqrt=node.REPEAT_SQRT
+        ).tolist()
+        return factors
 
 
 @dataclass(frozen=True)

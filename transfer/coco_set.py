@@ -4,6 +4,7 @@
 <folder>/annotations/instances_{train2014,val2014}.json    <folder>/{train2014,val2014}/*.jpg
 <folder>/annotations/instances_{train,val}.json            <folder>/{train,val}/*.jpg
 <folder>/{train,valid}/_annotations.coco.json, images next to them (Roboflow)
+<folder>/lvis_v1_{train,val}.json, or in annotations/        <folder>/{train2017,val2017}/*.jpg (LVIS)
 or the files that `Files` names.
 """
 
@@ -18,10 +19,12 @@ from transfer.coco_content import CocoContent, check_content
 from transfer.coco_sections import ascii_text, check_names
 from transfer.detectron import quiet
 from transfer.image_checks import check_images
+from transfer.lvis_content import as_coco, category_names, corrected_lvis, image_counts, is_lvis
 from whitebench.errors import UserError
 from whitebench.files import write_atomically
 from whitebench.hashing import file_hash
 
+LVIS_VERSIONS = ("lvis_v1", "lvis_v0.5")
 NAMED = (("train2017", "val2017"), ("train2014", "val2014"), ("train", "val"))
 ROBOFLOW, ROBOFLOW_FILE = ("train", "valid"), "_annotations.coco.json"
 
@@ -55,12 +58,27 @@ class CocoSplit:
 
 
 @dataclass(frozen=True)
+class LvisRaw:
+    """Both splits' annotations in LVIS's form, as `lvis_content.as_coco` left them."""
+
+    train: dict[str, Any]
+    val: dict[str, Any]
+
+    @property
+    def image_counts(self) -> list[int]:
+        """Images of train with each category."""
+        return image_counts(self.train)
+
+
+@dataclass(frozen=True)
 class CocoSet:
     """A set in which everything was checked."""
 
     folder: Path
     train: CocoSplit
     val: CocoSplit
+    lvis: LvisRaw | None = None
+    """Of annotations in LVIS's form: what they hold beyond COCO's."""
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -157,13 +175,18 @@ def read_coco(
         UserError: annotations or images missing (counted, the first named), not COCO's JSON, splits that do not fit.
     """
     train_files, val_files = split_files(folder, files)
-    train = _read_split(train_files, masks, skip, categories)
+    train_raw = _load(train_files.annotations)
+    train = _checked_split(train_files, train_raw, masks, skip, categories)
     raw = _load(val_files.annotations)
+    if is_lvis(train_raw) != is_lvis(raw):
+        raise UserError(
+            f"{folder}: {train_files.name} and {val_files.name} are of COCO's and of LVIS's form, not of one"
+        )
     names = [item["name"] for item in raw["categories"]] if _has_names(raw) else []
     if names and set(names) != set(train.content.categories):
         _refuse_other_categories(folder, (train_files.name, val_files.name), names, train.content.categories)
     val = _checked_split(val_files, raw, masks, skip, train.content.categories)
-    return CocoSet(folder, train, val)
+    return CocoSet(folder, train, val, LvisRaw(train_raw, raw) if is_lvis(raw) else None)
 
 
 def check_image_files(coco: CocoSet) -> None:
@@ -183,13 +206,17 @@ def register(coco: CocoSet, folder: Path | None = None) -> tuple[list[str], str]
     """
     names = []
     for use, split in (("train", coco.train), ("val", coco.val)):
-        path = split.annotations
-        if split.content.corrected is not None:
+        path, corrected = split.annotations, split.content.corrected
+        if coco.lvis is not None:
+            corrected = corrected_lvis(getattr(coco.lvis, use), corrected)
+        if corrected is not None:
             if folder is None:
                 raise UserError(f"{path}: needs corrections, but no folder to write them to was passed")
             path = folder / "annotations" / f"{use}.json"
-            write_atomically(path, json.dumps(split.content.corrected).encode())
-        names.append(_registered(path, split.images))
+            write_atomically(path, json.dumps(corrected).encode())
+        names.append(
+            _registered(path, split.images) if coco.lvis is None else _registered_lvis(path, split.images, coco)
+        )
     return names[:-1], names[-1]
 
 
@@ -204,6 +231,26 @@ def _registered(path: Path, images: Path) -> str:
     return name
 
 
+def _registered_lvis(path: Path, images: Path, coco: CocoSet) -> str:
+    """By Detectron2's own reader of LVIS's form."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import load_lvis_json
+
+    assert coco.lvis is not None
+    name = f"lvis-{file_hash(path)[:12]}-{path.resolve()}-{images.resolve()}"
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, lambda: load_lvis_json(str(path), f"{images}/"))
+        counts = [{"id": number, "image_count": count} for number, count in enumerate(coco.lvis.image_counts, 1)]
+        MetadataCatalog.get(name).set(
+            json_file=str(path),
+            image_root=str(images),
+            evaluator_type="lvis",
+            thing_classes=list(coco.categories),
+            class_image_count=counts,
+        )
+    return name
+
+
 def _layouts(folder: Path) -> list[tuple[SplitFiles, SplitFiles]]:
     def named(name: str) -> SplitFiles:
         images = (folder / name, folder / "images" / name, folder / "images", folder)
@@ -212,7 +259,19 @@ def _layouts(folder: Path) -> list[tuple[SplitFiles, SplitFiles]]:
     def roboflow(name: str) -> SplitFiles:
         return SplitFiles(name, folder / name / ROBOFLOW_FILE, (folder / name, folder / name / "images"))
 
-    return [(named(train), named(val)) for train, val in NAMED] + [(roboflow(ROBOFLOW[0]), roboflow(ROBOFLOW[1]))]
+    def lvis(stem: str, name: str, place: Path) -> SplitFiles:
+        return SplitFiles(name, place / f"{stem}_{name}.json", (folder, folder / "images", folder / "coco", place))
+
+    lvis_layouts = [
+        (lvis(stem, "train", place), lvis(stem, "val", place))
+        for stem in LVIS_VERSIONS
+        for place in (folder, folder / "annotations")
+    ]
+    return [
+        *((named(train), named(val)) for train, val in NAMED),
+        (roboflow(ROBOFLOW[0]), roboflow(ROBOFLOW[1])),
+        *lvis_layouts,
+    ]
 
 
 def _named_by_user(folder: Path, split: SplitFiles, annotations: str | None, images: str | None) -> SplitFiles:
@@ -251,13 +310,13 @@ def _refuse_other_categories(
         ) from error
 
 
-def _read_split(files: SplitFiles, masks: bool, skip: bool, order: tuple[str, ...] | None) -> CocoSplit:
-    return _checked_split(files, _load(files.annotations), masks, skip, order)
-
-
 def _checked_split(
     files: SplitFiles, raw: dict[str, Any], masks: bool, skip: bool, order: tuple[str, ...] | None
 ) -> CocoSplit:
+    if is_lvis(raw):
+        as_coco(files.annotations, raw)
+        if order is not None:
+            order = None if list(order) == category_names(raw) else order
     content = check_content(files.annotations, raw, masks, skip, order)
     return CocoSplit(files.annotations, _image_folder(files, content.names), content)
 

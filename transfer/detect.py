@@ -83,6 +83,7 @@ def detect(folder: Path, run: Run | None, content: "Converted", options: "Option
     from transfer.detection_set import find_folder, read_data
     from transfer.protocol import (
         build_cfg,
+        check_federated,
         check_masks,
         deviations,
         load_protocol,
@@ -108,6 +109,7 @@ def detect(folder: Path, run: Run | None, content: "Converted", options: "Option
         processes=options.processes,
     )
     check_masks(protocol, cfg, data)
+    check_federated(protocol, cfg, data)
     differences = [*deviations(cfg, protocol), *schedule_lines(protocol, settings), *content.changes]
     differences += _data_deviations(protocol, data, options.subset)
     differences += padding_deviation(protocol, settings.batch // options.processes)
@@ -207,12 +209,10 @@ def padding_deviation(protocol: "Protocol", images: int) -> list[str]:
 
 
 def _data_deviations(protocol: "Protocol", data: "DetectionSet", subset: int | None) -> list[str]:
-    from transfer.detection_set import SKIPPED
-    from transfer.protocol import published_cfg
-    from transfer.voc_set import VocSet
+    from transfer.detection_set import SKIPPED, form
+    from transfer.protocol import published_form
 
-    published = "VOC" if any("voc" in name for name in published_cfg(protocol).DATASETS.TEST) else "COCO"
-    actual = "VOC" if isinstance(data, VocSet) else "COCO"
+    published, actual = published_form(protocol), form(data)
     lines = [f"data: of {actual}'s form, published {published}"] if actual != published else []
     lines += data.differences
     if data.skipped:

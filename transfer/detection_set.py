@@ -64,6 +64,13 @@ def check_image_files(data: DetectionSet) -> None:
         coco_set.check_image_files(data)
 
 
+def form(data: DetectionSet) -> str:
+    """COCO, LVIS, Cityscapes or VOC."""
+    if isinstance(data, VocSet):
+        return "VOC"
+    return "LVIS" if data.lvis is not None else "COCO"
+
+
 def register(data: DetectionSet, folder: Path | None = None) -> tuple[list[str], str]:
     """Makes the set known to Detectron2: names of the parts to train with there, and of the one to evaluate with.
 

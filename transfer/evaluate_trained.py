@@ -16,6 +16,7 @@ from whitebench.yaml import read_yaml
 if TYPE_CHECKING:
     from transfer.detection_set import DetectionSet
 
+FEDERATED_WEIGHTS = ".fed_loss_cls_weights"
 CONFIG = "detectron2.yaml"
 """The whole config of a run in Detectron2's form, in its folder."""
 
@@ -117,6 +118,7 @@ def _config(path: Path, device: str) -> Any:
         add_vit_keys(cfg)
     cfg.merge_from_file(str(path), allow_unsafe=False)
     cfg.MODEL.DEVICE = device
+    cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = False  # which only training needs, with its data
     return cfg
 
 
@@ -127,5 +129,5 @@ def _model(cfg: Any, weights: dict[str, Any]) -> Any:
 
     with quiet("detectron2", "fvcore"):
         model = build_model(cfg)
-    model.load_state_dict(weights)
+    model.load_state_dict({name: tensor for name, tensor in weights.items() if not name.endswith(FEDERATED_WEIGHTS)})
     return model

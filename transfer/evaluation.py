@@ -22,6 +22,7 @@ import torch
 from pretrain.repeatable import derive_seed
 from transfer.detection_set import DetectionSet
 from transfer.detectron import quiet
+from transfer.lvis_evaluation import RARITY, lvis_evaluator, lvis_values, nothing_found
 from transfer.voc_set import VocSet
 from transfer.voc_xml import VocImage, evaluation_xml
 from whitebench.files import write_atomically
@@ -108,6 +109,8 @@ def evaluate(
 def _evaluator(data: DetectionSet, name: str, images: list[dict[str, Any]], masks: bool) -> Any:
     if isinstance(data, VocSet):
         return _voc_evaluator(name, images, data)
+    if data.lvis is not None:
+        return lvis_evaluator(name, images, tuple(TASKS) if masks else ("bbox",), _lvis_evaluation)
     return _coco_evaluator(name, images, tuple(TASKS) if masks else ("bbox",))
 
 
@@ -142,6 +145,18 @@ def _coco_evaluator(name: str, images: list[dict[str, Any]], tasks: tuple[str, .
             return Evaluation(metrics, self.detections, curves)
 
     return Evaluator(name, tasks, distributed=comm.get_world_size() > 1, use_fast_impl=False)
+
+
+def _lvis_evaluation(evaluator: Any) -> Evaluation:
+    metrics: Metrics = {}
+    curves: Curves = {}
+    for task, kind in ((task, TASKS[task]) for task in evaluator.tasks):
+        judged = evaluator.evaluations.get(task)
+        names = (*METRICS, *RARITY)
+        values = lvis_values(judged, names) if judged else nothing_found(evaluator.truth, _occurs, METRICS)
+        metrics |= {f"{kind}_{metric}": _or_none(values[metric]) for metric in names}
+        curves[kind] = _mean_curves(judged.eval["precision"][:, :, :, 0]) if judged else {}
+    return Evaluation(metrics, evaluator.detections, curves)
 
 
 def _voc_evaluator(name: str, images: list[dict[str, Any]], data: VocSet) -> Any:
@@ -254,7 +269,11 @@ def _curves(coco_eval: Any) -> dict[str, list[float]]:
     """Precision at 101 recalls, means over classes that occur: of the mean over overlaps, and at 0.5 and 0.75."""
     if coco_eval is None:
         return {}
-    precision = coco_eval.eval["precision"][:, :, :, 0, -1]  # [10 overlaps, 101 recalls, classes]; -1: none of a class
+    return _mean_curves(coco_eval.eval["precision"][:, :, :, 0, -1])
+
+
+def _mean_curves(precision: Any) -> dict[str, list[float]]:
+    """Of precision by [10 overlaps, 101 recalls, classes]; -1: none of a class."""
     occurring = precision[:, :, (precision >= 0).all(axis=(0, 1))]
     if not occurring.size:
         return {}

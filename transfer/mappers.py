@@ -1,6 +1,9 @@
 """What prepares images for Detectron2's models: its own mapper, with large-scale jittering if asked for."""
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
+
+from whitebench.errors import UserError
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -12,6 +15,10 @@ def training_mapper(cfg: "CfgNode") -> Any:
 
     if not ("LSJ" in cfg.INPUT and cfg.INPUT.LSJ.ENABLED):
         return DatasetMapper(cfg, is_train=True)
+    if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and importlib.util.find_spec("shapely") is None:
+        raise UserError(
+            "large-scale jittering cuts polygons, for which Detectron2 needs the package shapely: pip install shapely"
+        )
     arguments = DatasetMapper.from_config(cfg, is_train=True)
     arguments["augmentations"] = jittering(cfg)
     arguments["recompute_boxes"] = cfg.MODEL.MASK_ON  # of objects that the crop cuts

@@ -48,6 +48,7 @@ REASONS = {
     "MODEL.RESNETS.DEPTH": "the checkpoint's",
     "MODEL.ROI_HEADS.NUM_CLASSES": "the data's",
     "INPUT.MASK_FORMAT": "the data's",
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": "the data's",
     "SOLVER.AMP.ENABLED": "a CPU has no fp16 training",
     **dict.fromkeys(STRUCTURE_KEYS, "the checkpoint's"),
     **dict.fromkeys(NORMS, "the same statistics, over the whole batch"),
@@ -180,6 +181,21 @@ def check_masks(protocol: Protocol, cfg: "CfgNode", data: "DetectionSet") -> Non
         )
 
 
+def check_federated(protocol: Protocol, cfg: "CfgNode", data: "DetectionSet") -> None:
+    """Raises `UserError` where the protocol has a federated loss, and the data do not count images by class."""
+    if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS and getattr(data, "lvis", None) is None:
+        raise UserError(
+            f"protocol {protocol.name} has the federated loss of LVIS, and these annotations are not of its form; use "
+            "vitdet-b-100ep or fpn-1x"
+        )
+
+
+def published_form(protocol: Protocol) -> str:
+    """Of the data that the protocol's source evaluates on: COCO, LVIS, Cityscapes or VOC."""
+    name = " ".join(published_cfg(protocol).DATASETS.TEST)
+    return next((form for form in ("LVIS", "Cityscapes", "VOC") if form.lower() in name), "COCO")
+
+
 def published_cfg(protocol: Protocol) -> "CfgNode":
     """The protocol in Detectron2's form, as published.
 
@@ -229,6 +245,7 @@ def build_cfg(
     if device == "cpu":
         cfg.SOLVER.AMP.ENABLED = False
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
+    cfg.MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES = min(cfg.MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES, classes)
     cfg.INPUT.MASK_FORMAT = mask_format
     cfg.MODEL.DEVICE, cfg.SEED, cfg.MODEL.WEIGHTS = device, seed, ""
     for node in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):

@@ -66,16 +66,17 @@ class FineTuning:
         if cfg.MODEL.DEVICE != "cpu":  # torchvision's deterministic RoIAlign is slow there and needs huge memory
             torch.use_deterministic_algorithms(False)
         torch.manual_seed(derive_seed(cfg.SEED, "heads"))
-        self.cfg, self.data, self.folder, self.workers, self.say = cfg, data, folder, workers, say
+        self.data, self.folder, self.workers, self.say = data, folder, workers, say
         self.rank, self.processes = comm.get_rank(), comm.get_world_size()
         self.trained = False
         with quiet("detectron2", "fvcore"):
+            self.train_sets, self.val_set = register(data, folder)
+            self.cfg = cfg = _with_data(cfg, self.train_sets)
             self.model = build_model(cfg)
             self.proof = load_proven(self.model, content)
             self.optimizer = build_optimizer(optimizer, cfg, self.model)
             self.scheduler = build_lr_scheduler(cfg, self.optimizer)
             self.scaler = torch.amp.GradScaler("cuda", enabled=cfg.SOLVER.AMP.ENABLED)
-            self.train_sets, self.val_set = register(data, folder)
             self.images = subset_of(dataset_images(self.train_sets, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS), subset)
             self.val_images = subset_of(dataset_images([self.val_set], False), subset)
         self.parallel = self._in_parallel()
@@ -248,6 +249,15 @@ class FineTuning:
                 pictures=PICTURES,
                 after_each=after_each,
             )
+
+
+def _with_data(cfg: "CfgNode", train_sets: list[str]) -> "CfgNode":
+    """A federated loss weighs classes by the images that the training sets have of them."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN = tuple(train_sets)
+    cfg.freeze()
+    return cfg
 
 
 def dataset_images(names: list[str], filter_empty: bool) -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ def add_vit_keys(cfg: "CfgNode") -> None:
 
     cfg.MODEL.VIT = CfgNode({
         "NAME": "",                # timm's name of the network; of FROZEN_VIT, what is built
-        "OPTIONS": "{}",           # of timm.create_model, as JSON
+        "OPTIONS": [],             # of timm.create_model: key=value, with the value as JSON
         "HEADS": 12,               # of attention
         "DIM": 768,
         "DEPTH": 12,
@@ -78,7 +78,8 @@ def add_vit_keys(cfg: "CfgNode") -> None:
 def set_structure(cfg: "CfgNode", arch: str, options: Mapping[str, Any], structure: VitStructure) -> None:
     """Enters the checkpoint's network, and its sizes."""
     node = cfg.MODEL.VIT
-    node.NAME, node.OPTIONS = arch, json.dumps(dict(options), sort_keys=True)
+    node.NAME = arch
+    node.OPTIONS = [f"{key}={json.dumps(value)}" for key, value in sorted(options.items())]
     node.DIM, node.DEPTH, node.HEADS = structure.dim, structure.depth, structure.heads
     node.MLP_RATIO, node.QKV_BIAS, node.NORM_EPS = structure.mlp_ratio, structure.qkv_bias, structure.norm_eps
     node.PATCH, node.GRID = structure.detection_patch, structure.grid
@@ -136,7 +137,8 @@ def detectron2_vit(cfg: "CfgNode") -> Any:
 def frozen_vit(cfg: "CfgNode") -> Any:
     """timm's own module as a Detectron2 backbone, as it was pretrained: all tokens, global attention, final norm."""
     node = cfg.MODEL.VIT
-    network = timm_vit(node.NAME, json.loads(node.OPTIONS), grid=node.GRID, patch=node.PATCH, layer_scale=False)
+    options = {key: json.loads(value) for key, _, value in (line.partition("=") for line in node.OPTIONS)}
+    network = timm_vit(node.NAME, options, grid=node.GRID, patch=node.PATCH, layer_scale=False)
     return frozen_backbone(network)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 REFERENCES = {12: "vitdet-b-100ep", 24: "vitdet-l-100ep"}
 """By the transformer's depth."""
+LVIS_REFERENCE = "vitdet-b-lvis-100ep"
 LAYER_NORM = "LN"
 RULES = {
     "window attention": ("MODEL.VIT.WINDOW", "MODEL.VIT.GLOBAL_BLOCKS"),
@@ -35,6 +36,8 @@ RULES = {
     "RPN": ("MODEL.RPN.CONV_DIMS",),
     "box head": ("MODEL.ROI_BOX_HEAD.NUM_CONV", "MODEL.ROI_BOX_HEAD.NUM_FC", "MODEL.ROI_BOX_HEAD.NORM"),
     "mask head": ("MODEL.ROI_MASK_HEAD.NORM",),
+    "class loss": ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", "MODEL.ROI_BOX_HEAD.USE_FED_LOSS"),
+    "sampling": ("DATALOADER.SAMPLER_TRAIN",),
 }
 """Keys that have ViTDet's values, whatever the schedule is."""
 HEAD_RULES = ("pyramid", "RPN", "box head", "mask head", "flip", "weight decay")
@@ -51,7 +54,9 @@ def check_transformer_rules(cfg: "CfgNode", protocol: "Protocol", model: "nn.Mod
         yield Finding("frozen layers", ("MODEL.BACKBONE.NAME", "MODEL.BACKBONE.FREEZE_AT"), text)
     if not protocol.papers_rules:
         return
-    reference = published_cfg(load_protocol(REFERENCES.get(cfg.MODEL.VIT.DEPTH, REFERENCES[12])))
+    name = REFERENCES.get(cfg.MODEL.VIT.DEPTH, REFERENCES[12])
+    on_lvis = any("lvis" in name for name in cfg.DATASETS.TEST)
+    reference = published_cfg(load_protocol(LVIS_REFERENCE if on_lvis else name))
     for rule, keys in RULES.items():
         if not protocol.frozen or rule in HEAD_RULES:
             yield from _differences(rule, keys, cfg, reference)
