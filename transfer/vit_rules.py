@@ -1,4 +1,4 @@
-"""Rules for detectors with a vision transformer: is it what ViTDet trains, and is a frozen one frozen?
+"""Rules for detectors with a vision transformer: that it is what ViTDet trains, and that a frozen one is frozen.
 
 ViTDet's values are read from the suite's own vitdet-b-100ep and vitdet-l-100ep, which tests compare with Detectron2's
 files; a protocol of one's own is compared with the one of its depth.
