@@ -245,7 +245,8 @@ def build_cfg(
     if device == "cpu":
         cfg.SOLVER.AMP.ENABLED = False
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
-    cfg.MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES = min(cfg.MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES, classes)
+    if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS:
+        cfg.MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES = min(cfg.MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES, classes)
     cfg.INPUT.MASK_FORMAT = mask_format
     cfg.MODEL.DEVICE, cfg.SEED, cfg.MODEL.WEIGHTS = device, seed, ""
     for node in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
