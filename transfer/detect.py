@@ -203,7 +203,9 @@ def padding_deviation(protocol: "Protocol", images: int) -> list[str]:
     from transfer.batches import GPU_IMAGES
     from transfer.vit_backbones import has_vit
 
-    if not protocol.papers_rules or images == GPU_IMAGES or has_vit(protocol):  # no norm of ViTDet sees the padding
+    if (
+        not protocol.papers_rules or images == GPU_IMAGES or has_vit(protocol.detectron2)
+    ):  # no norm of ViTDet sees the padding
         return []
     return [f"padding: {images} images per process padded to one size, published {GPU_IMAGES} per GPU"]
 

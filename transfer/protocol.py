@@ -209,7 +209,7 @@ def published_cfg(protocol: Protocol) -> "CfgNode":
     from detectron2.model_zoo import get_config_file
 
     cfg = get_cfg()
-    if has_vit(protocol):
+    if has_vit(protocol.detectron2):
         add_vit_keys(cfg)
     try:
         cfg.merge_from_file(get_config_file(protocol.base))

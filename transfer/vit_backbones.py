@@ -14,8 +14,6 @@ from transfer.vit_structure import VitStructure, timm_vit
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-    from transfer.protocol import Protocol
-
 VITDET, FROZEN_VIT = "build_vitdet_backbone", "build_frozen_vit_backbone"
 """Values of MODEL.BACKBONE.NAME."""
 STRUCTURE_KEYS = tuple(
@@ -39,9 +37,9 @@ LARGEST_STRIDE, SMALLEST_STRIDE = 32, 4
 IN_FEATURE = "last_feat"
 
 
-def has_vit(protocol: "Protocol") -> bool:
-    """Whether the protocol's detector has a vision transformer."""
-    return "VIT" in (protocol.detectron2.get("MODEL") or {})
+def has_vit(settings: Mapping[str, Any]) -> bool:
+    """Whether a protocol's settings (`Protocol.detectron2`) are of a detector with a vision transformer."""
+    return "VIT" in (settings.get("MODEL") or {})
 
 
 def cfg_has_vit(cfg: "CfgNode") -> bool:
