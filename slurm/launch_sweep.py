@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from slurm.clusters import Preset
     from slurm.graph import Graph
     from slurm.job_state import JobState
+    from slurm.sweep import Sweep
 
 DESCRIPTION = """\
 Launch a sweep: recipes x grid x seeds, each cell pretrained, evaluated and fine-tuned, then the leaderboards.
@@ -117,7 +118,7 @@ def launch(name: str | None, changes: list[str], overrides: list[str], arguments
     preset = load_preset(cluster, dry_run=arguments.dry_run)
     graph = build_graph(sweep, preset)
     if arguments.dry_run:
-        return dry_run(graph, preset, arguments.retry_failed)
+        return dry_run(graph, sweep, preset, arguments.retry_failed)
     if preset.kind == "slurm":
         return on_slurm(graph, preset, arguments)
     if preset.kind == "local":
@@ -125,13 +126,16 @@ def launch(name: str | None, changes: list[str], overrides: list[str], arguments
     return in_this_process(graph, arguments)
 
 
-def dry_run(graph: "Graph", preset: "Preset", retry_failed: bool) -> int:
+def dry_run(graph: "Graph", sweep: "Sweep", preset: "Preset", retry_failed: bool) -> int:
+    from slurm.cost.preview import cost_preview
     from slurm.preview import preview
     from slurm.status import read_status
     from slurm.waves import jobs_to_run
 
     states = read_status(graph).states
-    print(preview(graph, states, jobs_to_run(graph, states, retry_failed), preset))
+    todo = jobs_to_run(graph, states, retry_failed)
+    print(preview(graph, states, todo, preset))
+    print("\n".join(["", *cost_preview(graph, sweep, todo)]))
     return 0
 
 

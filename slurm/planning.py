@@ -11,7 +11,7 @@ from pretrain.recipe import Recipe
 from results.aggregate import RESULTS
 from slurm.clusters import Preset, expand
 from slurm.graph import Graph, Job, Resources
-from slurm.resource_requests import option_name, parse_gpus
+from slurm.resource_requests import PER_PROCESS, is_per_process, option_name, parse_gpus
 from slurm.stages import LEADERBOARD, STAGES, USER_STAGE, Task, find_stage, forget_plans, load_recipe
 from slurm.sweep import Cell, StageSpec, Sweep, cells
 from whitebench.errors import UserError
@@ -193,8 +193,12 @@ class Planner:
     def _new_resources(self, name: str, spec: StageSpec, processes: int, threads: int, where: str) -> Resources:
         stage = spec.stage or name
         nodes, (gpus, gpu_type), share = spec.nodes, self._gpus(name, spec), self.preset.share(stage)
+        per_process = is_per_process(spec.gpus if spec.gpus is not None else share.gpus)
+        if per_process and (name != "pretrain" or spec.function):
+            raise UserError(f"{where}: stages.{name}.gpus: {PER_PROCESS} is for pretrain; set a number")
         if processes % nodes:
             raise UserError(f"{where}: stages.{name}: world_size={processes} does not divide over {nodes} nodes")
+        gpus = processes // nodes if per_process else gpus
         if name == "pretrain" and not spec.function and gpus and gpus * nodes != processes:
             raise UserError(
                 f"{where}: stages.pretrain: {gpus} GPUs on {nodes} node(s), but the recipe has world_size={processes} "

@@ -20,7 +20,9 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """Least and greatest value of each number; NaN and infinity are in none of these ranges."""
 MOST_GPUS = 4096
-GPUS = re.compile(r"(?:([A-Za-z][\w.-]*):)?(\d+)", re.ASCII)
+PER_PROCESS = "per-process"
+"""In place of a number: as many GPUs as the recipe has processes."""
+GPUS = re.compile(rf"(?:([A-Za-z][\w.-]*):)?(\d+|{PER_PROCESS})", re.ASCII)
 RESERVED = {
     "array": "the launcher makes the arrays",
     "dependency": "the launcher sets what a job waits for (stages.<stage>.needs)",
@@ -88,15 +90,22 @@ def check_number(value: float | None, least: float, greatest: float, where: str)
 
 
 def parse_gpus(value: int | str | None, where: str) -> tuple[int, str]:
-    """Number and type of GPUs per node: 4 -> (4, ""), "a100:4" -> (4, "a100").
+    """Number and type of GPUs per node: 4 -> (4, ""), "a100:4" -> (4, "a100"); 1 stands for `PER_PROCESS`.
 
     Raises:
         UserError: it reads like neither.
     """
     match = GPUS.fullmatch(str(0 if value is None else value))
+    if match and match[2] == PER_PROCESS:
+        return 1, match[1] or ""
     if not match or int(match[2]) > MOST_GPUS or isinstance(value, bool):
         raise UserError(f"{where}: must be a number of GPUs per node, or type:number as in a100:4, not {value!r}")
     return int(match[2]), (match[1] or "") if int(match[2]) else ""
+
+
+def is_per_process(value: int | str | None) -> bool:
+    """Whether GPUs are asked for by the recipe's number of processes."""
+    return str(value).rpartition(":")[2] == PER_PROCESS
 
 
 def option_name(key: str) -> str:

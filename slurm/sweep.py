@@ -41,7 +41,8 @@ class StageSpec:
     options: dict[str, Any] = field(default_factory=dict)
     nodes: int = 1
     gpus: int | str | None = None
-    """Per node: a number, or with their type as in `a100:4`; None: as the cluster's preset says."""
+    """Per node: a number, or with their type as in `a100:4`; None: as the cluster's preset says. `per-process`, of
+    `pretrain`: one for each process of the recipe, divided over the nodes."""
     cpus: int | None = None
     """Per process; None: as many as it has threads."""
     memory_gb: float | None = None
@@ -89,6 +90,8 @@ def sweep_path(name: str) -> Path:
         UserError: there is none; the nearest names are given.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else SWEEPS / f"{name}.yaml"
+    if not path.is_file() and not path.is_absolute() and (SWEEPS.parent / path).is_file():
+        path = SWEEPS.parent / path  # sweeps/sample.yaml, from any folder
     if not path.is_file():
         names = [file.stem for file in SWEEPS.glob("*.yaml")]
         raise UserError(f"unknown sweep '{name}'{nearest(path.stem, names)}")

@@ -24,6 +24,7 @@ COMMANDS = {
     "diagnose": Command("pretrain.diagnostics.__main__", "draw the spectra of a pretraining"),
     "detect": Command("transfer.coco_det", "fine-tune a checkpoint for detection and report AP"),
     "sweep": Command("slurm.launch_sweep", "run a sweep on this machine or on SLURM"),
+    "plan": Command("slurm.cost.__main__", "estimate what a pretraining or a sweep costs"),
     "recipes": Command("results.recipe_list", "list recipes with published and measured values"),
     "aggregate": Command("results.aggregate", "build the tables from run folders"),
     "report": Command("results.report", "build the report page"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from slurm.batch_script import batch_script
 from slurm.clusters import Preset, Share, load_preset
+from slurm.cost.preview import cost_preview
 from slurm.graph import PLAN, Graph, Job, Resources, graph_from_plan
 from slurm.job_state import JobState
 from slurm.local import _order
@@ -455,6 +456,38 @@ def test_a_faulty_preset_gets_one_clear_line(content: str, message: str, tmp_pat
 def test_an_unknown_cluster_names_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown cluster 'locl'; did you mean 'local'"):
         load_preset("locl")
+
+
+def test_gpus_per_process_are_as_many_as_each_recipe_has_processes(load: Any) -> None:
+    sweep = load(
+        {
+            "recipes": ["sample/intl"],
+            "grid": {"world_size": [1, 4]},
+            "stages": {"pretrain": {"gpus": "a100:per-process"}},
+        }
+    )
+    jobs = [job for job in graph_of(sweep).work if job.stage == "pretrain"]
+    assert [(job.resources.gpus, job.resources.gpu_type) for job in jobs] == [(1, "a100"), (4, "a100")]
+    with pytest.raises(UserError, match="per-process is for pretrain"):
+        graph_of(load({"recipes": ["sample/intl"], "stages": {"knn": {"gpus": "per-process"}}}))
+
+
+def test_the_ladder_asks_for_the_gpus_of_its_recipes_and_five_fine_tunings() -> None:
+    graph = graph_of(load_sweep("ladder-imagenet", [], []))
+    gpus = {job.task.recipe: job.resources.gpus for job in graph.work if job.stage == "pretrain"}
+    assert sorted(gpus.values()) == [1, 4, 8, 8, 8]
+    assert sum(job.stage == "detect" for job in graph.work) == 5 * 3 * 5
+    assert {job.task.options["protocol"] for job in graph.work if job.stage == "linear"} == {"simsiam"}
+
+
+def test_a_dry_run_estimates_what_is_to_be_run(load: Any) -> None:
+    sweep = load({"recipes": ["sample/intl"], "seeds": [0, 1], "stages": {"pretrain": {"gpus": "a100:1"}}})
+    graph = graph_of(sweep)
+    everything = "\n".join(cost_preview(graph, sweep, set(graph.jobs)))
+    assert "estimated on A100 80 GB SXM" in everything
+    assert "in all 2 jobs" in everything
+    assert "in all 1 jobs" in "\n".join(cost_preview(graph, sweep, {graph.work[0].key}))
+    assert cost_preview(graph, sweep, set()) == ["estimated: nothing to run"]
 
 
 def test_a_dry_run_tells_jobs_resources_and_calls_of_sbatch(load: Any) -> None:

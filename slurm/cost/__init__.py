@@ -1,0 +1,1 @@
+"""What a training costs: images per second, hours, energy and memory, from constants with their sources."""
