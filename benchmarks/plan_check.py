@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def published_rows() -> list[Row]:
     rows = []
     for entry in known.raw["step_rates"]:
         for precision, key in (("bf16", "half"), ("fp32", "single")):
-            if key in entry and entry["backbone"].startswith("resnet"):
+            if key in entry and _has(entry["backbone"]):
                 rate = classifier(entry["backbone"], 224, hardware(entry["card"]), precision)
                 what = f"{entry['backbone']} 224 px, {entry['card']}, {key} precision"
                 rows.append(Row(what, "images/s", rate, entry[key], entry["source"], fitted=True))
@@ -172,6 +173,11 @@ def published_rows() -> list[Row]:
     return rows
 
 
+def _has(backbone: str) -> bool:
+    """timm is not a requirement."""
+    return not backbone.startswith("timm:") or find_spec("timm") is not None
+
+
 def cifar_memory() -> Quantity:
     recipe = load("cifar10/simclr", {"batch": 512, "precision": "bf16"})
     return estimate(recipe, hardware("a6000"), 50_000).memory_gb
@@ -197,11 +203,10 @@ def shares() -> str:
     lines = ["card, backbone, precision: share of bandwidth, share of peak"]
     for entry in constants().raw["step_rates"]:
         card = constants().card(entry["card"])
-        try:
-            work = work_of(alone(entry["backbone"], 224), 32)
-        except Exception as error:
-            lines.append(f"{entry['backbone']}: not counted: {error}")
+        if not _has(entry["backbone"]):
+            lines.append(f"{entry['backbone']}: timm is not installed")
             continue
+        work = work_of(alone(entry["backbone"], 224), 32)
         for key, size, peak in (("half", 0.5, card.half_tflops), ("single", 1.0, card.single_tflops)):
             if key in entry:
                 traffic = entry[key] * work.kept_bytes * size / (card.bandwidth * 1e9)

@@ -1,4 +1,4 @@
-"""whitebench plan RECIPE [key=value ...] --gpus 8 --nodes 4 --gpu h100"""
+"""The command `whitebench plan RECIPE [key=value ...] --gpus 8 --nodes 4 --gpu h100`."""
 
 import argparse
 import json

@@ -58,7 +58,8 @@ def _compute(recipe: "Recipe", work: Work, card: Card, local_batch: int) -> Quan
 
 
 def _family(backbone: str) -> str:
-    return "vit" if backbone.startswith(("vit", "deit")) else backbone
+    name = backbone.removeprefix("timm:")
+    return "vit" if name.startswith(("vit", "deit")) else name
 
 
 def _node_efficiency(gpus: int) -> Quantity:

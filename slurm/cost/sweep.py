@@ -114,7 +114,8 @@ def sweep_cost(
         for stage, spec in sweep.stages.items():
             jobs = len(alike) * len(spec.seeds or (None,))
             jobs = jobs if todo is None else todo.get((name, stage), 0)
-            if (spec.stage or stage) in FREE or not jobs or (spec.recipes is not None and alike[0].recipe not in spec.recipes):
+            runs = spec.recipes is None or alike[0].recipe in spec.recipes
+            if (spec.stage or stage) in FREE or not jobs or not runs:
                 continue
             try:
                 rows.append(_row(name, stage, spec, recipe, hardware, jobs, images))
