@@ -185,15 +185,17 @@ class Trainer:
             raise UserError(divergence.message(fault, step, self.recipe.precision))
         monitor = self.recipe.monitor
         if monitor.knn_every and ((epoch + 1) % monitor.knn_every == 0 or epoch + 1 == epochs):
-            values["online_knn_top1"] = online_knn(
-                self.method.exported.backbone, self.normalise, self.manifest, self.recipe
-            )
+            with run.phase("monitor"):
+                values["online_knn_top1"] = online_knn(
+                    self.method.exported.backbone, self.normalise, self.manifest, self.recipe
+                )
         remaining = (epochs - epoch - 1) * values["seconds"]
         lr = self.training_step.learning_rate(step - 1)
         run.log(step=step, epoch=epoch + 1, epochs=epochs, lr=lr, eta_s=round(remaining, 1), **values)
         run.metrics.update({key: value for key, value in values.items() if key != "seconds"})
         if self._probe_is_due(epoch, epochs):
-            self._probe_spectra(run, step, epoch + 1)
+            with run.phase("monitor"):
+                self._probe_spectra(run, step, epoch + 1)
         if "spread" in values:
             run.metrics["collapsed"] = values["spread"] < COLLAPSED or run.metrics.get("effective_rank", 2.0) < 2
 

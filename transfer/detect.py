@@ -113,11 +113,20 @@ def detect(folder: Path, run: Run | None, content: "Converted", options: "Option
     differences = [*deviations(cfg, protocol), *schedule_lines(protocol, settings), *content.changes]
     differences += _data_deviations(protocol, data, options.subset)
     differences += padding_deviation(protocol, settings.batch // options.processes)
-    tuning = _prepared(folder, run, cfg, content, data, protocol, options, differences, say)
-    tuning.fit(run)
-    evaluation = tuning.evaluate(run)
+    with phase(run, "setup"):
+        tuning = _prepared(folder, run, cfg, content, data, protocol, options, differences, say)
+    with phase(run, "training"):
+        tuning.fit(run)
+    with phase(run, "evaluation"):
+        evaluation = tuning.evaluate(run)
     if run is not None and evaluation is not None:
-        _record(run, tuning, evaluation, settings.iterations)
+        with phase(run, "pictures"):
+            _record(run, tuning, evaluation, settings.iterations)
+
+
+def phase(run: Run | None, name: str) -> contextlib.AbstractContextManager[None]:
+    """`Run.phase`, in the process that has the record."""
+    return run.phase(name) if run is not None else contextlib.nullcontext()
 
 
 def _prepared(

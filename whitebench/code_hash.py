@@ -72,6 +72,11 @@ def code_files(stage: str, method: str | None = None) -> dict[str, str]:
     return files
 
 
+def files_behind(entry: str) -> dict[str, str]:
+    """The file `entry` of the project and all that it imports, directly or not, each with 12 hex digits of its hash."""
+    return {name: _tree_hash(*_state(ROOT / name)) for name in sorted(_imported([entry], lambda name, importer: False))}
+
+
 def _own_method(method: str) -> Path | None:
     """The file of a method that lies in a folder of $WHITEBENCH_METHODS; None where there is none."""
     folders = filter(None, os.environ.get("WHITEBENCH_METHODS", "").split(os.pathsep))

@@ -19,6 +19,11 @@ VERSIONED = ("torch", "torchvision", "numpy", "ffcv", "sal-detectron2", "detectr
 
 def environment() -> dict[str, Any]:
     """Versions, git state, host and device, without importing any heavy package that is not imported already."""
+    return {**_git_state(), **machine()}
+
+
+def machine() -> dict[str, Any]:
+    """`environment` without the state of git."""
     versions: dict[str, str] = {}
     for package in VERSIONED:
         try:
@@ -29,7 +34,6 @@ def environment() -> dict[str, Any]:
     cuda = torch is not None and torch.cuda.is_available()
     device = torch.cuda.get_device_name() if torch is not None and cuda else platform.processor() or platform.machine()
     return {
-        **_git_state(),
         "python": platform.python_version(),
         **versions,
         "host": socket.gethostname(),

@@ -10,6 +10,8 @@ import shlex
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,7 +68,9 @@ class Record:
     metrics: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, dict[str, str]] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
-    """Sums over restarts: wall_s, gpu_s, cpu_s (see `cpu_seconds`), energy_kwh (None if unknown), and restarts."""
+    """Sums over restarts: wall_s, gpu_s, cpu_s (see `cpu_seconds`), energy_kwh (None if unknown), and restarts. Of
+    cpu_s, parts that were measured: cpu_s_training, ...; and before it cpu_s_startup, what the process took until the
+    record was opened (imports)."""
     started: str = ""
     ended: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
@@ -124,6 +128,9 @@ def parse_record(content: bytes, path: Path) -> Record:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of the run's `metrics.jsonl`."""
     return read_json_lines(folder / METRICS)
+
+
+_opened_in_this_process = False
 
 
 class Run:
@@ -205,10 +212,30 @@ class Run:
         self.record.environment = environment()
         self.record.code = code_files(self.record.stage, self._method())
         self.record.hashes["code"] = code_hash(self.record.code)
+        self._note_startup()
         self._began, self._energy = time.monotonic(), EnergyMeter(self.gpus)
         self._cpu_began, self._cost_before = cpu_seconds(), dict(self.record.cost)
         self.save()
         return self
+
+    def _note_startup(self) -> None:
+        """Of the first run of a process: a later one has done none of what came before."""
+        global _opened_in_this_process
+        if not _opened_in_this_process:
+            self._add_cost("cpu_s_startup", cpu_seconds())
+        _opened_in_this_process = True
+
+    def _add_cost(self, name: str, value: float) -> None:
+        self.record.cost[name] = self.record.cost.get(name, 0.0) + value
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the CPU time of what runs in this context to the cost, as `cpu_s_<name>`."""
+        began = cpu_seconds()
+        try:
+            yield
+        finally:
+            self._add_cost(f"cpu_s_{name}", cpu_seconds() - began)
 
     def _method(self) -> str | None:
         """The name of the method that a pretraining's config has."""

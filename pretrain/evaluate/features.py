@@ -11,6 +11,7 @@ from pretrain.data.betons.manifest import Manifest, read_manifest
 from pretrain.data.loaders.build import evaluation_batches
 from pretrain.data.normalise import Normalise
 from pretrain.data.statistics import IMAGENET_MEAN, IMAGENET_STD
+from pretrain.evaluate.feature_cache import cached_features
 from pretrain.repeatable import derive_seed
 from whitebench.errors import UserError
 
@@ -33,7 +34,7 @@ class FrozenEncoder:
         self, backbone: "Backbone", target: "Target", options: "Options", trained: "Trained | None" = None
     ) -> None:
         """`trained` is needed for outputs beyond the backbone's."""
-        self.target, self.options, self.trained = target, options, trained
+        self.backbone, self.target, self.options, self.trained = backbone, target, options, trained
         self.device = torch.device(options.device)
         self.manifest = read_manifest(target.dataset)
         network = trained.method.exported if trained else load_backbone(backbone)
@@ -58,8 +59,7 @@ class FrozenEncoder:
         Raises:
             UserError: features that are not finite.
         """
-        crops = centre_crops(self.manifest, split, self.target, self.options, batch, interpolation)
-        features, labels = collect(self, crops, self.manifest.split(split).count, store)
+        features, labels = self._encoded(split, batch, store, interpolation)
         if not bool(features.isfinite().all()):
             raise UserError(
                 f"features of the split '{split}' are not finite: the network overflows in float32, and has no accuracy"
@@ -69,6 +69,30 @@ class FrozenEncoder:
             features = in_training_batches(features.to(self.device), method.transformed, size, self.options.seed)
             features = features.to(labels.device)
         return features, labels
+
+    def _encoded(
+        self, split: str, batch: int, store: str | None, interpolation: "Interpolation"
+    ) -> tuple[Tensor, Tensor]:
+        """The network's outputs for a split; those of a backbone from the cache, if they are there."""
+
+        def encode() -> tuple[Tensor, Tensor]:
+            crops = centre_crops(self.manifest, split, self.target, self.options, batch, interpolation)
+            return collect(self, crops, self.manifest.split(split).count, store)
+
+        if self.trained:
+            return encode()
+        settings = {
+            "data": self.manifest.content_hash,
+            "split": split,
+            "resize": self.target.resize,
+            "crop": self.target.crop,
+            "interpolation": interpolation,
+            "loader": self.options.loader,
+            "batch": batch,
+            "device": self.options.device,
+            "threads": self.options.threads,
+        }
+        return cached_features(self.backbone, settings, encode, store or str(self.device))
 
 
 def load_backbone(backbone: "Backbone") -> nn.Module:

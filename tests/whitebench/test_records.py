@@ -1,11 +1,13 @@
 """The record of a run is whole at every moment, belongs to one process at a time, and says how the run ended."""
 
+import contextlib
 import errno
 import math
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,35 @@ def test_a_run_that_ends_is_done_with_its_metrics_and_cost(runs: Path) -> None:
     assert record.cost["gpu_s"] == pytest.approx(2 * record.cost["wall_s"])
     assert record.environment["python"]
     assert record.command.startswith("python ")
+
+
+def test_phases_are_parts_of_the_cpu_time_and_add_up_over_restarts() -> None:
+    for status in ("interrupted", "done"):
+        with contextlib.suppress(Interrupted), open_run() as run:
+            for _ in range(2):
+                with run.phase("training"):
+                    before = time.process_time()
+                    while time.process_time() - before < 0.05:
+                        pass
+            if status == "interrupted":
+                raise Interrupted
+    record = read_record(run.folder)
+    assert record is not None
+    assert record.status == "done"
+    assert 0.2 <= record.cost["cpu_s_training"] <= record.cost["cpu_s"]
+
+
+def test_only_the_first_run_of_a_process_counts_what_came_before_it(runs: Path) -> None:
+    script = """
+        from whitebench.records import Run
+        for seed in (0, 1):
+            with Run("linear", "x", {"seed": seed}, cell={}) as run:
+                print(run.record.cost.get("cpu_s_startup", 0.0))
+    """
+    with python(script, stdout=subprocess.PIPE) as process:
+        first, second = map(float, process.communicate()[0].split())
+    assert first > 0
+    assert second == 0
 
 
 def test_a_run_that_fails_says_so_and_keeps_the_traceback() -> None:
