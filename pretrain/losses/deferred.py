@@ -29,9 +29,14 @@ class _Check:
 _pending: deque[_Check] = deque()
 
 
+def is_deferred(x: Tensor) -> bool:
+    """Whether reading a value of x would hold the host."""
+    return x.device.type in DEFERRED
+
+
 def require(passed: Tensor, error: Callable[[], UserError]) -> None:
     """Raises error() unless all of `passed` (bool) is true: at once on a CPU; see above for accelerators."""
-    if passed.device.type not in DEFERRED:
+    if not is_deferred(passed):
         if not bool(passed.all()):
             raise error()
         return

@@ -57,10 +57,19 @@ class Queue(nn.Module):
         self.pushed: Tensor
         self.register_buffer("rows", F.normalize(torch.randn(size, width)))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
+        self._count: int | None = None
+        self.register_load_state_dict_post_hook(lambda queue, _: queue._forget_count())
+
+    @property
+    def count(self) -> int:
+        """The value of `pushed`, which is read from an accelerator only once after the start or a resumption."""
+        if self._count is None:
+            self._count = int(self.pushed)
+        return self._count
 
     @property
     def full(self) -> bool:
-        return int(self.pushed) >= len(self.rows)
+        return self.count >= len(self.rows)
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
@@ -70,6 +79,11 @@ class Queue(nn.Module):
         positions = self.pushed + torch.arange(len(rows) - len(newest), len(rows), device=rows.device)
         self.rows[positions % size] = newest.to(self.rows.dtype)
         self.pushed += len(rows)
+        if self._count is not None:
+            self._count += len(rows)
+
+    def _forget_count(self) -> None:
+        self._count = None
 
 
 class MomentumContrast(nn.Module):
@@ -107,7 +121,7 @@ class MomentumContrast(nn.Module):
             z: Tensor = self.target(view).z
             return z
         views = gather_with_gradient(view)
-        generator = torch.Generator().manual_seed(int(self.queue.pushed))  # the same on every process
+        generator = torch.Generator().manual_seed(self.queue.count)  # the same on every process
         order = torch.randperm(len(views), generator=generator).to(view.device)
         share = views[order.chunk(processes)[rank()]]
         shuffled = gather_with_gradient(self.target(share).z)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pretrain.losses.deferred import is_deferred
 from pretrain.losses.gram import gram
 from pretrain.losses.whitening import at_least_float32, float32_region
 from whitebench.errors import UserError
@@ -86,7 +87,13 @@ class _LogDet(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * torch.cholesky_inverse(ctx.saved_tensors[0])
+        (factor,) = ctx.saved_tensors
+        if not is_deferred(factor):
+            return gradient * torch.cholesky_inverse(factor)
+        # On an accelerator cholesky_inverse waits for its status; triangular solves do not.
+        eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+        half = torch.linalg.solve_triangular(factor, eye, upper=False)
+        return gradient * (half.mT @ half)
 
 
 class _TracePolynomial(torch.autograd.Function):

@@ -80,7 +80,7 @@ class DeepCluster(Method[Config]):
         self.banks, self.assignments = self.banks.to(device), self.assignments.to(device)
         loss = deepcluster_loss(views, self.prototypes, self.assignments[:, batch.index], self.config.temperature)
         self._keep(views, batch.index)
-        used = torch.bincount(self.assignments[0], minlength=self.config.clusters).gt(0).float().mean()
+        used = torch.zeros(self.config.clusters, device=device).index_fill_(0, self.assignments[0], 1.0).mean()
         return Step(loss, {"clusters_in_use": used, "spread": spread(views[0])})
 
     @classmethod

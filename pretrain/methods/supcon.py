@@ -70,9 +70,9 @@ def supcon_loss(
         logits = (rows @ rows.mT / tau).masked_fill(itself, float("-inf"))
         logs = logits.log_softmax(dim=1)
         if inside:
-            some = positive.any(dim=1)
-            terms = logs.masked_fill(~positive, float("-inf"))[some].logsumexp(dim=1)
-            loss = -terms.sum() / len(rows)
+            alone = ~positive.any(dim=1, keepdim=True)
+            terms = logs.masked_fill(~(positive | alone), float("-inf")).logsumexp(dim=1)
+            loss = -terms.masked_fill(alone.squeeze(1), 0).sum() / len(rows)
         else:
             means = logs.masked_fill(~positive, 0).sum(dim=1) / positive.sum(dim=1).clamp_min(1)
             loss = -means.mean()
