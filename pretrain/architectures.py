@@ -8,8 +8,15 @@ from collections.abc import Mapping
 
 from whitebench.errors import UserError, nearest
 
-RESNETS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
-"""torchvision's, with the width of their pooled features."""
+RESNETS = {
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnet101": 2048,
+    "resnet18-32": 256,
+    "resnet18-16": 128,
+}
+"""torchvision's, and its ResNet-18 with 32 or 16 channels in the first stage; each with the width of its features."""
 TIMM = "timm:"
 VIT_SIZES = {"tiny": "ti", "small": "s", "base": "b", "large": "l"}
 """Sizes of vision transformers, with their usual abbreviations."""
@@ -17,6 +24,16 @@ _VIT = re.compile(
     r"vit[-_ ]?(tiny|ti|t|small|s|base|b|large|l)(?:[-_/ ]?(?:patch|p)?[-_]?(\d{1,3}))?", flags=re.IGNORECASE
 )
 _PATCH = re.compile(r"patch(\d+)")
+
+
+def resnet_depth(name: str) -> int:
+    """18 of resnet18 and resnet18-32."""
+    return int(name.removeprefix("resnet").partition("-")[0])
+
+
+def resnet_width(name: str) -> int:
+    """Channels of the stem and of the first stage's 3x3 convolutions: 64, or as the name says."""
+    return int(name.partition("-")[2] or 64)
 
 
 def canonical_backbone(name: str) -> str:

@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretrain.architectures import RESNETS, resnet_width
 from pretrain.tensor_checks import as_float32, check_shapes, clean, dimensions, has_values
 from pretrain.tensor_names import torchvision_names
 from whitebench.errors import UserError
 
-ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101")
+ARCHITECTURES = tuple(RESNETS)
+WIDTHS = sorted({resnet_width(arch) for arch in RESNETS})
 STEMS = ("imagenet", "cifar", "cifar-pad2", "small")
 TRUNK = re.compile(r"(conv1|bn1|layer\d+)\.")
 """The parts of a ResNet that a backbone consists of; the rest of it (fc, projection heads) is not ours."""
@@ -85,17 +87,17 @@ def recognise(tensors: Mapping[str, Tensor], stated_stem: str | None = None) -> 
 @cache
 def tensor_shapes(arch: str, stem: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors of a backbone: 100 for a ResNet-18, 265 for a ResNet-50."""
-    from torchvision.models import get_model
+    from pretrain.resnets import build_resnet
 
     with torch.device("meta"):
-        network = get_model(arch)
+        network = build_resnet(arch)
     shapes = {
         name: tuple(tensor.shape)
         for name, tensor in network.state_dict().items()
         if not name.startswith("fc.") and not name.endswith(COUNTER)
     }
     if stem != "imagenet":
-        shapes["conv1.weight"] = (64, 3, 3, 3)
+        shapes["conv1.weight"] = (resnet_width(arch), 3, 3, 3)
     return shapes
 
 
@@ -219,9 +221,9 @@ def _stem(trunk: dict[str, Tensor], stated: str | None) -> str:
     shape = None if first is None else tuple(first.shape)
     if stated is not None and stated not in STEMS:
         raise UserError(f"states an unknown stem '{stated}'; choose one of: {', '.join(STEMS)}")
-    if shape == (64, 3, 7, 7):
+    if shape in [(width, 3, 7, 7) for width in WIDTHS]:
         stem = "imagenet"
-    elif shape == (64, 3, 3, 3):
+    elif shape in [(width, 3, 3, 3) for width in WIDTHS]:
         stem = stated if stated not in (None, "imagenet") else "cifar"
     else:
         wide = "; wide ResNets are not supported" if shape and len(shape) == 4 and shape[0] > 64 else ""
@@ -233,10 +235,11 @@ def _stem(trunk: dict[str, Tensor], stated: str | None) -> str:
 
 
 def _architecture(trunk: dict[str, Tensor]) -> str:
-    """By the number of blocks of each stage, and whether they are bottlenecks."""
+    """By the number of blocks of each stage, whether they are bottlenecks, and the stem's channels."""
     blocks = [len({name.split(".")[1] for name in trunk if name.startswith(f"layer{k}.")}) for k in (1, 2, 3, 4)]
     bottleneck = any(name.endswith(".conv3.weight") for name in trunk)
-    for arch in ARCHITECTURES:
+    width = len(trunk["conv1.weight"])
+    for arch in (arch for arch in ARCHITECTURES if resnet_width(arch) == width):
         expected = tensor_shapes(arch, "imagenet")
         counts = [len({name.split(".")[1] for name in expected if name.startswith(f"layer{k}.")}) for k in (1, 2, 3, 4)]
         if blocks == counts and bottleneck == ("layer1.0.conv3.weight" in expected):

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pretrain.architectures import RESNETS, timm_architecture
+from pretrain.architectures import RESNETS, resnet_width, timm_architecture
 from pretrain.method import Encoder
 from pretrain.recipe import Network
 from pretrain.timm_networks import build_for_recipe, feature_width
@@ -23,17 +23,17 @@ def build_backbone(
     arch: str, stem: str = "imagenet", zero_init_residual: bool = False, stem_init: str = "default"
 ) -> nn.Module:
     """A torchvision ResNet without its classifier: [B, 3, S, S] -> [B, F]. Stems: see `recipe.Network`."""
-    from torchvision import models  # its import takes as long as torch's, and planning a sweep needs none of it
+    from pretrain.resnets import build_resnet  # torchvision takes as long as torch; planning a sweep needs neither
 
     if arch not in RESNETS:
         raise UserError(f"unknown backbone '{arch}'{nearest(arch, RESNETS)}")
     if stem not in STEMS:
         raise UserError(f"unknown stem '{stem}'{nearest(stem, STEMS)}")
-    network = getattr(models, arch)(weights=None, zero_init_residual=zero_init_residual)
+    network = build_resnet(arch, zero_init_residual)
     network.fc = nn.Identity()
     if stem != "imagenet":
         padding = 2 if stem == "cifar-pad2" else 1
-        network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
+        network.conv1 = nn.Conv2d(3, resnet_width(arch), kernel_size=3, stride=1, padding=padding, bias=False)
         if stem_init == "kaiming":
             nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     if stem.startswith("cifar"):

@@ -124,8 +124,9 @@ class Data:
 @strict
 class Network:
     backbone: Annotated[str, AfterValidator(canonical_backbone)] = "resnet50"
-    """resnet18, resnet34, resnet50 or resnet101 (torchvision's); vit_tiny, vit_small, vit_base or vit_large, with
-    _patch16 or _patch8 (without: 16); timm:NAME for any network of timm, e.g. timm:convnext_tiny."""
+    """resnet18, resnet34, resnet50 or resnet101 (torchvision's); resnet18-32 or resnet18-16, a ResNet-18 with half or a
+    quarter of the channels; vit_tiny, vit_small, vit_base or vit_large, with _patch16 or _patch8 (without: 16);
+    timm:NAME for any network of timm, e.g. timm:convnext_tiny."""
     stem: Literal["imagenet", "cifar", "cifar-pad2", "small"] = "imagenet"
     """imagenet: 7x7 stride 2 and max-pooling; cifar: 3x3, no pooling; cifar-pad2: the same, padded by 2 (INTL's);
     small: 3x3 and max-pooling (STL-10, Tiny-ImageNet)."""

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from pretrain.architectures import resnet_depth, resnet_width
+from transfer import narrow_resnet
 from whitebench.errors import UserError
 
+FULL_WIDTH = 64
 FROZEN = 5
 """MODEL.BACKBONE.FREEZE_AT of a backbone that is not trained at all: stem to res5."""
 INSTALL = (
@@ -71,15 +74,26 @@ def detectron2_resnet(arch: str) -> Any:
     require_detectron2()
     from detectron2.config import get_cfg
     from detectron2.layers import ShapeSpec
-    from detectron2.modeling.backbone import build_resnet_backbone
+    from detectron2.modeling import build_backbone
 
     cfg = get_cfg()
-    cfg.MODEL.RESNETS.DEPTH = int(arch.removeprefix("resnet"))
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if arch in ("resnet18", "resnet34") else 256
+    set_resnet(cfg, arch)
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.RESNETS.NORM, cfg.MODEL.RESNETS.STRIDE_IN_1X1 = "BN", False
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    return build_resnet_backbone(cfg, ShapeSpec(channels=3))
+    return build_backbone(cfg, ShapeSpec(channels=3))
+
+
+def set_resnet(cfg: Any, arch: str) -> None:
+    """Depth and, of a narrow ResNet, channels and builder."""
+    resnets, width = cfg.MODEL.RESNETS, resnet_width(arch)
+    resnets.DEPTH = resnet_depth(arch)
+    if width != FULL_WIDTH:
+        narrow_resnet.register()
+        resnets.STEM_OUT_CHANNELS = resnets.RES2_OUT_CHANNELS = width
+        cfg.MODEL.BACKBONE.NAME = narrow_resnet.NAMES[cfg.MODEL.BACKBONE.NAME]
 
 
 @contextmanager

@@ -80,11 +80,11 @@ def source_maps(backbone: "Backbone", images: Tensor) -> dict[str, Tensor]:
     Args:
         images: [N, 3, H, W], normalised.
     """
-    from torchvision.models import get_model
+    from pretrain.resnets import build_resnet
 
     network = _timm_network(backbone)
     if network is None:
-        network = get_model(backbone.arch)
+        network = build_resnet(backbone.arch)
     network.load_state_dict(backbone.tensors, strict=False)  # complete, as `read_backbone` gives it, but for its head
     network.eval()
     activation = network.act1 if hasattr(network, "act1") else network.relu

@@ -42,10 +42,16 @@ NOT_OF_THE_PROTOCOL = (
 )  # fmt: skip
 """Keys that say where files are and which device is used; they change no result."""
 NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
+RESNET = (
+    "MODEL.RESNETS.DEPTH",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS",
+    "MODEL.BACKBONE.NAME",
+)
 REASONS = {
     "MODEL.PIXEL_MEAN": "as the checkpoint was trained",
     "MODEL.PIXEL_STD": "as the checkpoint was trained",
-    "MODEL.RESNETS.DEPTH": "the checkpoint's",
+    **dict.fromkeys(RESNET, "the checkpoint's"),
     "MODEL.ROI_HEADS.NUM_CLASSES": "the data's",
     "INPUT.MASK_FORMAT": "the data's",
     "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": "the data's",
@@ -233,6 +239,8 @@ def build_cfg(
     processes: int = 1,
 ) -> "CfgNode":
     """The config that is run: the published one, scaled to `settings`, for these weights, data and device."""
+    from transfer.detectron import set_resnet
+
     check_fit(protocol, content.arch)
     check_transformer(protocol, content)
     cfg = published_cfg(protocol)
@@ -241,7 +249,7 @@ def build_cfg(
     if is_vit(content.arch):
         set_structure(cfg, content.arch, content.options, content.structure)
     else:
-        cfg.MODEL.RESNETS.DEPTH = int(content.arch.removeprefix("resnet"))
+        set_resnet(cfg, content.arch)
     if device == "cpu":
         cfg.SOLVER.AMP.ENABLED = False
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes

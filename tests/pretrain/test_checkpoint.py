@@ -45,7 +45,8 @@ def same(found: Tensors, expected: Tensors) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("arch", "count"), [("resnet18", 100), ("resnet34", 180), ("resnet50", 265), ("resnet101", 520)]
+    ("arch", "count"),
+    [("resnet18", 100), ("resnet18-16", 100), ("resnet34", 180), ("resnet50", 265), ("resnet101", 520)],
 )
 def test_torchvision_checkpoint_is_recognised_and_counted(tmp_path: Path, arch: str, count: int) -> None:
     state = resnet(arch)

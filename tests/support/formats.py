@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models import get_model
+
+from pretrain.resnets import build_resnet
 
 Tensors = dict[str, Tensor]
 HEAD = {"weight": torch.ones(8, 512), "bias": torch.ones(8)}
@@ -45,7 +46,7 @@ class Format:
 def resnet(arch: str = "resnet18", seed: int = 0) -> Tensors:
     """A seeded state dict as torchvision makes it, with statistics and norms that are not the trivial ones."""
     torch.manual_seed(seed)
-    state = get_model(arch).state_dict()
+    state = build_resnet(arch).state_dict()
     for name, tensor in state.items():
         if name.endswith(("running_mean", "bn1.bias", "bn2.bias", "bn3.bias")):
             tensor.uniform_(-0.2, 0.2)

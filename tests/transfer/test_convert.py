@@ -16,6 +16,7 @@ import torch
 from torchvision.models import get_model
 
 from pretrain.checkpoint import Backbone, read_backbone
+from pretrain.resnets import build_resnet
 from tests.support.formats import resnet
 from transfer.convert import Converted, convert, converted, detectron2_name, load_proven, prove, read_d2, write_d2
 from transfer.detectron import detectron2_resnet
@@ -25,7 +26,7 @@ from transfer.stages import convert_stage
 from whitebench.errors import UserError
 
 
-@pytest.fixture(scope="module", params=["resnet18", "resnet50"])
+@pytest.fixture(scope="module", params=["resnet18", "resnet18-32", "resnet18-16", "resnet50"])
 def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     path = tmp_path_factory.mktemp("ckpt") / "model.pth"
     torch.save(resnet(request.param), path)
@@ -51,11 +52,11 @@ def test_names_are_detectron2s(name: str) -> None:
 def test_every_tensor_arrives_in_detectron2s_own_network(backbone: Backbone) -> None:
     content = converted(backbone)
     proof = load_proven(detectron2_resnet(backbone.arch), content)
-    assert proof.matched == proof.expected == {"resnet18": 100, "resnet50": 265}[backbone.arch]
+    assert proof.matched == proof.expected == (265 if backbone.arch == "resnet50" else 100)
 
 
 def test_feature_maps_are_those_of_the_original(backbone: Backbone) -> None:
-    original, content = get_model(backbone.arch).eval(), converted(backbone)
+    original, content = build_resnet(backbone.arch).eval(), converted(backbone)
     original.load_state_dict(backbone.tensors, strict=False)
     theirs = detectron2_resnet(backbone.arch).eval()
     load_proven(theirs, content)
