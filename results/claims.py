@@ -33,14 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [path for path in options.runs if not path.is_dir()]
     if missing:
         raise UserError(f"{missing[0]}: no such folder of runs")
-    from results.leaderboards.claim_tests import arms, judge, measure, read_claims, read_records, resolutions, show
+    from results.leaderboards.claim_file import arms, read_claims
+    from results.leaderboards.claim_tests import by_measure, judge, measure_each, read_records, resolutions, show
     from results.leaderboards.write import publish, writing_to
 
     stated, path = read_claims(CLAIMS), options.out / TABLE
     published = [options.out / RECORDS] if options.check or options.publish or options.with_published else []
     roots = [] if options.check else options.runs or [runs_root()]
     records = read_records([*roots, *published], arms(stated.claims))
-    table = judge(stated.claims, measure(records.values()), resolutions(records.values()))
+    measured = measure_each(records.values())
+    table = judge(stated.claims, by_measure(measured), resolutions(records.values()), measured)
     text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     if options.check:
         if not path.exists() and not records:

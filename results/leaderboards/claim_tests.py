@@ -1,4 +1,4 @@
-"""The papers' claims: their tests, as `inputs/claims.yaml` states them, and the verdicts that records give.
+"""The verdicts that records give on the papers' claims (`claim_file`).
 
 Every test asks whether a difference is above a margin. One two-sided test, corrected by Holm for all tests of the file,
 decides it either way, so that "holds" and "does not hold" are wrong equally rarely. Variances are those of
@@ -7,89 +7,27 @@ decides it either way, so that "holds" and "does not hold" are wrong equally rar
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from results.leaderboards.claim_file import WORKS, Claim, Comparison, Correlation
 from results.leaderboards.collect import collect, read_proven
 from results.leaderboards.intervals import LEVEL, inferred_images
+from results.leaderboards.rank_correlation import rank_correlation
 from results.leaderboards.run_table import HEADLINES, PRETRAIN, TEST_SET, at, real, text, whole
 from results.leaderboards.significance import Spread, holm, spread
-from whitebench.errors import UserError
 from whitebench.records import Record
-from whitebench.yaml import read_yaml
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold here", "undecided"
-WORKS = "learns more than an untrained network has"
-"""The claim that every arm is tested for, whatever else it is compared with."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """measure of arm  >  (or <)  that of the other arm, or a number, by at least a margin."""
-
-    measure: str
-    arm: str
-    above: bool
-    other: str | float
-    by: float = 0.0
-
-    def __str__(self) -> str:
-        margin = f" by {self.by:g}" if self.by else ""
-        return f"{self.measure} of {self.arm} {'above' if self.above else 'below'} {self.other}{margin}"
-
-
-@dataclass(frozen=True)
-class Claim:
-    claim: str
-    paper: str
-    tests: tuple[Comparison, ...]
-
-
-@dataclass(frozen=True)
-class ClaimFile:
-    written: str
-    """The day on which the tests were committed, before the runs that decide them."""
-    changes: tuple[str, ...]
-    """What was changed after results were seen, with the day."""
-    claims: tuple[Claim, ...]
 
 
 Values = dict[tuple[str, str], list[float]]
 """(arm, measure) -> a value per pretraining."""
-
-
-def read_claims(path: Path) -> ClaimFile:
-    """The claims of a file; one for each arm, that it learns anything, comes first.
-
-    Raises:
-        UserError: an entry that is not a claim or a test, naming it.
-    """
-    content = read_yaml(path)
-    try:
-        entries, untrained, measure = content["claims"], str(content["untrained"]), str(content["works_by"])
-        written, changes = str(content["written"]), tuple(map(_change, content.get("changed_after_a_look") or []))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: needs written, untrained, works_by and claims ({error})") from error
-    claims = []
-    for entry in entries:
-        try:
-            claims.append(Claim(entry["claim"], entry["paper"], tuple(map(_test, entry["tests"]))))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: not a claim with its paper and tests: {entry} ({error})") from error
-    trained = sorted(arms(claims) - {untrained})
-    works = [Claim(f"{arm} {WORKS}", "every arm", (Comparison(measure, arm, True, untrained),)) for arm in trained]
-    return ClaimFile(written, changes, (*works, *claims))
-
-
-def arms(claims: Sequence[Claim]) -> set[str]:
-    """The recipes that they are about."""
-    tests = [test for claim in claims for test in claim.tests]
-    others = {test.other for test in tests if isinstance(test.other, str) and "@" not in test.other}
-    return {test.arm for test in tests} | others
+Measured = dict[str, list[dict[str, float]]]
+"""arm -> of each pretraining its measures."""
 
 
 def read_records(roots: Sequence[Path], recipes: Collection[str]) -> dict[Path, Record]:
@@ -100,23 +38,38 @@ def read_records(roots: Sequence[Path], recipes: Collection[str]) -> dict[Path, 
     return {path: r for path, r in records.items() if parents & {r.id, text(r.config.get("parent"))}}
 
 
-def measure(records: Collection[Record]) -> Values:
-    """What the records say of each arm, in the order of pretraining seeds."""
+def measure_each(records: Collection[Record]) -> Measured:
+    """What the records say of each pretraining of each arm, in the order of seeds."""
     pretrained = [record for record in records if record.stage == PRETRAIN]
     pretrained.sort(key=lambda record: (whole(record.config.get("seed")) or 0, record.id))
-    values: Values = {}
+    measured: Measured = {}
     for parent in pretrained:
-        arm = str(text(parent.cell.get("recipe")))
+        values: dict[str, float] = {}
         if parent.status in ("done", "failed"):
-            values.setdefault((arm, "trained"), []).append(float(parent.status == "done"))
+            values["trained"] = float(parent.status == "done")
         if parent.status == "done":
             for name, metric in parent.metrics.items():
                 value = float(metric) if isinstance(metric, bool) else real(metric)
                 if value is not None:
-                    values.setdefault((arm, name), []).append(value)
-        for name, tops in _evaluations(parent.id, records).items():
-            values.setdefault((arm, name), []).append(float(np.mean(tops)))
+                    values[name] = value
+        values |= {name: float(np.mean(tops)) for name, tops in _evaluations(parent.id, records).items()}
+        measured.setdefault(str(text(parent.cell.get("recipe"))), []).append(values)
+    return measured
+
+
+def by_measure(measured: Measured) -> Values:
+    """The same, by arm and measure."""
+    values: Values = {}
+    for arm, pretrainings in measured.items():
+        for each in pretrainings:
+            for name, value in each.items():
+                values.setdefault((arm, name), []).append(value)
     return values
+
+
+def measure(records: Collection[Record]) -> Values:
+    """What the records say of each arm, in the order of pretraining seeds."""
+    return by_measure(measure_each(records))
 
 
 def resolutions(records: Collection[Record]) -> dict[str, float]:
@@ -131,18 +84,33 @@ def resolutions(records: Collection[Record]) -> dict[str, float]:
     return points
 
 
-def judge(claims: Sequence[Claim], values: Values, points: Mapping[str, float] | None = None) -> pd.DataFrame:
+def judge(
+    claims: Sequence[Claim],
+    values: Values,
+    points: Mapping[str, float] | None = None,
+    measured: Measured | None = None,
+) -> pd.DataFrame:
     """A row per test: what was measured (mean, sd, n of both sides), the difference with its interval, the verdicts.
 
-    `points` is what `resolutions` gives.
+    `points` is what `resolutions` gives; `measured`, what `measure_each` gives, is needed for correlations.
     """
-    rows = [_row(claim, test, values, points or {}) for claim in claims for test in claim.tests]
+    rows = [
+        _correlation_row(claim, test, measured or {})
+        if isinstance(test, Correlation)
+        else _row(claim, test, values, points or {})
+        for claim in claims
+        for test in claim.tests
+    ]
     table = pd.DataFrame(rows)
     table["p_adjusted"] = holm(table["p"].astype(float))
     table["verdict"] = [_verdict(row) for row in table.to_dict("records")]
     pairs = [(claim, test) for claim in claims for test in claim.tests]
-    works = {test.arm: word for (claim, test), word in zip(pairs, table.verdict, strict=True) if WORKS in claim.claim}
-    table["arm_works"] = [works.get(test.arm, "") for _, test in pairs]
+    works = {
+        test.arm: word
+        for (claim, test), word in zip(pairs, table.verdict, strict=True)
+        if WORKS in claim.claim and isinstance(test, Comparison)
+    }
+    table["arm_works"] = [works.get(test.arm, "") if isinstance(test, Comparison) else "" for _, test in pairs]
     whole_claim = table.groupby(["claim", "paper"], sort=False).verdict.agg(_together).rename("claim_verdict")
     table = table.join(whole_claim, on=["claim", "paper"])
     return table[COLUMNS]
@@ -181,6 +149,26 @@ def _row(claim: Claim, test: Comparison, values: Values, points: Mapping[str, fl
     return {**row, **_tested(middle, error, freedom, test), "why": "" if error > 0 else "one pretraining, or no spread"}
 
 
+def _correlation_row(claim: Claim, test: Correlation, measured: Measured) -> dict[str, Any]:
+    """The columns of the arm hold the correlation and the number of pretrainings."""
+    first, second = test.measures
+    groups = [
+        [(each[first], each[second]) for each in measured.get(arm, []) if first in each and second in each]
+        for arm in test.over
+    ]
+    runs = sum(map(len, groups))
+    row = {"claim": claim.claim, "paper": claim.paper, "test": str(test), "other_mean": test.other}
+    row |= {"arm_mean": None, "arm_sd": None, "arm_n": runs, "other_sd": None, "other_n": None}
+    row |= {"difference": math.nan, "ci95_low": math.nan, "ci95_high": math.nan, "p": math.nan, "beyond": False}
+    found = rank_correlation(groups)
+    if found is None:
+        return {**row, "why": "not measured" if not runs else "too few arms, or no spread"}
+    low, high = (end - test.other for end in found.interval)
+    row |= {"arm_mean": found.rho, "difference": found.rho - test.other, "ci95_low": low, "ci95_high": high}
+    beyond = found.rho > test.other if test.above else found.rho < test.other
+    return {**row, "p": found.p(test.other), "beyond": beyond, "why": ""}
+
+
 def _difference(
     sides: Sequence[tuple[str, str]], values: Values, resolution: float, other: str | float
 ) -> tuple[float, float, float]:
@@ -208,25 +196,15 @@ def _difference(
 def _tested(middle: float, error: float, freedom: float, test: Comparison) -> dict[str, Any]:
     from scipy.special import stdtr, stdtrit
 
-    bound = test.by if test.above else -test.by
-    beyond = middle > bound if test.above else middle < bound
+    # That two arms differ by more than the margin is tested at the margin's end on the side of the difference.
+    above = middle >= 0 if test.differs else test.above
+    bound = test.by if above else -test.by
+    beyond = middle > bound if above else middle < bound
     if not error > 0:
         return {"difference": middle, "p": math.nan, "beyond": beyond}
     half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
     p = 2 * float(stdtr(freedom, -abs(middle - bound) / error))
     return {"difference": middle, "ci95_low": middle - half, "ci95_high": middle + half, "p": p, "beyond": beyond}
-
-
-def _test(entry: dict[str, Any]) -> Comparison:
-    keys = {"measure", "arm", "above", "below", "by"}
-    if set(entry) - keys or ("above" in entry) is ("below" in entry):
-        raise ValueError(f"a test has measure, arm, one of above and below, and by: {entry}")
-    other = entry["above"] if "above" in entry else entry["below"]
-    return Comparison(entry["measure"], entry["arm"], "above" in entry, other, float(entry.get("by", 0.0)))
-
-
-def _change(entry: Mapping[str, Any]) -> str:
-    return f"{entry['date']}: {entry['what']}"
 
 
 def _summary(side: str, values: Sequence[float]) -> dict[str, float | int | None]:

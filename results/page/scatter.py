@@ -8,6 +8,7 @@ import pandas as pd
 
 from results.leaderboards.console import TITLES
 from results.leaderboards.leaderboard import Leaderboard, Tables
+from results.leaderboards.rank_correlation import rank_correlation
 from results.leaderboards.warnings import BOUNDS
 from results.page.charts import FRONT, Axis, Chart, scatter_chart
 
@@ -57,21 +58,31 @@ def per_pretraining(tables: Tables, board: Leaderboard, metric: str) -> pd.Serie
 
 def statistics(frame: pd.DataFrame) -> str:
     rivals = frame[~frame.method.isin(BOUNDS)]
-    means = rivals.groupby("experiment")[["x", "y"]].mean()
-    return f"{correlation(list(means.x), list(means.y))}. A mark is a pretraining."
+    groups = [list(zip(group.x, group.y, strict=True)) for _, group in rivals.groupby("experiment")]
+    return f"{correlation(groups)}. A mark is a pretraining."
 
 
-def correlation(x: Sequence[float], y: Sequence[float]) -> str:
-    """Pearson's r with its 95 % interval and Spearman's rho over the means of experiments, or why there is none."""
+def correlation(experiments: Sequence[Sequence[tuple[float, float]]]) -> str:
+    """Pearson's r and Spearman's rho with 95 % intervals, or why there are none.
+
+    Of the (x, y) of each experiment's pretrainings only the mean counts, so that n is the number of experiments.
+    """
     from scipy import stats
 
-    over = f"{len(x)} experiments without the bounds"
-    if len(x) < FEWEST or len(set(x)) < 2 or len(set(y)) < 2:
+    over = f"{len(experiments)} experiments without the bounds ({sum(map(len, experiments))} pretrainings)"
+    ranks = rank_correlation(experiments)
+    if len(experiments) < FEWEST or ranks is None:
         return f"{over}: too few for a correlation"
-    pearson, spearman = stats.pearsonr(x, y), stats.spearmanr(x, y)
-    low, high = pearson.confidence_interval(0.95)
-    pearson_text = f"Pearson r = {pearson.statistic:.2f} [{low:.2f}, {high:.2f}]"
-    return f"{pearson_text}, Spearman ρ = {spearman.statistic:.2f}, over {over}"
+    means = np.array([np.mean(group, axis=0) for group in experiments])
+    pearson = stats.pearsonr(means[:, 0], means[:, 1])
+    texts = [
+        f"{name} = {value:.2f} [{low:.2f}, {high:.2f}]"
+        for name, value, (low, high) in (
+            ("Pearson r", pearson.statistic, pearson.confidence_interval(0.95)),
+            ("Spearman ρ", ranks.rho, ranks.interval),
+        )
+    ]
+    return f"{', '.join(texts)}, over {over}"
 
 
 def cost(tables: Tables) -> tuple[pd.DataFrame, list[Chart]]:

@@ -8,20 +8,18 @@ from scipy import stats
 
 from pretrain.recipe import recipe_names
 from results.claims import CLAIMS, main
+from results.leaderboards.claim_file import WORKS, Claim, Comparison, Correlation, arms, read_claims
 from results.leaderboards.claim_tests import (
     FAILS,
     HOLDS,
     UNDECIDED,
-    WORKS,
-    Claim,
-    Comparison,
-    arms,
+    by_measure,
     judge,
     measure,
-    read_claims,
     read_records,
     show,
 )
+from results.leaderboards.rank_correlation import rank_correlation
 from slurm.sweep import load_sweep
 from tests.support.run_records import Records
 from whitebench.errors import UserError
@@ -103,16 +101,95 @@ def test_no_spread_is_below_one_test_image() -> None:
     assert list(judge(claims, far, {"linear": 100 / 360}).verdict) == [HOLDS]
 
 
+CORRELATION = Correlation(("loss", "linear"), tuple("abcdefgh"), False, 0.0)
+
+
+def planted(slope: float, noise: float, seed: int, arms: int = 8, runs: int = 3) -> dict[str, list[dict[str, float]]]:
+    """Of each arm's runs a loss and an accuracy that changes with it."""
+    draw = np.random.default_rng(seed)
+    return {
+        arm: [
+            {"loss": loss + draw.normal(0, 0.05), "linear": 50 + slope * loss + noise * shared + draw.normal(0, 0.1)}
+            for _ in range(runs)
+        ]
+        for arm, loss, shared in zip("abcdefgh"[:arms], draw.normal(size=arms), draw.normal(size=arms), strict=True)
+    }
+
+
+def correlation_verdict(measured: dict[str, list[dict[str, float]]], test: Correlation = CORRELATION) -> str:
+    return str(judge([Claim("c", "p", (test,))], by_measure(measured), None, measured).verdict[0])
+
+
+@pytest.mark.parametrize(("slope", "noise", "expected"), [(-5.0, 0.1, HOLDS), (5.0, 0.1, FAILS), (0.0, 1.0, UNDECIDED)])
+def test_a_planted_correlation_is_found(slope: float, noise: float, expected: str) -> None:
+    assert correlation_verdict(planted(slope, noise, seed=3)) == expected
+
+
+def test_runs_of_an_arm_are_no_independent_points_of_a_correlation() -> None:
+    """Three arms of twenty runs each stay three arms; without any relation, few of many nulls are called one."""
+    assert correlation_verdict(planted(-5.0, 0.1, 0, arms=3, runs=20)) == UNDECIDED
+    verdicts = [correlation_verdict(planted(0.0, 1.0, seed)) for seed in range(300)]
+    assert (len(verdicts) - verdicts.count(UNDECIDED)) / 300 < 0.09  # 5 % and three standard errors
+
+
+def test_a_correlation_counts_pretrainings_that_have_both_measures() -> None:
+    measured = planted(-5.0, 0.1, 1)
+    measured["a"].append({"loss": 1.0})
+    row = judge([Claim("c", "p", (CORRELATION,))], by_measure(measured), None, measured).iloc[0]
+    assert row.arm_n == 24
+    assert -1 <= row.arm_mean < -0.8
+    assert row.ci95_low < row.difference < row.ci95_high < 0
+    assert correlation_verdict({arm: [{"loss": 1.0}] for arm in "abcdefgh"}) == UNDECIDED
+
+
+def test_the_interval_of_a_correlation_is_bonett_and_wright_s() -> None:
+    points = [(0.0, 1.0), (1.0, 0.0), (2.0, 3.0), (3.0, 2.0), (4.0, 5.0), (5.0, 4.0)]
+    found = rank_correlation([[point] for point in points])
+    assert found is not None
+    rho = stats.spearmanr(points).statistic
+    half = stats.norm.ppf(0.975) * np.sqrt((1 + rho**2 / 2) / 3)
+    assert found.interval == pytest.approx(tuple(np.tanh([np.arctanh(rho) - half, np.arctanh(rho) + half])))
+    perfect = rank_correlation([[(x, x)] for x in range(6)])
+    assert perfect is not None
+    assert 0 < perfect.interval[0] < perfect.interval[1] < 1
+    assert rank_correlation([[point] for point in points[:3]]) is None
+    assert rank_correlation([[(x, 1.0)] for x in range(6)]) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ([50.0, 50.2, 50.4], HOLDS),
+        ([30.0, 30.2, 30.4], HOLDS),
+        ([40.0, 40.2, 40.4], FAILS),
+        ([41.0, 41.2, 41.4], UNDECIDED),
+    ],
+)
+def test_that_arms_differ_is_refuted_by_their_equivalence_alone(own: list[float], expected: str) -> None:
+    test = Comparison("x", "a", False, "b", by=1, differs=True)
+    assert verdict(test, own, [40.0, 40.1, 40.3]) == expected
+    assert verdict(test, [30.0, 40.0, 50.0], [40.0, 30.0, 51.0]) == UNDECIDED
+
+
+def test_differing_by_exactly_the_margin_is_rarely_decided_either_way() -> None:
+    draw = np.random.default_rng(1)
+    test = Comparison("x", "a", False, "b", by=2, differs=True)
+    verdicts = [verdict(test, list(draw.normal(2, 0.5, 4)), list(draw.normal(0, 0.5, 4))) for _ in range(400)]
+    for word in (HOLDS, FAILS):
+        assert verdicts.count(word) / 400 < 0.049
+
+
 def test_every_arm_is_compared_with_an_untrained_network() -> None:
     stated = read_claims(CLAIMS)
     works = [claim for claim in stated.claims if WORKS in claim.claim]
-    assert {claim.tests[0].arm for claim in works} == arms(stated.claims) - {"claims/random"}
-    assert {claim.tests[0].other for claim in works} == {"claims/random"}
+    tests = [test for claim in works for test in claim.tests if isinstance(test, Comparison)]
+    assert {test.arm for test in tests} == arms(stated.claims) - {"claims/random"}
+    assert {test.other for test in tests} == {"claims/random"}
 
 
 def test_a_collapsed_arm_fails_the_tests_of_rank() -> None:
     """The plain rank let collapsed arms pass. Of the present tests "arm above ...", none may."""
-    tests = [test for claim in read_claims(CLAIMS).claims for test in claim.tests]
+    tests = [test for claim in read_claims(CLAIMS).claims for test in claim.tests if isinstance(test, Comparison)]
     ranks = [test for test in tests if test.measure in ("rank", "effective_rank") and test.above]
     assert ranks
     assert not [test for test in ranks if test.measure == "rank"]
@@ -188,6 +265,9 @@ def test_every_test_names_an_arm_that_the_sweep_runs() -> None:
         "- {claim: c, paper: p, tests: [{measure: m, arm: a}]}",
         "- {claim: c, paper: p, tests: [{measure: m, arm: a, above: 1, below: 2}]}",
         "- {claim: c, paper: p, tests: [{measure: m, arm: a, above: 1, beyond: 2}]}",
+        "- {claim: c, paper: p, tests: [{correlation: [x, y], over: [a], below: -1}]}",
+        "- {claim: c, paper: p, tests: [{correlation: [x, y], over: [a], differs: 0}]}",
+        "- {claim: c, paper: p, tests: [{correlation: [x], over: [a], below: 0}]}",
     ],
 )
 def test_a_claim_that_is_none_is_named(tmp_path: Path, text: str) -> None:

@@ -252,8 +252,12 @@ def test_the_front_is_what_nothing_beats_in_both() -> None:
 
 def test_a_correlation_has_an_interval_or_says_why_not() -> None:
     """r = 8 / sqrt(10 x 8.8); tanh(atanh(r) -+ 1.96 / sqrt(5 - 3))."""
-    assert correlation([1, 2, 3, 4, 5], [2, 4, 5, 4, 6]).startswith("Pearson r = 0.85 [-0.12, 0.99]")
-    assert correlation([1, 2], [1, 2]) == "2 experiments without the bounds: too few for a correlation"
+    experiments = [[(x, y - 1.0), (x, y + 1.0)] for x, y in zip((1, 2, 3, 4, 5), (2, 4, 5, 4, 6), strict=True)]
+    text = correlation(experiments)
+    assert text.startswith("Pearson r = 0.85 [-0.12, 0.99], Spearman ρ = 0.82 [")
+    assert text.endswith("over 5 experiments without the bounds (10 pretrainings)")
+    few = "2 experiments without the bounds (2 pretrainings): too few for a correlation"
+    assert correlation([[(1, 1)], [(2, 2)]]) == few
 
 
 def test_curves_are_thinned_evenly_and_keep_their_end() -> None:
