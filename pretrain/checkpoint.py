@@ -18,6 +18,8 @@ from whitebench.files import write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pretrain.vit_layout import Recognised
+
 METADATA = "whitebench"
 """The one metadata key of our files (several keys come out in changing order); also a key of our checkpoint.pt."""
 
@@ -56,19 +58,23 @@ def read_backbone(path: Path, encoder: str | None = None, unsafe_pickle: bool = 
             default is the one its project evaluates.
         unsafe_pickle: load pickles that may run code of whoever wrote them.
     Raises:
-        UserError: the file does not exist; it is truncated or not a checkpoint; it would run code; it holds no ResNet
+        UserError: the file does not exist; it is truncated or not a checkpoint; it would run code; it holds no network
             of a known kind, not all of one, or one with values that are not finite; it states another network.
     """
     from pretrain.encoders import find_encoder, recognise
     from pretrain.stated_architecture import UNSTATED, check_stated
+    from pretrain.stated_transformer import recognise_transformer_or_convnext
 
     path = checkpoint_file(Path(path))
     content = read_content(path, unsafe_pickle)
     metadata = _metadata(path, _stated(content))
-    if str(metadata.get("arch", "")).startswith(TIMM) and content.metadata is not None:
-        return _own_timm(path, content, metadata)
+    if str(metadata.get("arch", "")).startswith(TIMM):
+        return _own_timm(path, content, metadata, encoder)
     try:
         match = find_encoder(content.tensors, encoder)
+        recognised = recognise_transformer_or_convnext(match.tensors, match.prefix, content.tensors, path)
+        if recognised is not None:
+            return _of_timm(recognised, f"{content.kind}, {match.description}", metadata, content.sha256)
         arch, stem, tensors = recognise(match.tensors, metadata.get("stem"))
         stated = arch if "arch" in metadata else check_stated(content.tensors, path, arch)
     except UserError as error:
@@ -81,17 +87,33 @@ def read_backbone(path: Path, encoder: str | None = None, unsafe_pickle: bool = 
     return Backbone(arch, stem, tensors, metadata, origin, content.sha256, stated)
 
 
-def _own_timm(path: Path, content: Content, metadata: dict[str, Any]) -> Backbone:
-    """From our own backbone.safetensors, whose metadata names the network and its options."""
-    from pretrain.timm_layout import check_options, complete
+def _of_timm(recognised: "Recognised", origin: str, metadata: dict[str, Any], sha256: str) -> Backbone:
+    return Backbone(
+        recognised.architecture,
+        "imagenet",
+        recognised.tensors,
+        metadata,
+        origin + recognised.remark,
+        sha256,
+        recognised.architecture,
+        recognised.options,
+    )
+
+
+def _own_timm(path: Path, content: Content, metadata: dict[str, Any], encoder: str | None) -> Backbone:
+    """From our own backbone.safetensors or checkpoint.pt, whose metadata names the network and its options."""
+    from pretrain.encoders import find_encoder
+    from pretrain.timm_layout import check_options, complete, tensor_shapes
 
     arch, options = metadata["arch"], metadata.get("options", {})
     try:
         check_options(options)
-        tensors = complete(arch, options, content.tensors)
+        match = find_encoder(content.tensors, encoder, anchor=next(iter(tensor_shapes(arch, options))))
+        tensors = complete(arch, options, match.tensors)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return Backbone(arch, "imagenet", tensors, metadata, content.kind, content.sha256, arch, options)
+    origin = f"{content.kind}, {match.description}"
+    return Backbone(arch, "imagenet", tensors, metadata, origin, content.sha256, arch, options)
 
 
 def write_backbone(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, Any]) -> None:

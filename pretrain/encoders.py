@@ -1,8 +1,9 @@
 """Finds the encoder in a checkpoint of unknown layout, and recognises its architecture from names and shapes.
 
-Projects wrap the same ResNet in many ways (`state_dict`, `module.`, `backbone.`, `encoder_q.`, `teacher`, compiled or
-distributed wrappers, any of them nested). So no list of wrappers is kept: wherever tensors with a ResNet's own names
-stand below a common prefix, there is an encoder; the words of the prefix say what it is to its project.
+Projects wrap the same network in many ways (`state_dict`, `module.`, `backbone.`, `encoder_q.`, `teacher`, compiled or
+distributed wrappers, any of them nested). So no list of wrappers is kept: wherever tensors with the own names of a
+ResNet, a vision transformer or a ConvNeXt stand below a common prefix, there is an encoder; the words of the prefix say
+what it is to its project.
 """
 
 import re
@@ -16,9 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretrain import convnext_layout, vit_layout
 from pretrain.architectures import RESNETS, resnet_width
+from pretrain.convnext_layout import STEM, is_convnext
 from pretrain.tensor_checks import as_float32, check_shapes, clean, dimensions, has_values
-from pretrain.tensor_names import torchvision_names
+from pretrain.tensor_names import common_names
+from pretrain.vit_layout import PATCHES, is_vit
 from whitebench.errors import UserError
 
 ARCHITECTURES = tuple(RESNETS)
@@ -26,6 +30,7 @@ WIDTHS = sorted({resnet_width(arch) for arch in RESNETS})
 STEMS = ("imagenet", "cifar", "cifar-pad2", "small")
 TRUNK = re.compile(r"(conv1|bn1|layer\d+)\.")
 """The parts of a ResNet that a backbone consists of; the rest of it (fc, projection heads) is not ours."""
+ANY_TRUNK = re.compile(f"{TRUNK.pattern}|{vit_layout.TRUNK.pattern}|{convnext_layout.TRUNK.pattern}")
 COUNTER = "num_batches_tracked"
 SECOND_CHOICE = {"momentum", "target", "ema", "k", "key", "student", "moco"}
 """Words of encoders that their projects do not evaluate; DINO evaluates the teacher, the others the online network.
@@ -46,26 +51,33 @@ MAX_NUMEL = 2**24
 @dataclass(frozen=True)
 class Match:
     tensors: dict[str, Tensor]
-    """By torchvision's names."""
+    """Below its prefix, by torchvision's or timm's names."""
     description: str
     """The prefix of their names, and the encoders that were not chosen."""
+    prefix: str = ""
 
 
-def find_encoder(content: Any, name: str | None = None) -> Match:
+def find_encoder(content: Any, name: str | None = None, anchor: str | None = None) -> Match:
     """The encoder in what a checkpoint holds; of several, the one called `name`, or its project's choice.
 
+    Args:
+        anchor: a tensor that every encoder of the file has, where its network is known; None: see `_candidates`.
     Raises:
         UserError: no encoder, none of that name, or several of which none is preferred.
     """
     tensors = _without_wrappers(_all_tensors(content))
-    tensors = {torchvision: tensors[name] for name, torchvision in torchvision_names(list(tensors)).items()}
-    candidates = _candidates(tensors)
+    if anchor is None:
+        tensors = {common: tensors[name] for name, common in common_names(list(tensors)).items()}
+        candidates = _candidates(tensors)
+    else:
+        prefixes = [n.removesuffix(anchor) for n in tensors if n == anchor or n.endswith(f".{anchor}")]
+        candidates = {prefix: _below(prefix, tensors) for prefix in prefixes}
     if not candidates:
         raise UserError(_why_none(tensors))
     prefix = _choose(candidates, name)
     others = [_quoted(other) for other in candidates if other != prefix]
     rest = f" (also there: {', '.join(others)}; choose with --encoder)" if others else ""
-    return Match(candidates[prefix], f"encoder {_quoted(prefix)}{rest}")
+    return Match(candidates[prefix], f"encoder {_quoted(prefix)}{rest}", prefix)
 
 
 def recognise(tensors: Mapping[str, Tensor], stated_stem: str | None = None) -> tuple[str, str, dict[str, Tensor]]:
@@ -135,7 +147,7 @@ def _without_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _candidates(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Prefix -> the tensors below it by torchvision's names, for each place that looks like a ResNet."""
+    """Prefix -> the tensors below it by torchvision's or timm's names, for each place that looks like an encoder."""
     candidates: dict[str, dict[str, Tensor]] = {}
     for name in tensors:
         if name.endswith("layer1.0.conv1.weight"):
@@ -147,6 +159,11 @@ def _candidates(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
             stem = tensors.get(f"{prefix}0.weight")
             if stem is not None and stem.ndim == 4 and stem.shape[1] == 3:
                 candidates[prefix] = _from_sequential(_below(prefix, tensors))
+        elif name.endswith((PATCHES, STEM)):
+            prefix = name.removesuffix(PATCHES).removesuffix(STEM)
+            below = _below(prefix, tensors)
+            if is_vit(below) or is_convnext(below):
+                candidates[prefix] = below
     return candidates
 
 
@@ -183,7 +200,7 @@ def _choose(candidates: dict[str, dict[str, Tensor]], name: str | None) -> str:
 
 def _same(candidates: dict[str, dict[str, Tensor]], one: str, other: str) -> bool:
     """Whether both hold the same backbone: mmselfsup's `backbone` is a copy of its `encoder_q.0` or `online_net.0`."""
-    a, b = ({name: t for name, t in candidates[prefix].items() if TRUNK.match(name)} for prefix in (one, other))
+    a, b = ({name: t for name, t in candidates[prefix].items() if ANY_TRUNK.match(name)} for prefix in (one, other))
     return a.keys() == b.keys() and all(a[name] is b[name] or _equal(a[name], b[name]) for name in a)
 
 
@@ -200,7 +217,7 @@ def _quoted(prefix: str) -> str:
 
 
 def _why_none(tensors: dict[str, Tensor]) -> str:
-    supported = f"supported: {', '.join(ARCHITECTURES)}"
+    supported = f"supported: {', '.join(ARCHITECTURES)}, vision transformers, ConvNeXt"
     if not tensors:
         return f"holds no tensors, so it is not a checkpoint of a network; {supported}"
     examples = ", ".join(map(clean, list(tensors)[:3]))
@@ -210,10 +227,11 @@ def _why_none(tensors: dict[str, Tensor]) -> str:
     if any(re.search(r"(?:^|\.)stem\.conv\w*\.weight$", name) for name in tensors):
         return f"holds a network with a stem of its own (stem.conv...), not by torchvision's names; {supported}"
     if any("dwconv" in name or "conv_dw" in name or "token_mixer" in name for name in tensors):
-        return f"holds a network of depthwise convolutions (ConvNeXt, say), not a ResNet; {supported}"
+        return f"holds a network of depthwise convolutions by names of its own; {supported}"
     if any("attn.qkv" in name or "attention.query" in name or "self_attn" in name for name in tensors):
-        return f"holds a vision transformer; {supported}"
-    return f"holds no ResNet by torchvision's names (it has {len(tensors)} tensors: {examples}, ...); {supported}"
+        return f"holds a vision transformer by names of its own, or a part of one; {supported}"
+    count = f"it has {len(tensors)} tensors: {examples}, ..."
+    return f"holds no ResNet, vision transformer or ConvNeXt by names that are known ({count}); {supported}"
 
 
 def _stem(trunk: dict[str, Tensor], stated: str | None) -> str:

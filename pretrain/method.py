@@ -95,6 +95,8 @@ class Method(nn.Module, Generic[ConfigT]):
     progress: float = 0.0
     """Share of all steps that are done."""
     steps_per_epoch: int = 1
+    seed: int = 0
+    """Of the training: for draws that depend on (seed, epoch, image) alone, as those of views do."""
     shared_seed: int = 0
     """Of this step, the same on every process: for draws that all processes must share (`shared_generator`)."""
 

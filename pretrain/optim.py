@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Any
 
 import torch
@@ -18,16 +19,19 @@ def build_optimizer(
 
     Parameters of one dimension (biases, norms) have a group of their own, which decays only with `decay_1d`. Groups of
     parts in `constant` are marked "constant": their rate does not follow the schedule. A group's rate is its "share" of
-    the base rate. "decays" says whether a group takes part in a schedule of the weight decay.
+    the base rate; with `layer_decay`, each layer of the backbone has groups of its own. "decays" says whether a group
+    takes part in a schedule of the weight decay.
     """
     constant_ids = {id(parameter) for part in constant for parameter in part.parameters()}
+    shares = layer_shares(module, optimizer.layer_decay)
     groups = []
-    for fixed in (False, True):
+    for fixed, layer_share in product((False, True), sorted(set(shares.values()) | {1.0})):
         trainable = [p for p in module.parameters() if p.requires_grad and (id(p) in constant_ids) is fixed]
         for flat in (False, True):
             decays = optimizer.decay_1d or not flat
-            members = [p for p in trainable if (p.ndim <= 1) is flat]
+            members = [p for p in trainable if (p.ndim <= 1) is flat and shares.get(id(p), 1.0) == layer_share]
             share = optimizer.lr_1d / optimizer.lr if flat and optimizer.lr_1d is not None else 1.0
+            share *= layer_share
             if members:
                 rates = {"lr": base_rate(optimizer, batch) * share, "share": share}
                 decay = optimizer.weight_decay if decays else 0.0
@@ -37,13 +41,33 @@ def build_optimizer(
     rate = base_rate(optimizer, batch)
     if optimizer.name in ("adam", "adamw"):
         adam = torch.optim.Adam if optimizer.name == "adam" else torch.optim.AdamW
-        return adam(groups, lr=rate, betas=(optimizer.momentum, 0.999))
+        return adam(groups, lr=rate, betas=(optimizer.momentum, optimizer.beta_2))
     if optimizer.name in ("lars", "larc"):
         adaptive = LARS if optimizer.name == "lars" else LARC
         return adaptive(groups, lr=rate, momentum=optimizer.momentum)
     if optimizer.name in ("lars-clipped", "lars-unclipped"):
         return SoloLARS(groups, rate, optimizer.momentum, clipped=optimizer.name == "lars-clipped")
     return torch.optim.SGD(groups, lr=rate, momentum=optimizer.momentum)
+
+
+def layer_shares(module: nn.Module, decay: float | None) -> dict[int, float]:
+    """id of each parameter of the backbone to its layer's share of the rate: decay^(layers above it, up to the norm).
+
+    Layers are timm's: patch embedding, tokens and positions; each block; the final norm.
+
+    Raises:
+        UserError: the backbone is not timm's.
+    """
+    if decay is None:
+        return {}
+    backbone: Any = getattr(getattr(module, "encoder", None), "backbone", None)
+    if not hasattr(backbone, "group_matcher"):
+        raise UserError("optimizer.layer_decay: needs a backbone of timm, e.g. network.backbone=vit_small_patch16")
+    from timm.models import group_parameters
+
+    layers = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
+    last = max(layers.values())
+    return {id(p): decay ** (last - layers[name]) for name, p in backbone.named_parameters()}
 
 
 def base_rate(optimizer: recipe.Optimizer, batch: int) -> float:

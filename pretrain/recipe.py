@@ -22,6 +22,7 @@ from whitebench.ranges import (
     Line,
     NonNegativeFloat,
     NonNegativeInt,
+    PartAbove,
     PartRange,
     PositiveFloat,
     PositiveInt,
@@ -199,6 +200,11 @@ class Optimizer:
     """Gradients of a larger norm are scaled down to it before each update; null: none are."""
     clip_norm: Literal["tensor", "global"] = added("tensor")
     """Whose norm: each tensor's own (DINO), or that of all gradients together."""
+    beta_2: ShareBelowOne = added(0.999)
+    """Of adam and adamw (MAE: 0.95)."""
+    layer_decay: PartAbove | None = added(None)
+    """Of a backbone of timm: the rate of each layer is this share of the next one's, up to the final norm and the
+    projector, which have the full rate (BEiT, MAE's fine-tuning: 0.65 to 0.75); null: all layers have the same rate."""
 
 
 @strict

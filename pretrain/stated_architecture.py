@@ -62,7 +62,7 @@ def check_stated(content: Any, path: Path, arch: str) -> str | None:
     Raises:
         UserError: the file, or the config next to it, names another network or an option that changes its features.
     """
-    stated = list(_names(content)) + list(_config_names(path))
+    stated = list(stated_names(content, path))
     for key, name in stated:
         plain, family = PLAIN.search(name.lower()), FAMILY.search(name.lower())
         if family and (not plain or ALTERED.search(name.lower())):
@@ -78,7 +78,13 @@ def check_stated(content: Any, path: Path, arch: str) -> str | None:
     return arch if any(PLAIN.search(name.lower()) for _, name in stated) else None
 
 
-def _holders(content: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def stated_names(content: Any, path: Path) -> Iterator[tuple[str, str]]:
+    """(key, name) of every network that the file, or the config next to it, names."""
+    yield from _names(content)
+    yield from _config_names(path)
+
+
+def holders(content: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The mapping itself, and those in it that hold a training's arguments."""
     top = _mapping(content)
     yield "", top
@@ -98,7 +104,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _names(content: Any) -> Iterator[tuple[str, str]]:
-    for prefix, holder in _holders(content):
+    for prefix, holder in holders(content):
         for key in (*NAME_KEYS, *(["name"] if prefix.endswith("backbone.") else [])):
             value = holder.get(key)
             if isinstance(value, str):
@@ -106,7 +112,7 @@ def _names(content: Any) -> Iterator[tuple[str, str]]:
 
 
 def _options(content: Any) -> Iterator[str]:
-    for prefix, holder in _holders(content):
+    for prefix, holder in holders(content):
         for key, meaning in OPTIONS:
             value = holder.get(key)
             values = value if isinstance(value, list | tuple) else [value]
@@ -129,7 +135,8 @@ def _is_plain(value: Any) -> bool:
     return value in PLAIN_WORDS or not isinstance(value, str)
 
 
-def _config(path: Path) -> Mapping[str, Any]:
+def next_config(path: Path) -> Mapping[str, Any]:
+    """The config.json next to a checkpoint; empty where there is none that can be read."""
     file = path.parent / CONFIG
     try:
         if file.is_file() and file.stat().st_size < LONGEST:
@@ -141,13 +148,13 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 def _config_names(path: Path) -> Iterator[tuple[str, str]]:
     """Of a config.json as timm and transformers write it to the hub."""
-    value = _config(path).get("architecture")
+    value = next_config(path).get("architecture")
     if isinstance(value, str):
         yield f"{CONFIG} architecture", value
 
 
 def _config_options(path: Path) -> Iterator[str]:
-    config = _config(path)
+    config = next_config(path)
     if "architecture" in config:  # timm's
         yield from _options({"model_args": config.get("model_args")})
     if config.get("model_type") == "resnet":  # transformers'

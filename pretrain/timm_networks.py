@@ -46,7 +46,7 @@ def build_for_recipe(network: Network, view_sizes: Iterable[int]) -> tuple[nn.Mo
     if network.positions == "sincos":
         fix_positions(backbone)
     if network.vit_init == "mae":
-        _initialise_as_mae(backbone)
+        initialise_as_mae(backbone)
     if network.frozen_patch_embedding:
         _freeze_patches(backbone, network)
     for size in sizes:
@@ -186,7 +186,7 @@ def sine_positions(side: int, width: int) -> Tensor:
     return torch.cat([columns, rows], dim=1).float()
 
 
-def _initialise_as_mae(backbone: nn.Module) -> None:
+def initialise_as_mae(backbone: nn.Module) -> None:
     """Xavier-uniform linear layers and patch embedding, zero biases, N(0, 0.02) for the class token."""
     for module in backbone.modules():
         if isinstance(module, nn.Linear):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pretrain import divergence, resume
 from pretrain.architectures import timm_architecture
-from pretrain.checkpoint import write_backbone
+from pretrain.checkpoint import METADATA, write_backbone
 from pretrain.data.batch import Batch
 from pretrain.data.betons.manifest import Manifest, read_manifest
 from pretrain.data.loaders.build import make_loader
@@ -235,6 +235,7 @@ class Trainer:
             "step": step,
             **self.training_step.state_dict(),
             "meter": self.meter.state_dict(),
+            **self._stated(run),
         }
         divergence.check_state(state, step, self.recipe.precision)
         resume.save(run.folder, state)
@@ -246,7 +247,7 @@ class Trainer:
             path = run.folder / (BACKBONE if number == 0 else f"backbone-{name}.safetensors")
             write_backbone(path, encoder.backbone.state_dict(), {**self._metadata(run), "encoder": name})
             run.artifact(path.stem, path)
-        resume.save(run.folder, {"method": self.method.state_dict()})
+        resume.save(run.folder, {"method": self.method.state_dict(), **self._stated(run)})
         resume.forget_previous(run.folder)
 
     def _metadata(self, run: Run) -> dict[str, Any]:
@@ -266,6 +267,11 @@ class Trainer:
             "id": run.id,
             **({"eval_dataset": recipe.evaluation.dataset} if recipe.evaluation.dataset else {}),
         }
+
+    def _stated(self, run: Run) -> dict[str, str]:
+        """In a checkpoint: what its tensors do not say of a network of timm."""
+        metadata = self._metadata(run)
+        return {METADATA: json.dumps(metadata, sort_keys=True)} if "options" in metadata else {}
 
     def _architecture(self) -> dict[str, Any]:
         """What rebuilds the backbone: torchvision's name and the stem, or timm's and its options."""

@@ -70,6 +70,7 @@ class TrainingStep:
         self.method.step, self.method.epoch = step, step // self.steps_per_epoch
         self.method.epochs, self.method.steps_per_epoch = epochs, self.steps_per_epoch
         self.method.progress = progress
+        self.method.seed = self.recipe.seed
         self.method.shared_seed = derive_seed(self.recipe.seed, "shared", step)
         for group in self.optimizer.param_groups:
             if not group["constant"]:

@@ -14,6 +14,7 @@ __all__ = [
     "Line",
     "NonNegativeFloat",
     "NonNegativeInt",
+    "PartAbove",
     "PartRange",
     "PositiveFloat",
     "PositiveInt",
@@ -45,8 +46,9 @@ def _rising(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
-_Part = Annotated[float, Field(gt=0, le=1)]
-PartRange = Annotated[tuple[_Part, _Part], AfterValidator(_rising)]
+PartAbove = Annotated[float, Field(gt=0, le=1)]
+"""A part of a whole, above 0."""
+PartRange = Annotated[tuple[PartAbove, PartAbove], AfterValidator(_rising)]
 """Lowest and highest part of a whole."""
 _Ratio = Annotated[float, Field(ge=0.01, le=100)]
 RatioRange = Annotated[tuple[_Ratio, _Ratio], AfterValidator(_rising)]

@@ -32,6 +32,8 @@ BLOCK = 16
 """Neighbours in the file that stay together until a window is shuffled: 2 MB of ImageNet are read in one go."""
 _OF_IMAGES, _OF_BLOCKS = -1, -2
 """Used instead of a view number for the keys by which orders are drawn; no view has these numbers."""
+OF_MASKS = -3
+"""The same for masks of the first view; those of view v have OF_MASKS - v."""
 
 # Columns of the settings of a view, float64 [V, SETTINGS].
 _SCALE, _LOG_RATIO, _FLIP_P, _SIZE, _JITTER_P, _STRENGTH, _MIX_P, _GRAY_P, _BLUR_P, _SIGMA = (
@@ -84,6 +86,13 @@ def draw(seed: int, epoch: int, index: Integers, height: Integers, width: Intege
     table = np.zeros((len(index), len(settings), PARAMETERS))
     _fill(seed, epoch, index, height, width, settings, table)
     return table
+
+
+def uniforms(seed: int, epoch: int, index: Integers, view: int, count: int) -> Floats:
+    """Numbers in [0, 1), float64 [B, count], of the images `index` [B]; `view` may be one of the numbers above."""
+    numbers = np.empty((len(index), count))
+    _fill_uniforms(seed, epoch, index, view, numbers)
+    return numbers
 
 
 def shuffled(seed: int, epoch: int, count: int) -> Integers:
@@ -139,6 +148,12 @@ def _draw_uniforms(key: Any, uniforms: Any) -> None:
 def _fill_keys(seed: int, epoch: int, view: int, keys: Any) -> None:
     for index in range(len(keys)):
         keys[index] = _key(seed, epoch, index, view)
+
+
+@kernel
+def _fill_uniforms(seed: int, epoch: int, index: Any, view: int, numbers: Any) -> None:
+    for image in range(len(index)):
+        _draw_uniforms(_key(seed, epoch, index[image], view), numbers[image])
 
 
 @kernel
