@@ -146,14 +146,15 @@ def convert_sync_bn(module: nn.Module, device: torch.device) -> nn.Module:
     """
     if world_size() == 1:
         return module
-    return _convert(module, nn.SyncBatchNorm.convert_sync_batchnorm if device.type == "cuda" else AllReduceBatchNorm.of)
+    return _convert(module, _sync_batch_norm if device.type == "cuda" else AllReduceBatchNorm.of)
 
 
 class AllReduceBatchNorm(_BatchNorm):
     """Batch norm of [B, C, ...] over all processes, by plain all-reduce with gradient: for gloo on CPUs.
 
     In training equal, up to rounding, to batch norm in one process with the joint batch: output, gradients (which
-    DistributedDataParallel averages) and running statistics. In evaluation, or alone, it is plain batch norm.
+    DistributedDataParallel averages) and running statistics. In evaluation, or alone, it is plain batch norm. Those of
+    timm hold the activation that follows them (`BatchNormAct2d`), and so does this.
     """
 
     @classmethod
@@ -163,9 +164,16 @@ class AllReduceBatchNorm(_BatchNorm):
         converted.affine, converted.training = norm.affine, norm.training
         converted.track_running_stats = norm.track_running_stats
         converted._parameters, converted._buffers = norm._parameters, norm._buffers
+        converted._modules = norm._modules
         return converted
 
     def forward(self, input: Tensor) -> Tensor:
+        y = self._normalised(input)
+        for module in self.children():  # timm's: dropout, then the activation
+            y = module(y)
+        return y
+
+    def _normalised(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             return super().forward(input)
         with torch.autocast(device_type=input.device.type, enabled=False):
@@ -239,6 +247,15 @@ def _convert(module: nn.Module, synchronised: Callable[[Any], nn.Module]) -> nn.
     for name, child in module.named_children():
         setattr(module, name, _convert(child, synchronised))
     return module
+
+
+def _sync_batch_norm(norm: nn.Module) -> nn.Module:
+    if hasattr(norm, "act"):  # torch's conversion would lose the activation
+        from timm.layers import convert_sync_batchnorm
+
+        converted: nn.Module = convert_sync_batchnorm(norm)
+        return converted
+    return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
 
 
 def _environment() -> dict[str, int]:

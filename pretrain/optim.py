@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from pretrain import recipe
 from whitebench.errors import UserError
 
+FINAL = ("norm.", "fc_norm.", "head.")
+"""The last norm of timm's networks, by its names."""
+
 
 def build_optimizer(
     module: nn.Module, optimizer: recipe.Optimizer, batch: int, constant: Iterable[nn.Module] = ()
@@ -51,9 +54,10 @@ def build_optimizer(
 
 
 def layer_shares(module: nn.Module, decay: float | None) -> dict[int, float]:
-    """id of each parameter of the backbone to its layer's share of the rate: decay^(layers above it, up to the norm).
+    """id of each parameter of the backbone to its layer's share of the rate: decay^(layers above it).
 
-    Layers are timm's: patch embedding, tokens and positions; each block; the final norm.
+    As BEiT and MAE count them: patch embedding, tokens and positions are the first layer, then each block is one, and
+    the final norm is the last, with the full rate.
 
     Raises:
         UserError: the backbone is not timm's.
@@ -66,8 +70,10 @@ def layer_shares(module: nn.Module, decay: float | None) -> dict[int, float]:
     from timm.models import group_parameters
 
     layers = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
-    last = max(layers.values())
-    return {id(p): decay ** (last - layers[name]) for name, p in backbone.named_parameters()}
+    final = {name for name in layers if name.startswith(FINAL)}  # timm counts it to the last block
+    last = 1 + max(layer for name, layer in layers.items() if name not in final)
+    named = backbone.named_parameters()
+    return {id(p): decay ** (0 if name in final else last - layers[name]) for name, p in named}
 
 
 def base_rate(optimizer: recipe.Optimizer, batch: int) -> float:

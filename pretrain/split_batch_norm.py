@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from whitebench.errors import UserError
+
 
 class SplitBatchNorm(_BatchNorm):
     """Batch norm of [B, C, ...] with statistics of `splits` parts, as the layer of MoCo's authors for one GPU has it.
@@ -19,7 +21,13 @@ class SplitBatchNorm(_BatchNorm):
 
     @classmethod
     def of(cls, norm: _BatchNorm, splits: int) -> Self:
-        """Takes over the parameters, buffers and settings of `norm`; the tensors themselves, no copies."""
+        """Takes over the parameters, buffers and settings of `norm`; the tensors themselves, no copies.
+
+        Raises:
+            UserError: a norm of timm that holds an activation.
+        """
+        if hasattr(norm, "act"):
+            raise UserError("method.bn_splits: the batch norms of this backbone hold their activations (timm)")
         split = cls(norm.num_features, norm.eps, norm.momentum, affine=False, track_running_stats=False)
         split.splits = splits
         split.affine, split.track_running_stats, split.training = norm.affine, norm.track_running_stats, norm.training

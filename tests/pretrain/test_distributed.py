@@ -26,7 +26,18 @@ from pretrain.distributed import (
 from pretrain.method import Method, method_names
 from pretrain.whitening_layer import Whitening
 from tests.support.tiny_encoder import batch_of, images, part_of, tiny_encoder
-from tests.support.two_ranks import BATCH, COUPLED, NOT_TRAINED, OWN_IMAGES, PER_PROCESS, build, train
+from tests.support.two_ranks import (
+    BATCH,
+    COUPLED,
+    NOT_TRAINED,
+    OWN_IMAGES,
+    PER_PROCESS,
+    TRANSFORMERS,
+    batch_case,
+    build,
+    build_case,
+    train,
+)
 from whitebench.errors import UserError
 
 RANKS = 2
@@ -41,7 +52,7 @@ def run_rank(rank: int, folder: Path, port: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with World.join(RANKS, "cpu", timeout_s=120) as world:
-        results = {name: ranked_training(*COUPLED[name], rank) for name in COUPLED}
+        results = {name: ranked_training(name, rank) for name in COUPLED | TRANSFORMERS}
         results |= {name: ranked_own_images(name, rank) for name in PER_PROCESS}
         results |= {"gather": ranked_gather(rank), "world": ranked_world(world)}
         results |= {f"layer-{transform}": ranked_layer(transform, rank) for transform in ("zca", "iternorm")}
@@ -50,10 +61,10 @@ def run_rank(rank: int, folder: Path, port: int) -> None:
     torch.save(results, folder / f"{rank}.pt")
 
 
-def ranked_training(name: str, options: dict[str, Any], rank: int) -> dict[str, Any]:
-    method = convert_sync_bn(build(name, options), CPU)
+def ranked_training(name: str, rank: int) -> dict[str, Any]:
+    method = convert_sync_bn(build_case(name), CPU)
     assert isinstance(method, Method)
-    return train(DistributedDataParallel(method), method, part_of(batch_of(BATCH), rank, RANKS))
+    return train(DistributedDataParallel(method), method, part_of(batch_case(name), rank, RANKS))
 
 
 def ranked_own_images(name: str, rank: int) -> dict[str, Any]:
@@ -133,11 +144,19 @@ def untracked_norm_2d() -> nn.Module:
     return nn.BatchNorm2d(3, track_running_stats=False)
 
 
+def norm_with_activation() -> nn.Module:
+    from timm.layers import BatchNormAct2d
+
+    norm: nn.Module = BatchNormAct2d(3, act_layer=nn.SiLU)
+    return norm
+
+
 NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "1d": (affine_norm_1d, (3,)),
     "1d-plain-cumulative": (plain_norm_1d, (3,)),
     "2d": (affine_norm_2d, (3, 4, 5)),
     "2d-untracked": (untracked_norm_2d, (3, 4, 5)),
+    "2d-activation": (norm_with_activation, (3, 4, 5)),
 }
 
 
@@ -160,10 +179,10 @@ def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(actual[name], value, rtol=1e-7, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
 
 
-@pytest.mark.parametrize("name", COUPLED)
+@pytest.mark.parametrize("name", [*COUPLED, *TRANSFORMERS])
 def test_two_ranks_train_as_one_process_with_the_joint_batch(ranks: list[dict[str, Any]], name: str) -> None:
-    method = build(*COUPLED[name])
-    expected = train(method, method, batch_of(BATCH))
+    method = build_case(name)
+    expected = train(method, method, batch_case(name))
     for result in ranks:
         assert_same(result[name]["gradients"], expected["gradients"])
         assert_same(result[name]["state"], expected["state"])
@@ -191,7 +210,7 @@ def test_a_loss_of_a_process_s_own_images_is_averaged_over_processes(ranks: list
 
 def test_every_method_is_trained_on_two_ranks() -> None:
     """A new file in `pretrain/methods` needs an entry in `tests/support/two_ranks.py`."""
-    tested = {name for name, _ in COUPLED.values()} | {case.name for case in PER_PROCESS.values()}
+    tested = {name for name, _ in (COUPLED | TRANSFORMERS).values()} | {case.name for case in PER_PROCESS.values()}
     assert tested | NOT_TRAINED == set(method_names())
 
 

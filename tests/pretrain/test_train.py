@@ -35,6 +35,11 @@ METHODS = {
     "pcl": ["method.clusters=[5,10]", "method.warmup_epochs=1"],
     "supervised": ["method.classes=3"],
     "dino": ["method.outputs=64", "network.projector=[64,32]"],
+    "intl-vit": [
+        *("network.backbone=vit_tiny_patch8", "network.pooling=mean", "network.drop_path=0.1"),
+        *("network.projector=[64]", "optimizer.layer_decay=0.8", "data.views.0.size=16"),
+    ],
+    "mae": ["data.views.0.size=16"],
 }
 
 
@@ -92,7 +97,8 @@ LONG = pytest.mark.long
 KILLS = [
     pytest.param("cwrgp", signal.SIGKILL),
     pytest.param("intl-ema", signal.SIGTERM),
-    *(pytest.param(name, signal.SIGKILL, marks=LONG) for name in METHODS if name != "cwrgp"),
+    pytest.param("intl-vit", signal.SIGKILL),
+    *(pytest.param(name, signal.SIGKILL, marks=LONG) for name in METHODS if name not in ("cwrgp", "intl-vit")),
 ]
 
 

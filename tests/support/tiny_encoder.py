@@ -16,6 +16,20 @@ def tiny_encoder(embedding_dim: int = 48, seed: int = 0, dtype: torch.dtype = to
     return Encoder(backbone, projector, 32, embedding_dim).to(dtype)
 
 
+def tiny_vit(embedding_dim: int = 48, seed: int = 0, projector: bool = True) -> Encoder:
+    """timm's vision transformer of two blocks for 8 x 8 pixels, patches of 4, positions that are resized; float32."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(seed)
+    backbone = VisionTransformer(
+        img_size=8, patch_size=4, embed_dim=24, depth=2, num_heads=3, num_classes=0, dynamic_img_size=True
+    )
+    if not projector:
+        return Encoder(backbone, nn.Identity(), 24, 24)
+    layers = nn.Sequential(nn.Linear(24, 24), nn.BatchNorm1d(24), nn.GELU(), nn.Linear(24, embedding_dim))
+    return Encoder(backbone, layers, 24, embedding_dim)
+
+
 def images(count: int, seed: int, size: int = 8) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 3, size, size, generator=generator, dtype=torch.float64)

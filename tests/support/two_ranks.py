@@ -14,7 +14,7 @@ from pretrain.methods.shuffled_dbn import shuffled_dbn_loss
 from pretrain.methods.spectral import spectral_loss
 from pretrain.methods.wmse import wmse_loss
 from pretrain.networks import embed_jointly
-from tests.support.tiny_encoder import batch_of, tiny_encoder
+from tests.support.tiny_encoder import batch_of, tiny_encoder, tiny_vit
 
 BATCH = 24
 
@@ -71,10 +71,22 @@ COUPLED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Method and options that train on two processes as on one with the joint batch."""
 
-OWN_IMAGES = {"supervised", "moco", "byol", "simsiam", "swav", "dino", "pcl", "pauc"} | {
-    *("lejepa", "lejepa-flat", "lejepa-bcs", "visreg", "resa", "resa-plain"),
-    *("moco-v3", "moco-v3-norm", "deepcluster", "ressl"),
+TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit-mae": ("mae", {"decoder_width": 24, "decoder_depth": 1, "decoder_heads": 3, "mask_ratio": 0.5}),
+    "vit-dino": ("dino", {"outputs": 30}),
+    "vit-intl": ("intl", {}),
+    "vit-moco-v3": ("moco_v3", {"predictor": 20}),
 }
+"""The same on a vision transformer, whose norms are of single tokens, with views of two sizes where they may differ."""
+
+OWN_IMAGES = (
+    {"vit-mae", "vit-dino", "vit-moco-v3"}
+    | {"supervised", "moco", "byol", "simsiam", "swav", "dino", "pcl", "pauc"}
+    | {
+        *("lejepa", "lejepa-flat", "lejepa-bcs", "visreg", "resa", "resa-plain"),
+        *("moco-v3", "moco-v3-norm", "deepcluster", "ressl"),
+    }
+)
 """Of these the loss on a process is of its own images; the others return the joint batch's loss on every process."""
 
 
@@ -110,6 +122,25 @@ PER_PROCESS = {
 the official codes of CW-RGP and W-MSE), and every process draws windows and groups of its own."""
 
 NOT_TRAINED = {"random"}
+
+
+def build_case(name: str) -> Method[Any]:
+    """Of `COUPLED` or `TRANSFORMERS`, in float64."""
+    if name in COUPLED:
+        return build(*COUPLED[name])
+    method, options = TRANSFORMERS[name]
+    kind = find_method(method)
+    return kind(tiny_vit(projector=method != "mae"), kind.Config(**options)).double()
+
+
+def batch_case(name: str) -> Batch:
+    """The joint batch that a case is trained on: a transformer's views are multiples of its patch, 4 pixels."""
+    batch = batch_of(BATCH)
+    if name not in TRANSFORMERS:
+        return batch
+    whole = batch.views[0]
+    views = [whole, whole.flip(3).contiguous(), *([whole[..., 2:6, 2:6].contiguous()] if name == "vit-dino" else [])]
+    return Batch(views, batch.index, batch.label)
 
 
 def build(name: str, options: dict[str, Any], width: int = 48) -> Method[Any]:
