@@ -320,7 +320,7 @@ def test_a_resnet_without_pooling_cut_into_a_sequential_is_read(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["stages.0.blocks.0.conv_dw.weight", "stem.0.weight"], "depthwise"),
+        (["stages.0.blocks.0.conv_dw.weight", "stem.0.weight"], "ConvNeXt of 1 stages"),
         (["stages.0.blocks.0.token_mixer.dwconv_hw.weight", "stem.0.weight"], "depthwise"),
         (["stem.0.conv.weight", "stages.0.blocks.0.attn.fc.weight"], "holds no ResNet"),  # VoVNet
         (["layers.0.blocks.0.attn.qkv.weight"], "vision transformer"),

@@ -10,30 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.checkpoint import Backbone, read_backbone
+from pretrain.checkpoint import read_backbone
 from pretrain.evaluate.features import load_backbone
+from tests.conftest import REPOSITORY
 from tests.support.formats import under
 from tests.support.plain_vit import plain_vit
-from tests.support.vit_formats import FORMATS, VitFormat, tokens
+from tests.support.vit_formats import FORMATS, VitFormat, photos, tokens, tokens_of
 from whitebench.errors import UserError
-
-
-def photos(side: int = 32) -> Tensor:
-    """scikit-learn's two photos, float32 [2, 3, side, side]."""
-    from sklearn.datasets import load_sample_images
-
-    pixels = torch.stack([torch.from_numpy(image.copy()) for image in load_sample_images().images])
-    scaled = F.interpolate(pixels.permute(0, 3, 1, 2).float(), (side, side), mode="area")
-    return scaled / 128 - 1
-
-
-def tokens_of(backbone: Backbone, images: Tensor) -> Tensor:
-    """[B, T, D] of timm's network, into which every tensor fits."""
-    network: Any = load_backbone(backbone).eval()
-    network.load_state_dict(backbone.tensors, strict=True)
-    with torch.no_grad():
-        features: Tensor = network.forward_features(images)
-    return features
 
 
 def written(path: Path, content: Any) -> Path:
@@ -55,6 +38,11 @@ def test_a_transformer_of_another_project_gives_the_same_tokens_of_two_photos(fo
         asked = read_backbone(path, encoder=form.other)
         assert torch.allclose(tokens_of(asked, images), second, atol=2e-5 * float(second.abs().max()))
         assert not torch.allclose(expected, second, atol=0.1)
+
+
+def test_the_table_of_formats_has_a_row_for_each() -> None:
+    rows = (REPOSITORY / "docs" / "formats.md").read_text().partition("## Vision transformers")[2]
+    assert [form.project for form in FORMATS if f"| {form.project} |" not in rows] == []
 
 
 def plain(**options: Any) -> dict[str, Tensor]:

@@ -247,4 +247,7 @@ def table(arch: str) -> str:
 
 
 if __name__ == "__main__":
+    from tests.support.vit_formats import table as table_of_transformers
+
     print(table(sys.argv[1] if len(sys.argv) > 1 else "resnet18"))
+    print(table_of_transformers())

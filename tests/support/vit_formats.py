@@ -1,17 +1,22 @@
-"""Checkpoints of vision transformers and ConvNeXts, made here in each project's own layout.
+"""Checkpoints of vision transformers, made here in each project's own layout, and the table of what is proven of each.
 
 Each format has the network whose tensors the file holds, built from another implementation than the one that reads it:
 plain torch (`tests.support.plain_vit`), torchvision's or lightly's own module.
 """
 
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from pretrain.checkpoint import Backbone, read_backbone
+from pretrain.evaluate.features import load_backbone
 from tests.support.formats import lightning, trained, under
 from tests.support.plain_vit import PlainViT, plain_vit
 
@@ -247,3 +252,67 @@ def tokens(network: Any, images: Tensor) -> Tensor:
     else:
         output = network.encode(images) if hasattr(network, "encode") else network(images)
     return output
+
+
+def photos(side: int = 32) -> Tensor:
+    """scikit-learn's two photos, float32 [2, 3, side, side]."""
+    from sklearn.datasets import load_sample_images
+
+    pixels = torch.stack([torch.from_numpy(image.copy()) for image in load_sample_images().images])
+    scaled = F.interpolate(pixels.permute(0, 3, 1, 2).float(), (side, side), mode="area")
+    return scaled / 128 - 1
+
+
+def tokens_of(backbone: Backbone, images: Tensor) -> Tensor:
+    """[B, T, D] (or maps, of a ConvNeXt) of timm's network, into which every tensor fits."""
+    network: Any = load_backbone(backbone).eval()
+    network.load_state_dict(backbone.tensors, strict=True)
+    with torch.no_grad():
+        features: Tensor = network.forward_features(images)
+    return features
+
+
+HEADER = """
+## Vision transformers and ConvNeXt
+
+Two blocks of width 192 (MoCo v3: 384), written in each project's layout, read, and loaded into timm's network. Tokens:
+the largest difference between all tokens of two photos after the final norm, of timm's network and of another
+implementation (plain torch in `tests/support/plain_vit.py`, torchvision's, lightly's), in parts of the largest value.
+
+Each tensor is used, or named in the message with the reason why features do not depend on it, or the file is refused:
+distillation tokens, relative position biases, attention pooling, unknown tokens, grids of positions that are not
+square, rotary positions of another base, biases of keys in DINOv3's networks. LayerScale, registers, gated layers,
+q_bias and v_bias, masked biases and chunked blocks are read. Position embeddings stay at their size in the file
+and are resized (bicubic, anti-aliased) where images have another one; DINO's and DINOv2's own codes resize without
+anti-aliasing and with an offset of 0.1, so that features at other sizes differ a little from theirs.
+
+**What this does not prove**: the number of attention heads, which no tensor shows. It is taken from `num_heads` in the
+file, from a timm name in it or a `config.json` next to it (`num_attention_heads`), or else from the width, and the
+message says so; MoCo v3's ViT-S, with 12 heads, is recognised by its names or its fixed positions. transformers' ViT
+has layer norms with an epsilon of 1e-12, which are read with 1e-6.
+
+ConvNeXt (1 and 2) is read by timm's, its authors' and torchvision's names, with equal feature maps in
+`tests/pretrain/test_vit_checkpoints.py`.
+
+| format | layout defined in | taken | by --encoder also | tensors used | not used | tokens |
+|---|---|---|---|---|---|---|
+"""
+
+
+def table() -> str:
+    """Markdown: for each format, what was recognised; every file is written and read here."""
+    lines = HEADER.splitlines()
+    images = photos()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ckpt.pth"
+        for form in FORMATS:
+            chosen, other = form.build(1), form.build(2)
+            torch.save(form.layout(dict(chosen.state_dict()), dict(other.state_dict())), path)
+            backbone, expected = read_backbone(path), tokens(chosen, images)
+            difference = float((tokens_of(backbone, images) - expected).abs().max() / expected.abs().max())
+            described, *remarks = backbone.origin.partition(", encoder ")[2].split("; ")
+            taken = described.partition(" (also")[0].replace("'", "`")
+            dropped = ", ".join(r.removeprefix("not used: ").partition(" (")[0] for r in remarks if "not used" in r)
+            cells = (form.project, form.source, taken, form.other and f"`{form.other}`", str(len(backbone.tensors)))
+            lines.append(f"| {' | '.join(cells)} | {dropped} | {difference:.0g} |")
+    return "\n".join(lines)
