@@ -43,6 +43,15 @@ def mean_over_ranks(x: Tensor) -> Tensor:
     return total / world_size()
 
 
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of x over all processes, without gradient; x itself where there is one."""
+    if world_size() == 1:
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
 class World:
     """The processes that train together, and this one's rank. A context: leaving it leaves the group.
 
@@ -180,7 +189,7 @@ class AllReduceBatchNorm(_BatchNorm):
             x = input if input.dtype == torch.float64 else input.float()
             dims = [d for d in range(x.ndim) if d != 1]
             shape = [1, -1] + [1] * (x.ndim - 2)
-            count = x.numel() // x.shape[1] * world_size()
+            count = int(sum_over_ranks(torch.tensor(x.numel() // x.shape[1])))  # parts of a last batch may differ
             mean = _AllReduce.apply(x.sum(dims)) / count
             deviation = x - mean.view(shape)
             variance = _AllReduce.apply(deviation.square().sum(dims)) / count

@@ -259,6 +259,8 @@ class Evaluation:
     """Protocol of the k-NN evaluation: a name of `pretrain.evaluate.protocols`."""
     semi: str = "sample-10"
     """Protocol of the semi-supervised evaluation: a name of `pretrain.evaluate.protocols`."""
+    finetune: str = "sample"
+    """Protocol of the fine-tuning: a name of `pretrain.evaluate.protocols`."""
 
 
 @strict

@@ -60,6 +60,12 @@ def forget_previous(folder: Path) -> None:
     (folder / PREVIOUS).unlink(missing_ok=True)
 
 
+def forget(folder: Path) -> None:
+    """Drops all checkpoints, of a run whose result needs none."""
+    for name in (CHECKPOINT, PREVIOUS, CHECKPOINT_HASHES):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _write(state: dict[str, Any], file: IO[bytes]) -> None:
     import torch
 

@@ -161,7 +161,7 @@ class Planner:
     def _job(self, cell: PlannedCell, name: str, seed: int | None, parents: list[Job]) -> Job:
         spec, recipe = self.specs[name], cell.recipe
         stage = spec.stage or name
-        processes = recipe.processes if name == "pretrain" and not spec.function else 1
+        processes = _processes(name, spec, recipe)
         threads = spec.options.get("threads", recipe.threads)
         resources = self._resources(name, spec, processes, threads, where=f"sweep {self.sweep.name}: {cell.name}")
         ancestors = {stage: parent for job in parents for stage, parent in job.task.parents.items()}
@@ -194,15 +194,17 @@ class Planner:
         stage = spec.stage or name
         nodes, (gpus, gpu_type), share = spec.nodes, self._gpus(name, spec), self.preset.share(stage)
         per_process = is_per_process(spec.gpus if spec.gpus is not None else share.gpus)
-        if per_process and (name != "pretrain" or spec.function):
-            raise UserError(f"{where}: stages.{name}.gpus: {PER_PROCESS} is for pretrain; set a number")
+        if per_process and not _one_process_per_gpu(name, spec):
+            raise UserError(f"{where}: stages.{name}.gpus: {PER_PROCESS} is for pretrain; set a number, or world_size")
         if processes % nodes:
             raise UserError(f"{where}: stages.{name}: world_size={processes} does not divide over {nodes} nodes")
         gpus = processes // nodes if per_process else gpus
-        if name == "pretrain" and not spec.function and gpus and gpus * nodes != processes:
+        if gpus and gpus * nodes != processes and _one_process_per_gpu(name, spec):
+            whose = "the recipe has" if name == "pretrain" else "the stage has"
+            key = "world_size=" if name == "pretrain" else f"stages.{name}.world_size="
             raise UserError(
-                f"{where}: stages.pretrain: {gpus} GPUs on {nodes} node(s), but the recipe has world_size={processes} "
-                f"(one process per GPU); say world_size={gpus * nodes}, or gpus: {max(1, processes // nodes)}"
+                f"{where}: stages.{name}: {gpus} GPUs on {nodes} node(s), but {whose} world_size={processes} "
+                f"(one process per GPU); say {key}{gpus * nodes}, or gpus: {max(1, processes // nodes)}"
             )
         own_cpus = self.preset.stages[stage].cpus if stage in self.preset.stages else None
         return Resources(
@@ -225,6 +227,21 @@ class Planner:
         stage = spec.stage or name
         share = self.preset.stages.get(stage) if stage in LIGHT else self.preset.share(stage)
         return parse_gpus(share.gpus if share else None, f"stages.{name}.gpus")
+
+
+def _processes(name: str, spec: StageSpec, recipe: Recipe) -> int:
+    """How many one job of the stage runs."""
+    if spec.function:
+        return 1
+    if name == "pretrain":
+        return recipe.processes
+    asked = spec.options.get("world_size", 1)
+    return asked if isinstance(asked, int) and asked > 0 else 1  # another value is refused with the other options
+
+
+def _one_process_per_gpu(name: str, spec: StageSpec) -> bool:
+    """Whether the number of processes has to be that of the GPUs; one process may leave others unused."""
+    return not spec.function and (name == "pretrain" or "world_size" in spec.options)
 
 
 LIGHT = ("convert", LEADERBOARD)

@@ -143,7 +143,7 @@ def _plan_evaluation(task: Task, recipe: "Recipe") -> str:
     return plan(task.stage, *_evaluation(task, recipe))
 
 
-def _run_evaluation(task: Task) -> Record:
+def _run_evaluation(task: Task) -> Record | None:
     from pretrain.evaluate.stage import run
 
     return run(task.stage, task.backbone, *_evaluation(task, load_recipe(task)), _launch(task))
@@ -273,6 +273,7 @@ STAGES: dict[str, Stage] = {
     "linear": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _frozen_options, seeded=True),
     "knn": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _frozen_options),
     "semi": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _semi_options, seeded=True),
+    "finetune": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _semi_options, seeded=True),
     "convert": Stage(("pretrain",), _plan_convert, _run_convert, serves=True),
     "detect": Stage(("convert",), _plan_detect, _run_detect, _detection_options, seeded=True),
     LEADERBOARD: Stage((), None, _run_leaderboard, lambda: {"out"}),

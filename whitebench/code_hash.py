@@ -39,11 +39,17 @@ class Stage(NamedTuple):
 
 
 EVALUATE = "pretrain/evaluate"
+EVALUATIONS = ("linear", "knn", "semi", "finetune")
+"""Each has a file of its name in EVALUATE."""
+
+
+def _evaluation(stage: str) -> Stage:
+    return Stage(f"{EVALUATE}/stage.py", tuple(f"{EVALUATE}/{other}.py" for other in EVALUATIONS if other != stage))
+
+
 STAGES = {
     "pretrain": Stage("pretrain/train.py"),
-    "linear": Stage(f"{EVALUATE}/stage.py", (f"{EVALUATE}/knn.py", f"{EVALUATE}/semi.py")),
-    "knn": Stage(f"{EVALUATE}/stage.py", (f"{EVALUATE}/linear.py", f"{EVALUATE}/semi.py")),
-    "semi": Stage(f"{EVALUATE}/stage.py", (f"{EVALUATE}/knn.py", f"{EVALUATE}/linear.py")),
+    **{stage: _evaluation(stage) for stage in EVALUATIONS},
     "convert": Stage("transfer/stages.py", ("transfer/detect.py",)),
     "detect": Stage("transfer/stages.py"),
 }

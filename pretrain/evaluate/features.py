@@ -1,8 +1,10 @@
 """Features of a frozen encoder."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,11 +13,15 @@ from pretrain.data.betons.manifest import Manifest, read_manifest
 from pretrain.data.loaders.build import evaluation_batches
 from pretrain.data.normalise import Normalise
 from pretrain.data.statistics import IMAGENET_MEAN, IMAGENET_STD
+from pretrain.distributed import sum_over_ranks, world_size
 from pretrain.evaluate.feature_cache import cached_features
+from pretrain.evaluate.ranks import gather_rows, own_share
 from pretrain.repeatable import derive_seed
 from whitebench.errors import UserError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from pretrain.checkpoint import Backbone
     from pretrain.evaluate.encoder import Trained
     from pretrain.evaluate.protocols import Interpolation
@@ -35,11 +41,17 @@ class FrozenEncoder:
     ) -> None:
         """`trained` is needed for outputs beyond the backbone's."""
         self.backbone, self.target, self.options, self.trained = backbone, target, options, trained
+        self.cached = True
+        """Whether outputs may come from the cache of features: those of the backbone as it is."""
         self.device = torch.device(options.device)
-        self.manifest = read_manifest(target.dataset)
         network = trained.method.exported if trained else load_backbone(backbone)
         self.network = network.requires_grad_(False).eval().to(self.device).to(memory_format=torch.channels_last)
         self.normalise = normalise_for(backbone).to(self.device)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Of the dataset; evaluations of image files in layouts of their own have none."""
+        return read_manifest(self.target.dataset)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -50,49 +62,88 @@ class FrozenEncoder:
 
     @torch.no_grad()
     def features(
-        self, split: str, batch: int = 256, store: str | None = None, interpolation: "Interpolation" = "bilinear"
+        self,
+        split: str,
+        batch: int = 256,
+        store: str | None = None,
+        interpolation: "Interpolation" = "bilinear",
+        indices: "NDArray[np.int64] | None" = None,
     ) -> tuple[Tensor, Tensor]:
-        """Of the centre crops of all labelled images of a split, in its order: float32 [N, F] and labels int64 [N].
+        """Of the centre crops of the labelled images of a split, in its order: float32 [N, F] and labels int64 [N].
+
+        Of several processes each has those of its share of the images, see `ranks.own_share`.
 
         Args:
             store: the device that keeps them; None: the network's.
+            indices: only of these images of the split.
         Raises:
             UserError: features that are not finite.
         """
-        features, labels = self._encoded(split, batch, store, interpolation)
-        if not bool(features.isfinite().all()):
+        if self.options.features == "transformed":  # couples the images of all processes
+            features, labels = self.joint_features(split, batch, store, interpolation, indices)
+            share = own_share(len(labels))
+            return features[share], labels[share]
+        return self._encoded(split, batch, store, interpolation, indices)
+
+    @torch.no_grad()
+    def joint_features(
+        self,
+        split: str,
+        batch: int = 256,
+        store: str | None = None,
+        interpolation: "Interpolation" = "bilinear",
+        indices: "NDArray[np.int64] | None" = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `features`, of the images of all processes, on each of them."""
+        features, labels = self._encoded(split, batch, store, interpolation, indices)
+        if world_size() > 1:
+            features, labels = (gather_rows(x.to(self.device)).to(x.device) for x in (features, labels))
+        return self._transformed(features), labels
+
+    def _encoded(
+        self,
+        split: str,
+        batch: int,
+        store: str | None,
+        interpolation: "Interpolation",
+        indices: "NDArray[np.int64] | None",
+    ) -> tuple[Tensor, Tensor]:
+        """The network's outputs for this process's share of a split; from the cache, if they are there."""
+        share = own_share(labelled_count(self.manifest, split) if indices is None else len(indices))
+
+        def encode() -> tuple[Tensor, Tensor]:
+            crops = centre_crops(self.manifest, split, self.target, self.options, batch, interpolation, indices)
+            return collect(self, crops, share.stop - share.start, store)
+
+        if self.trained or not self.cached or indices is not None:
+            features, labels = encode()
+        else:
+            settings = {
+                "data": self.manifest.content_hash,
+                "split": split,
+                "resize": self.target.resize,
+                "crop": self.target.crop,
+                "interpolation": interpolation,
+                "loader": self.options.loader,
+                "batch": batch,
+                "device": self.options.device,
+                "threads": self.options.threads,
+                **({"share": [share.start, share.stop]} if world_size() > 1 else {}),
+            }
+            features, labels = cached_features(self.backbone, settings, encode, store or str(self.device))
+        broken = sum_over_ranks((~features.isfinite().all()).to(self.device, torch.int64))
+        if bool(broken):
             raise UserError(
                 f"features of the split '{split}' are not finite: the network overflows in float32, and has no accuracy"
             )
-        if self.trained and self.options.features == "transformed":
-            method, size = self.trained.method.to(self.device), self.trained.recipe.batch
-            features = in_training_batches(features.to(self.device), method.transformed, size, self.options.seed)
-            features = features.to(labels.device)
         return features, labels
 
-    def _encoded(
-        self, split: str, batch: int, store: str | None, interpolation: "Interpolation"
-    ) -> tuple[Tensor, Tensor]:
-        """The network's outputs for a split; those of a backbone from the cache, if they are there."""
-
-        def encode() -> tuple[Tensor, Tensor]:
-            crops = centre_crops(self.manifest, split, self.target, self.options, batch, interpolation)
-            return collect(self, crops, self.manifest.split(split).count, store)
-
-        if self.trained:
-            return encode()
-        settings = {
-            "data": self.manifest.content_hash,
-            "split": split,
-            "resize": self.target.resize,
-            "crop": self.target.crop,
-            "interpolation": interpolation,
-            "loader": self.options.loader,
-            "batch": batch,
-            "device": self.options.device,
-            "threads": self.options.threads,
-        }
-        return cached_features(self.backbone, settings, encode, store or str(self.device))
+    def _transformed(self, features: Tensor) -> Tensor:
+        if not self.trained or self.options.features != "transformed":
+            return features
+        method, size = self.trained.method.to(self.device), self.trained.recipe.batch
+        transformed = in_training_batches(features.to(self.device), method.transformed, size, self.options.seed)
+        return transformed.to(features.device)
 
 
 def load_backbone(backbone: "Backbone") -> nn.Module:
@@ -121,8 +172,11 @@ def centre_crops(
     options: "Options",
     batch: int = 256,
     interpolation: "Interpolation" = "bilinear",
+    indices: "NDArray[np.int64] | None" = None,
 ) -> Iterator[Batch]:
-    """All labelled images of a split, in its order."""
+    """This process's share of the labelled images of a split (of those in `indices`), in its order."""
+    labelled = manifest.labelled(split) if indices is None else indices
+    every = np.arange(manifest.split(split).count) if labelled is None else labelled
     return evaluation_batches(
         manifest,
         split,
@@ -131,9 +185,15 @@ def centre_crops(
         batch,
         workers=options.workers,
         loader=options.loader,
-        indices=manifest.labelled(split),
+        indices=every[own_share(len(every))],
         interpolation=interpolation,
     )
+
+
+def labelled_count(manifest: Manifest, split: str) -> int:
+    """Images of a split that have labels."""
+    record = manifest.split(split)
+    return record.count - record.unlabelled
 
 
 def in_training_batches(z: Tensor, transform: Callable[[Tensor], Tensor | None], batch: int, seed: int) -> Tensor:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pretrain.distributed import sum_over_ranks, world_size
 from pretrain.evaluate.protocols import KNN
+from pretrain.evaluate.ranks import gather_rows, joint_rows
 from whitebench.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,11 +21,19 @@ QUERIES, NEIGHBOURS = 1024, 65536
 def evaluate(frozen: "FrozenEncoder", protocol: KNN) -> dict[str, float]:
     """Classifies validation images by their nearest training images: {"top1", "top5"} in per cent.
 
-    Features are kept in main memory; ImageNet's training split takes 10.5 GB with a ResNet-50.
+    Features are kept in main memory; ImageNet's training split takes 10.5 GB with a ResNet-50, divided among processes:
+    each compares all validation images with its share of the training images.
     """
     train, train_labels = frozen.features("train", store="cpu", interpolation=protocol.interpolation)
-    test, test_labels = frozen.features("val", store="cpu", interpolation=protocol.interpolation)
-    return accuracy(train, train_labels, test, test_labels, protocol, frozen.device)
+    test, test_labels = frozen.joint_features("val", store="cpu", interpolation=protocol.interpolation)
+    device = frozen.device
+    similarities, labels = _neighbours(train, train_labels, test, protocol, device)
+    if world_size() > 1:
+        similarities, labels = (gather_rows(x.T.contiguous()).T for x in (similarities, labels))
+        top = similarities.topk(min(protocol.neighbours, similarities.shape[1]), dim=1)
+        similarities, labels = top.values, labels.gather(1, top.indices)
+    classes = len(frozen.manifest.classes)
+    return top_accuracy(_votes(similarities, labels, classes, protocol.temperature), test_labels.to(device))
 
 
 def accuracy(
@@ -41,13 +51,20 @@ def accuracy(
     Raises:
         UserError: features that are not finite.
     """
-    for features in (train, test):
-        if not bool(features.isfinite().all()):
-            raise UserError("features are not finite: the network overflows in float32, and has no accuracy")
+    similarities, labels = _neighbours(train, train_labels, test, protocol, device or train.device)
     classes = int(train_labels.max()) + 1
-    similarities, indices = nearest_neighbours(train, test, protocol, device or train.device)
-    votes = _votes(similarities, train_labels.to(indices.device)[indices], classes, protocol.temperature)
-    return top_accuracy(votes, test_labels.to(votes.device))
+    return top_accuracy(_votes(similarities, labels, classes, protocol.temperature), test_labels.to(labels.device))
+
+
+def _neighbours(
+    train: Tensor, train_labels: Tensor, test: Tensor, protocol: KNN, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Similarities and labels, [M, k] each, of the nearest training rows."""
+    for features in (train, test):
+        if not all(bool(rows.isfinite().all()) for rows in features.split(NEIGHBOURS)):
+            raise UserError("features are not finite: the network overflows in float32, and has no accuracy")
+    similarities, indices = nearest_neighbours(train, test, protocol, device)
+    return similarities, train_labels.to(device)[indices]
 
 
 def nearest_neighbours(train: Tensor, test: Tensor, protocol: KNN, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -88,6 +105,22 @@ def _votes(similarities: Tensor, labels: Tensor, classes: int, temperature: floa
 
 def top_accuracy(scores: Tensor, labels: Tensor, ranks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
     """Share (per cent) of rows of `scores` [M, C] whose label is among the k best; equal scores rank by label."""
+    return accuracies(*top_hits(scores, labels, ranks), ranks)
+
+
+def joint_accuracy(scores: Tensor, labels: Tensor, ranks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
+    """As `top_accuracy`, over the rows of all processes."""
+    hits, count = top_hits(scores, labels, ranks)
+    return accuracies(sum_over_ranks(hits), joint_rows(count, hits.device), ranks)
+
+
+def top_hits(scores: Tensor, labels: Tensor, ranks: tuple[int, ...] = (1, 5)) -> tuple[Tensor, int]:
+    """How many rows have their label among the k best, int64 [len(ranks)], and the number of rows."""
     order = scores.argsort(dim=1, descending=True, stable=True)
     hits = order == labels[:, None]
-    return {f"top{k}": 100 * hits[:, :k].any(dim=1).double().mean().item() for k in ranks}
+    return torch.stack([hits[:, :k].any(dim=1).sum() for k in ranks]), len(labels)
+
+
+def accuracies(hits: Tensor, count: int, ranks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
+    """{"top1": per cent, ...} of the numbers of hits among `count` rows."""
+    return {f"top{k}": 100 * (number / count) for k, number in zip(ranks, hits.tolist(), strict=True)}

@@ -8,7 +8,15 @@ from pydantic import Field
 from whitebench.config import strict
 from whitebench.errors import UserError, nearest
 from whitebench.hashing import added
-from whitebench.ranges import NonNegativeFloat, PartRange, PositiveFloat, PositiveInt, Share, Temperature
+from whitebench.ranges import (
+    NonNegativeFloat,
+    PartRange,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    ShareBelowOne,
+    Temperature,
+)
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -57,6 +65,54 @@ class Linear:
 
 
 @strict
+class LinearGrid:
+    """Linear probes for all combinations of rates, weight decays and inputs, trained together on the same features.
+
+    The probe that is best on a held-out part of the training images is reported; validation images choose nothing.
+    """
+
+    name: str
+    source: str
+    augment: bool
+    """As `Linear.augment`."""
+    optimizer: Literal["adam", "sgd"]
+    lrs: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    lr_batch: PositiveInt | None
+    batch: PositiveInt
+    epochs: PositiveInt
+    schedule: Literal["cosine", "cosine-by-step"]
+    weight_decays: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.0,)
+    last_blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
+    """Inputs: pooled outputs of this many of the network's last blocks, side by side; 1: the backbone's output."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of each class's training images on which probes are compared, and not trained."""
+    init_std: PositiveFloat | None = None
+    interpolation: Interpolation = "bilinear"
+    """How images are resized before their centre is cut out, and of the random crops."""
+    omitted: tuple[str, ...] = ()
+    """What the source has and this suite has not; runs record it as deviations."""
+    selection: Literal["last"] = "last"
+    """Which epoch is reported."""
+
+    def single(self, lr: float, weight_decay: float) -> Linear:
+        """The protocol of one of the probes."""
+        return Linear(
+            self.name,
+            self.source,
+            augment=self.augment,
+            optimizer=self.optimizer,
+            lr=lr,
+            lr_batch=self.lr_batch,
+            batch=self.batch,
+            epochs=self.epochs,
+            schedule=self.schedule,
+            weight_decay=weight_decay,
+            init_std=self.init_std,
+            interpolation=self.interpolation,
+        )
+
+
+@strict
 class Semi:
     """Backbone and a linear head are trained on a part of the labels, by SGD with momentum 0.9, norms in training mode.
 
@@ -86,9 +142,117 @@ class Semi:
     """Whether its source takes the standard list of ImageNet's images: then a drawn subset deviates from it."""
     selection: Literal["last"] = "last"
     """Which epoch is reported; the best one is recorded apart from it."""
+    interpolation: Interpolation = added("bilinear")
+    """Of the random crops, and of the resize before a centre crop."""
 
 
-Protocol = KNN | Linear | Semi
+@strict
+class Finetune:
+    """Backbone and a linear head are trained on all labels or a part of them, norms in training mode.
+
+    An epoch's incomplete last batch counts. Weights of one dimension decay only with `decay_1d`.
+    """
+
+    name: str
+    source: str
+    optimizer: Literal["sgd", "adamw"]
+    """SGD with momentum 0.9; AdamW with betas 0.9 and 0.999."""
+    lr: PositiveFloat
+    lr_batch: PositiveInt | None
+    """The rate is per this many images; None: it is not scaled with the batch."""
+    batch: PositiveInt
+    epochs: PositiveInt
+    schedule: Literal["cosine-by-step", "step"]
+    steps: tuple[PositiveInt, ...] = ()
+    """Epochs at which `step` multiplies the rate by `gamma`."""
+    gamma: Share = 0.1
+    warmup_epochs: NonNegativeFloat = 0.0
+    """Linear, from 0."""
+    final_lr: NonNegativeFloat = 0.0
+    """Where cosine ends, of the head; layers below have their share of it."""
+    weight_decay: NonNegativeFloat = 0.0
+    decay_1d: bool = True
+    nesterov: bool = False
+    clip: PositiveFloat | None = None
+    """Gradients with a larger norm, over all parameters, are scaled down to it."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """A layer's rate over that of the layer above it; see `pretrain.evaluate.layer_decay`."""
+    mixup: NonNegativeFloat = 0.0
+    """Alpha of the Beta distribution of mixup's factor; 0: no mixup. With cutmix, half of the batches have either."""
+    cutmix: NonNegativeFloat = 0.0
+    """Likewise of cutmix."""
+    smoothing: ShareBelowOne = 0.0
+    """Of labels: this share of each is spread over all classes."""
+    ema: ShareBelowOne | None = None
+    """Decay per step of an exponential moving average of weights and buffers, which is what is evaluated."""
+    percent: Annotated[float, Field(gt=0, le=100)] = 100
+    """Share of the training images whose labels are used."""
+    init_std: PositiveFloat | None = None
+    """Of the head, as `Linear.init_std`."""
+    scale: PartRange = (0.08, 1.0)
+    """Of the random resized crops."""
+    flip_p: Share = 0.5
+    interpolation: Interpolation = "bilinear"
+    """Of the random crops, and of the resize before a centre crop."""
+    standard_list: bool = True
+    """Of a part of ImageNet's labels: whether a subset other than the standard one is a deviation."""
+    omitted: tuple[str, ...] = ()
+    """What the source has and this suite has not; runs record it as deviations."""
+    selection: Literal["last"] = "last"
+    """Which epoch is reported; the best one is recorded apart from it."""
+
+    @property
+    def base_lr(self) -> float:
+        """Of the head."""
+        return self.lr * self.batch / self.lr_batch if self.lr_batch else self.lr
+
+
+@strict
+class FewShot:
+    """A classifier on the frozen features of a few images of each class."""
+
+    name: str
+    source: str
+    classifier: Literal["centroid", "logistic"]
+    """centroid: the nearest mean of a class, of features less the mean of all and of unit length. logistic:
+    multinomial logistic regression without bias, of features less their own mean and of unit length."""
+    shots: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5, 10)
+    """Images of each class."""
+    draws: PositiveInt = 5
+    """Of those images; the mean over them is reported, with an interval."""
+    penalty: PositiveFloat = 0.00025
+    """Of `logistic`: half of it times the squared weights is added to the sum of losses."""
+
+
+@strict
+class SVM:
+    """Linear SVMs, one per class, on frozen features of unit length; squared hinge loss, positives weigh twice."""
+
+    name: str
+    source: str
+    costs: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    """C, chosen for each class by cross-validation on the training images."""
+    folds: PositiveInt = 3
+    iterations: PositiveInt = 2000
+
+
+@strict
+class Retrieval:
+    """Images ranked by the cosine similarity of their frozen features with a query's."""
+
+    name: str
+    source: str
+
+
+@strict
+class Robust:
+    """Accuracy of a linear probe on shifted images of its classes."""
+
+    name: str
+    source: str
+
+
+Protocol = KNN | Linear | LinearGrid | Semi | Finetune | FewShot | SVM | Retrieval | Robust
 
 _in_steps = partial(
     Linear,
@@ -134,7 +298,69 @@ _INTL, _BARLOW, _VICREG = (
     "facebookresearch/vicreg@4e12602: evaluate.py and README.md",
 )
 
-PROTOCOLS: dict[str, list[KNN] | list[Linear] | list[Semi]] = {
+_sample_finetune = partial(
+    Finetune,
+    source="this suite's own, sized for its sample",
+    optimizer="sgd",
+    lr=0.05,
+    lr_batch=None,
+    batch=64,
+    epochs=20,
+    schedule="cosine-by-step",
+    warmup_epochs=1,
+    weight_decay=1e-4,
+    scale=(0.35, 1.0),
+    flip_p=0.0,
+    standard_list=False,
+)
+_vissl_finetune = partial(
+    Finetune,
+    optimizer="sgd",
+    lr=0.1,
+    lr_batch=256,
+    batch=256,
+    epochs=105,
+    schedule="step",
+    steps=(30, 60, 90, 100),
+    nesterov=True,
+)
+_vit_finetune = partial(
+    Finetune,
+    optimizer="adamw",
+    lr_batch=256,
+    batch=1024,
+    schedule="cosine-by-step",
+    final_lr=1e-6,
+    weight_decay=0.05,
+    decay_1d=False,
+    mixup=0.8,
+    cutmix=1.0,
+    smoothing=0.1,
+    interpolation="bicubic",
+)
+_MAE = "facebookresearch/mae@2f170f2: FINETUNE.md and main_finetune.py"
+_BEIT = "microsoft/unilm@006195f: beit/get_started_for_image_classification.md and run_class_finetuning.py"
+_VISSL = "facebookresearch/vissl@04788de: benchmark/fulltune/imagenet1k/eval_resnet_8gpu_transfer_in1k_fulltune.yaml"
+_PART = "its 100 % settings on a part of the labels, which the source does not report"
+_AUGMENTATIONS = ("RandAugment rand-m9-mstd0.5-inc1", "random erasing 0.25")
+_mae_base = partial(
+    _vit_finetune,
+    lr=5e-4,
+    epochs=100,
+    warmup_epochs=5,
+    layer_decay=0.65,
+    init_std=2e-5,
+    omitted=(*_AUGMENTATIONS, "drop path 0.1"),
+)
+
+
+def _parts(build: "partial[Finetune]", name: str, source: str) -> list[Finetune]:
+    """A protocol with all labels, and with 10 % and 1 % of them."""
+    fewer = [build(f"{name}-{share}", f"{source}; {_PART}", percent=share) for share in (10, 1)]
+    return [build(name, source), *fewer]
+
+
+PROTOCOLS: dict[str, list[Protocol]] = {
     "knn": [
         KNN("cosine-20", "this suite's default for its sample and for online monitoring", 20, "cosine"),
         KNN("euclidean-5", "winci-ai/CW-RGP@5bbf6ed, winci-ai/INTL@0aa69af: eval/knn.py", 5, "euclidean"),
@@ -218,6 +444,34 @@ PROTOCOLS: dict[str, list[KNN] | list[Linear] | list[Semi]] = {
         _solo(1.0, "simclr"),
         _solo(3.0, "mocov2plus, ressl"),
         _solo(30.0, "simsiam"),
+        LinearGrid(
+            "sample-grid",
+            "this suite's own for its sample: as `sample`, over rates, weight decays and the last one or two blocks",
+            augment=False,
+            optimizer="adam",
+            lrs=(1e-3, 3e-3, 1e-2, 3e-2),
+            weight_decays=(0.0, 5e-6, 5e-4),
+            last_blocks=(1, 2),
+            lr_batch=None,
+            batch=128,
+            epochs=200,
+            schedule="cosine",
+        ),
+        LinearGrid(
+            "dinov2-grid",
+            "facebookresearch/dinov2@05c66df: dinov2/eval/linear.py, 8 GPUs x 128 images (which selects on validation)",
+            augment=True,
+            optimizer="sgd",
+            lrs=(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1),
+            last_blocks=(1, 4),
+            lr_batch=256,
+            batch=1024,
+            epochs=10,
+            schedule="cosine-by-step",
+            init_std=0.01,
+            interpolation="bicubic",
+            omitted=("inputs with the mean of patch tokens beside the class token", "training on the held-out images"),
+        ),
     ],
     "semi": [
         Semi(
@@ -243,11 +497,95 @@ PROTOCOLS: dict[str, list[KNN] | list[Linear] | list[Semi]] = {
         _swav_finetune("swav-1", percent=1, lr_backbone=0.02, lr_head=5.0),
         _swav_finetune("swav-10", percent=10, lr_backbone=0.01, lr_head=0.2),
     ],
+    "finetune": [
+        _sample_finetune("sample"),
+        _sample_finetune("sample-10", percent=10),
+        _sample_finetune("sample-1", percent=1),
+        _sample_finetune(
+            "sample-mixed",
+            optimizer="adamw",
+            lr=1e-3,
+            weight_decay=0.05,
+            decay_1d=False,
+            layer_decay=0.75,
+            mixup=0.8,
+            cutmix=1.0,
+            smoothing=0.1,
+            ema=0.99,
+        ),
+        *_parts(_vissl_finetune, "vissl", _VISSL),
+        *_parts(_mae_base, "mae-base", f"{_MAE}, ViT-Base"),
+        _vit_finetune(
+            "mae-large",
+            f"{_MAE}, ViT-Large",
+            lr=1e-3,
+            epochs=50,
+            warmup_epochs=5,
+            layer_decay=0.75,
+            init_std=2e-5,
+            omitted=(*_AUGMENTATIONS, "drop path 0.2"),
+        ),
+        _vit_finetune(
+            "beit-base",
+            f"{_BEIT}, BEiT-base without intermediate fine-tuning",
+            lr=4e-3,
+            lr_batch=None,
+            epochs=100,
+            warmup_epochs=20,
+            layer_decay=0.65,
+            omitted=(*_AUGMENTATIONS, "drop path 0.1"),
+        ),
+        _vit_finetune(
+            "beit-large",
+            f"{_BEIT}, BEiT-large without intermediate fine-tuning",
+            lr=1e-3,
+            lr_batch=None,
+            epochs=50,
+            warmup_epochs=5,
+            layer_decay=0.75,
+            omitted=(*_AUGMENTATIONS, "drop path 0.2"),
+        ),
+    ],
+    "fewshot": [
+        FewShot(
+            "centroid",
+            "SimpleShot, arXiv 1911.04623, CL2N; centred by the mean of the shots, as there are no base classes",
+            "centroid",
+        ),
+        FewShot(
+            "logistic",
+            "facebookresearch/msn@5474d5f: logistic_eval.py, its default penalty, by scikit-learn's solver",
+            "logistic",
+        ),
+    ],
+    "voc07": [
+        SVM(
+            "svm",
+            "facebookresearch/vissl@1569537: benchmark/linear_image_classification/voc07, "
+            "eval_resnet_8gpu_transfer_voc07_svm.yaml, on the backbone's pooled output",
+            costs=(0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0),
+        ),
+        SVM("svm-quick", "as svm, with the middle of its costs only", costs=(0.1, 1.0, 10.0)),
+    ],
+    "retrieval": [
+        Retrieval(
+            "square",
+            "filipradenovic/revisitop@3bb68d3: python/evaluate.py (ground truth, boxes of queries, mAP); that whole "
+            "images are squeezed to squares is this suite's own",
+        ),
+    ],
+    "robust": [
+        Robust(
+            "shifted",
+            "arXiv 1903.12261 (ImageNet-C, mCE), 1907.07174 (ImageNet-A), 2006.16241 (ImageNet-R): among the set's "
+            "classes; that a linear probe classifies is this suite's own",
+        ),
+    ],
 }
 
 
 def find_protocol(stage: str, name: str) -> Protocol:
-    """The protocol of that name for the stage "linear", "knn" or "semi"; `UserError` names the nearest if none is."""
+    """The protocol of that name for a stage ("linear", "knn", ...); `UserError` names the nearest if none is."""
     protocols = {protocol.name: protocol for protocol in PROTOCOLS[stage]}
     if name not in protocols:
         raise UserError(f"unknown {stage} protocol '{name}'{nearest(name, protocols)}")

@@ -1,23 +1,37 @@
 """Evaluation of a backbone; each kind is a stage with a record of its own.
 
-Linear probe and k-NN evaluate it frozen, semi-supervised evaluation fine-tunes it on a part of the labels.
+Linear probe and k-NN evaluate it frozen; semi-supervised evaluation and fine-tuning train it further. All run on one
+process or on several, with the same result.
 
 `plan` gives the id of an evaluation before its pretraining has run; `run` does it. Both take a `Target`, which comes
 from a recipe (in a sweep) or from a checkpoint's metadata (on its own): both ways lead to the same record.
 """
 
-from dataclasses import fields
+from contextlib import nullcontext
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.evaluate.protocols import KNN, Linear, Protocol, Semi, find_protocol
+from pretrain.evaluate.protocols import (
+    KNN,
+    SVM,
+    FewShot,
+    Finetune,
+    Linear,
+    LinearGrid,
+    Protocol,
+    Retrieval,
+    Robust,
+    Semi,
+    find_protocol,
+)
 from pretrain.evaluate.target import Options, Target
 from whitebench.errors import UserError
 from whitebench.hashing import ADDED, run_id
-from whitebench.records import Record, Run
+from whitebench.records import Record, Run, stage_folder
 
 if TYPE_CHECKING:
-    from pretrain.data.betons.manifest import Manifest
+    from pretrain.distributed import World
     from pretrain.evaluate.encoder import Trained
 
 
@@ -27,7 +41,7 @@ def config(stage: str, target: Target, options: Options) -> dict[str, Any]:
     Raises:
         UserError: the dataset lacks what the protocol needs; a sweep learns of it before the pretraining.
     """
-    from pretrain.data.betons.manifest import read_manifest
+    from pretrain.evaluate.evaluation_data import evaluation_data
     from pretrain.evaluate.subset import identity
 
     protocol = find_protocol(stage, options.protocol)
@@ -36,35 +50,39 @@ def config(stage: str, target: Target, options: Options) -> dict[str, Any]:
             f"features=transformed depend on the batch, and {protocol.name} trains on batches of its own: use a "
             "protocol of features that are computed once (linear features, or knn)"
         )
-    manifest = read_manifest(target.dataset)
-    _check_dataset(manifest, protocol)
+    if options.features != "backbone" and isinstance(protocol, LinearGrid):
+        raise UserError(f"features={options.features}: {protocol.name} compares the backbone's own blocks")
+    data = evaluation_data(stage, protocol, target, options)
     return {
         "parent": target.parent,
         "protocol": protocol,
-        "dataset": target.dataset,
-        "data_hash": manifest.content_hash,
+        "dataset": data.name,
+        "data_hash": data.content_hash,
         "crop": target.crop,
         "resize": target.resize,
         "seed": options.seed,
         "device": options.device,
         "threads": options.threads,
         **_joined_later(options),
-        **({"subset": identity(options.list)} if isinstance(protocol, Semi) else {}),
+        **({"epoch": target.epoch} if target.epoch is not None else {}),
+        **({"subset": identity(options.list)} if _has_subset(protocol) else {}),
+        **({"probe": probe_id(target, options)} if isinstance(protocol, Robust) else {}),
     }
 
 
-def _check_dataset(manifest: "Manifest", protocol: Protocol) -> None:
-    for split in ("train", "val"):
-        manifest.split(split)
-    if not manifest.classes:
-        raise UserError(f"dataset '{manifest.dataset}' has no labels; evaluate on another: --dataset NAME")
-    train = manifest.split("train")
-    count = train.count - train.unlabelled
-    if isinstance(protocol, Linear) and protocol.augment and protocol.batch > count:
-        raise UserError(
-            f"protocol '{protocol.name}' trains on batches of {protocol.batch} images, but dataset "
-            f"'{manifest.dataset}' has {count}; use a protocol for small sets, e.g. features"
-        )
+def probe_id(target: Target, options: Options) -> str:
+    """The id of the linear evaluation whose probe `robust` takes."""
+    return plan("linear", target, probe_options(options))
+
+
+def probe_options(options: Options) -> Options:
+    """Those of the linear evaluation whose probe `robust` takes."""
+    return replace(options, protocol=options.probe or "features", probe=None, shift=None)
+
+
+def _has_subset(protocol: Protocol) -> bool:
+    """Whether only a part of the labels is used."""
+    return isinstance(protocol, Semi) or (isinstance(protocol, Finetune) and protocol.percent < 100)
 
 
 def _joined_later(options: Options) -> dict[str, Any]:
@@ -78,30 +96,55 @@ def plan(stage: str, target: Target, options: Options) -> str:
     return run_id(target.label, config(stage, target, options))
 
 
-def run(stage: str, ckpt: Path, target: Target, options: Options, cell: dict[str, Any] | None = None) -> Record:
-    """Evaluates the backbone at `ckpt`; returns the record, at once where it is done already."""
-    from pretrain.data.betons.manifest import read_manifest
+def run(
+    stage: str,
+    ckpt: Path,
+    target: Target,
+    options: Options,
+    cell: dict[str, Any] | None = None,
+    world: "World | None" = None,
+) -> Record | None:
+    """Evaluates the backbone at `ckpt`; at once where it is done already.
 
+    Args:
+        world: the processes that evaluate together, where they have met; None: they meet here.
+    Returns:
+        The record, on rank 0.
+    """
+    from pretrain.evaluate.ranks import started_world
+
+    if world is None:
+        with started_world(options.world_size, options.device) as joined:
+            return run(stage, ckpt, target, options, cell, joined)
     _check_loader(stage, options)
     resolved = config(stage, target, options)
-    protocol = resolved["protocol"]
-    cell = {**target.cell, "protocol": protocol.name, **(cell or {})}
-    foreign = target.parent.startswith("sha256:")
     trained = _trained(ckpt, target, options)
-    with Run(
+    if stage == "robust":
+        run("linear", ckpt, target, probe_options(options), cell, world)
+    with _open_run(stage, target, options, resolved, cell or {}) if world.is_main else nullcontext() as record:
+        if not world.broadcast(record.already_done if record else False):
+            metrics = _evaluate(ckpt, trained, resolved["protocol"], target, options, record)
+            if record:
+                record.metrics.update({**_deviations(resolved["protocol"], resolved), **metrics})
+    return record.record if record else None
+
+
+def _open_run(stage: str, target: Target, options: Options, resolved: dict[str, Any], cell: dict[str, Any]) -> Run:
+    from pretrain.evaluate.evaluation_data import evaluation_data
+
+    foreign = target.parent.startswith("sha256:")
+    data = evaluation_data(stage, resolved["protocol"], target, options)
+    kept = {} if target.epoch is None else {"kept_epoch": target.epoch}
+    return Run(
         stage,
         target.label,
         resolved,
-        cell=cell,
+        cell={**target.cell, "dataset": data.name, "protocol": resolved["protocol"].name, **kept, **cell},
         parents=[] if foreign else [target.parent],
         hashes={"data": resolved["data_hash"]},
-        data={"manifest": read_manifest(target.dataset).summary},
-        gpus=int(options.device == "cuda"),
-    ) as record:
-        if not record.already_done:
-            record.metrics.update(_deviations(protocol, resolved))
-            _evaluate(ckpt, trained, protocol, target, options, record)
-    return record.record
+        data={"manifest": data.summary},
+        gpus=options.world_size if options.device == "cuda" else 0,
+    )
 
 
 def _check_loader(stage: str, options: Options) -> None:
@@ -125,30 +168,45 @@ def _deviations(protocol: Protocol, resolved: dict[str, Any]) -> dict[str, list[
     from pretrain.evaluate.subset import deviation
 
     features = resolved.get("features")
+    subset = resolved.get("subset")
     candidates = [
         f"features: {features}, published backbone" if features else None,
-        deviation(protocol, resolved["subset"]) if isinstance(protocol, Semi) else None,
+        deviation(protocol, subset) if isinstance(protocol, Semi | Finetune) and subset else None,
+        *(f"not applied: {part}" for part in getattr(protocol, "omitted", ())),
     ]
     deviations = [text for text in candidates if text]
     return {"deviations": deviations} if deviations else {}
 
 
 def _evaluate(
-    ckpt: Path, trained: "Trained | None", protocol: Protocol, target: Target, options: Options, run: Run
-) -> None:
+    ckpt: Path, trained: "Trained | None", protocol: Protocol, target: Target, options: Options, run: Run | None
+) -> dict[str, Any]:
+    """The metrics; complete on rank 0, where `run` is the open record."""
     import torch
 
     from pretrain.checkpoint import read_backbone
-    from pretrain.evaluate import knn, linear, semi
+    from pretrain.evaluate import fewshot, finetune, grid, knn, linear, retrieval, robust, semi, voc07
     from pretrain.evaluate.features import FrozenEncoder
 
     torch.set_num_threads(options.threads)
     backbone = read_backbone(ckpt)
     if isinstance(protocol, Semi):
-        run.metrics.update(semi.evaluate(backbone, protocol, target, options, run))
-        return
+        return semi.evaluate(backbone, protocol, target, options, run)
+    if isinstance(protocol, Finetune):
+        return finetune.evaluate(backbone, protocol, target, options, run)
     frozen = FrozenEncoder(backbone, target, options, trained)
     if isinstance(protocol, KNN):
-        run.metrics.update(knn.evaluate(frozen, protocol))
-    else:
-        run.metrics.update(linear.evaluate(frozen, protocol, run))
+        return {**knn.evaluate(frozen, protocol)}
+    if isinstance(protocol, LinearGrid):
+        return grid.evaluate(frozen, protocol, run)
+    if isinstance(protocol, FewShot):
+        return fewshot.evaluate(frozen, replace(protocol, shots=options.shots) if options.shots else protocol)
+    if isinstance(protocol, SVM):
+        return voc07.evaluate(frozen, protocol)
+    if isinstance(protocol, Retrieval):
+        return {**retrieval.evaluate(frozen)}
+    if isinstance(protocol, Robust):
+        shifted = robust.read_set(options.shift or "", frozen.manifest.classes)
+        probe = linear.load_probe(stage_folder("linear", probe_id(target, options)))
+        return robust.evaluate(frozen, shifted, *probe)
+    return linear.evaluate(frozen, protocol, run)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.data.betons.manifest import Manifest
-from pretrain.evaluate.protocols import Semi
+from pretrain.evaluate.protocols import Finetune, Semi
 from whitebench.errors import UserError
 
 SOURCE = "github.com/google-research/simclr, imagenet_subsets/{1,10}percent.txt"
@@ -52,20 +52,28 @@ def identity(image_list: Path | None) -> str:
     return DRAWN if image_list is None else f"list sha256:{list_hash(read_list(image_list))}"
 
 
-def deviation(protocol: Semi, chosen: str) -> str | None:
+def deviation(protocol: Semi | Finetune, chosen: str) -> str | None:
     """How a choice of that `identity` differs from the protocol's source; None where it does not."""
-    if not protocol.standard_list or chosen.endswith(STANDARD[int(protocol.percent)]):
+    if not protocol.standard_list or chosen.endswith(STANDARD.get(int(protocol.percent), chosen)):
         return None
     return f"labelled images: {chosen}, published the standard list of {protocol.percent:g} %"
 
 
-def choose(manifest: Manifest, protocol: Semi, seed: int, image_list: Path | None) -> NDArray[np.int64]:
+def choose(manifest: Manifest, protocol: Semi | Finetune, seed: int, image_list: Path | None) -> NDArray[np.int64]:
     """Dataset indices of the training images that keep their labels, int64 [n], ascending."""
+    if protocol.percent == 100 and image_list is None:
+        return every_labelled(manifest)
     files = manifest.file_names("train")
     chosen = _draw(files, protocol.percent, seed) if image_list is None else _find(files, image_list, manifest.dataset)
     index = np.array(sorted(chosen), np.int64)
     labelled = manifest.labelled("train")
     return index if labelled is None else np.intersect1d(index, labelled)
+
+
+def every_labelled(manifest: Manifest) -> NDArray[np.int64]:
+    """Dataset indices of all training images that have labels, ascending."""
+    labelled = manifest.labelled("train")
+    return np.arange(manifest.split("train").count) if labelled is None else labelled
 
 
 def _draw(files: list[str], percent: float, seed: int) -> list[int]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pretrain.checkpoint import Backbone
     from pretrain.recipe import Recipe
 
-STAGES = ("linear", "knn", "semi")
+STAGES = ("linear", "knn", "semi", "finetune", "fewshot", "voc07", "retrieval", "robust")
 FEATURES = ("backbone", "embedding", "transformed")
 
 
@@ -30,12 +30,15 @@ class Target:
     crop: int
     resize: int
     cell: dict[str, Any]
+    epoch: int | None = None
+    """Of a backbone that was kept during training; None: the last."""
 
     @classmethod
-    def of_recipe(cls, recipe: "Recipe", parent: str) -> "Target":
-        dataset = recipe.evaluation.dataset or recipe.data.dataset
+    def of_recipe(cls, recipe: "Recipe", parent: str, dataset: str | None = None, epoch: int | None = None) -> "Target":
+        """`dataset` instead of the recipe's."""
+        dataset = dataset or recipe.evaluation.dataset or recipe.data.dataset
         cell = {"recipe": recipe.name, "method": recipe.method_name, "seed": recipe.seed, "dataset": dataset}
-        return cls(parent, recipe.label, dataset, recipe.evaluation_crop, recipe.evaluation_resize, cell)
+        return cls(parent, recipe.label, dataset, recipe.evaluation_crop, recipe.evaluation_resize, cell, epoch)
 
     @classmethod
     def of_backbone(cls, backbone: "Backbone", dataset: str | None, crop: int | None, resize: int | None) -> "Target":
@@ -65,7 +68,7 @@ class Target:
             "dataset": dataset,
         }
         label = f"{recipe.rpartition('/')[2]}-s{cell['seed']}"
-        return cls(parent, label, dataset, crop, resize, cell)
+        return cls(parent, label, dataset, crop, resize, cell, metadata.get("kept_epoch"))
 
 
 @strict
@@ -82,4 +85,14 @@ class Options:
     features: Literal["backbone", "embedding", "transformed"] = added("backbone")
     """Input of linear probe and k-NN: the backbone's output, the projector's, or the method's transform of that."""
     list: Path | None = None
-    """File that names the labelled images of semi-supervised evaluation, one a line; None draws them by seed."""
+    """File that names the labelled images where only a part of the labels is used, one a line; None draws them by
+    seed."""
+    shots: tuple[PositiveInt, ...] | None = added(None)
+    """Images per class of few-shot evaluation, instead of the protocol's."""
+    probe: str | None = added(None)
+    """Protocol of the linear probe that `robust` evaluates; None: `features`."""
+    shift: str | None = added(None)
+    """The set of `robust`: a folder of $WHITEBENCH_DATA, or a path."""
+    world_size: PositiveInt = added(1)
+    """Processes that evaluate together, one per GPU; each has its share of the images. The result is that of one
+    process up to rounding."""

@@ -12,7 +12,10 @@ from whitebench.hashing import plain_hash
 from whitebench.records import Record
 
 PRETRAIN = "pretrain"
-HEADLINES = {"linear": ("top1",), "knn": ("top1",), "semi": ("top1",), "detect": ("box_AP", "mask_AP")}
+HEADLINES = {
+    **dict.fromkeys(("linear", "knn", "semi", "finetune"), ("top1",)),
+    "detect": ("box_AP", "mask_AP"),
+}
 """The stages that are evaluations, and what each is judged by; a leaderboard is sorted by the first."""
 
 STAGES = (PRETRAIN, "convert", *HEADLINES)

@@ -56,7 +56,7 @@ def run_rank(rank: int, folder: Path, port: int) -> None:
         results |= {name: ranked_own_images(name, rank) for name in PER_PROCESS}
         results |= {"gather": ranked_gather(rank), "world": ranked_world(world)}
         results |= {f"layer-{transform}": ranked_layer(transform, rank) for transform in ("zca", "iternorm")}
-        results |= {f"norm-{name}": ranked_norm(norm, shape, rank) for name, (norm, shape) in NORMS.items()}
+        results |= {f"norm-{name}": ranked_norm(name, rank) for name in NORMS}
     assert world_size() == 1
     torch.save(results, folder / f"{rank}.pt")
 
@@ -113,11 +113,13 @@ def run_norm(norm: nn.Module, x: Tensor, weight: Tensor) -> dict[str, Any]:
     return {"y": y.detach(), "x": x.grad, "eval": evaluated, "parameters": parameters, **norm.state_dict()}
 
 
-def ranked_norm(norm: Callable[[], nn.Module], shape: tuple[int, ...], rank: int) -> dict[str, Any]:
+def ranked_norm(name: str, rank: int) -> dict[str, Any]:
+    norm, shape = NORMS[name]
     x = norm_input(shape)
+    rows = [len(x) // 3, len(x) - len(x) // 3] if name.endswith("-uneven") else [len(x) // RANKS] * RANKS
     converted = convert_sync_bn(nn.Sequential(norm().double()), CPU)
     assert isinstance(converted.get_submodule("0"), AllReduceBatchNorm)
-    return run_norm(converted, x.chunk(RANKS)[rank], x.cos().chunk(RANKS)[rank])
+    return run_norm(converted, x.split(rows)[rank], x.cos().split(rows)[rank])
 
 
 def ranked_layer(transform: Any, rank: int) -> dict[str, Any]:
@@ -154,7 +156,9 @@ def norm_with_activation() -> nn.Module:
 NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "1d": (affine_norm_1d, (3,)),
     "1d-plain-cumulative": (plain_norm_1d, (3,)),
+    "1d-uneven": (affine_norm_1d, (3,)),
     "2d": (affine_norm_2d, (3, 4, 5)),
+    "2d-uneven": (affine_norm_2d, (3, 4, 5)),
     "2d-untracked": (untracked_norm_2d, (3, 4, 5)),
     "2d-activation": (norm_with_activation, (3, 4, 5)),
 }

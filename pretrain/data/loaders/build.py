@@ -104,7 +104,7 @@ def training_loader(
     """Augmented views of a split in random order; `batch` images over all processes, the last incomplete batch dropped.
 
     Args:
-        indices: only these images, for a single process; then an incomplete last batch counts, see `ShuffledPart`.
+        indices: only these images; then an incomplete last batch counts, see `ShuffledPart`.
     Raises:
         UserError: the dataset lacks what the loader needs, or has fewer images than a batch; no workers.
     """
@@ -114,7 +114,7 @@ def training_loader(
     views = TrainingViews(data.views, data.colour, seed, placement_of(data, device.partition(":")[0]))
     renderer = _renderer(data.loader, manifest, split, views, workers, device)
     if indices is not None:
-        return Loader(renderer, ShuffledPart(seed, indices, batch), device)
+        return Loader(renderer, ShuffledPart(seed, indices, batch, rank, world_size), device)
     order = ShuffledOrder(seed, len(renderer.label), batch, rank, world_size, data.shuffle_window)
     return Loader(renderer, order, device)
 

@@ -1,5 +1,7 @@
 """Which images make up each batch of an epoch."""
 
+import numpy as np
+
 from pretrain.data.views.random_parameters import Integers, shuffled, shuffled_in_windows
 from whitebench.errors import UserError
 
@@ -32,17 +34,24 @@ class ShuffledOrder:
 
 
 class ShuffledPart:
-    """Some images, in a new order each epoch.
+    """Some images, in a new order each epoch; each global batch is split into one contiguous part per rank.
 
-    An incomplete last batch counts, unless it holds a single image, whose statistics a batch norm cannot take.
+    An incomplete last batch counts, unless it holds a single image, whose statistics a batch norm cannot take. Its
+    parts may differ by an image, and a rank for which there is none has one batch less than `batches_per_epoch`.
     """
 
-    def __init__(self, seed: int, index: Integers, batch: int) -> None:
-        self.seed, self.index, self.batch = seed, index, batch
-        self.batches_per_epoch = len(self.batches(0))
+    def __init__(self, seed: int, index: Integers, batch: int, rank: int = 0, world_size: int = 1) -> None:
+        if batch < world_size:
+            raise UserError(f"batch: {batch} images are fewer than world_size={world_size}")
+        self.seed, self.index, self.batch, self.rank, self.world_size = seed, index, batch, rank, world_size
+        self.batches_per_epoch = len(self._global_batches(0))
 
     def batches(self, epoch: int) -> list[Integers]:
-        """Dataset indices of the batches."""
+        """Dataset indices of this rank's batches."""
+        parts = (np.array_split(batch, self.world_size)[self.rank] for batch in self._global_batches(epoch))
+        return [part for part in parts if len(part)]
+
+    def _global_batches(self, epoch: int) -> list[Integers]:
         order = self.index[shuffled(self.seed, epoch, len(self.index))]
         parts = [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
         return parts[:-1] if len(parts) > 1 and len(parts[-1]) == 1 else parts
