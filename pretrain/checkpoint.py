@@ -183,7 +183,7 @@ STATED: dict[str, Callable[[Any], bool]] = {
     "id": _is_name,
     **dict.fromkeys(("arch", "architecture", "stem", "dataset", "eval_dataset", "method", "recipe"), _is_text),
     **dict.fromkeys(("image_size", "eval_resize"), lambda value: isinstance(value, int) and 0 < value <= 8192),
-    "seed": lambda value: isinstance(value, int) and value >= 0,
+    **dict.fromkeys(("seed", "kept_epoch"), lambda value: isinstance(value, int) and value >= 0),
     "mean": _are_shares,
     "std": lambda value: _are_shares(value) and min(value) > 0,
 }

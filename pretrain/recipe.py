@@ -261,6 +261,14 @@ class Evaluation:
     """Protocol of the semi-supervised evaluation: a name of `pretrain.evaluate.protocols`."""
     finetune: str = "sample"
     """Protocol of the fine-tuning: a name of `pretrain.evaluate.protocols`."""
+    fewshot: str = "centroid"
+    """Protocol of the few-shot classification: a name of `pretrain.evaluate.protocols`."""
+    voc07: str = "svm"
+    """Protocol of VOC 2007's multi-label classification: a name of `pretrain.evaluate.protocols`."""
+    retrieval: str = "square"
+    """Protocol of retrieval: a name of `pretrain.evaluate.protocols`."""
+    robust: str = "shifted"
+    """Protocol of robustness: a name of `pretrain.evaluate.protocols`."""
 
 
 @strict
@@ -274,6 +282,9 @@ class Machine:
     its batch statistics do not depend on that; the record says so."""
     checkpoint_minutes: NonNegativeFloat = 10.0
     """A checkpoint is written this often, and at the end of each epoch where the last is at least a minute old."""
+    keep_every: PositiveInt | None = None
+    """Epochs between backbones that are kept during training, for evaluations of it; null: only the last is. A sweep
+    evaluates them as they appear."""
 
 
 @strict

@@ -26,6 +26,7 @@ from pretrain.data.loaders.preflight import run_preflight
 from pretrain.data.normalise import Normalise
 from pretrain.diagnostics.spectrum_probe import SpectrumProbe, append_spectra, summary
 from pretrain.distributed import World, convert_sync_bn
+from pretrain.evaluate.kept import kept_epochs, kept_name
 from pretrain.evaluate.online import embed_training_set, online_knn, read_val
 from pretrain.losses.deferred import report_failed_checks
 from pretrain.method import Method, find_method
@@ -152,6 +153,7 @@ class Trainer:
                 position = (epoch + 1) * self.steps_per_epoch
                 if run:
                     self._end_epoch(run, epoch, epochs)
+                    self._keep_if_due(run, epoch + 1, epochs)
                     self._save_if_due(run, position, stop, minutes=1.0)
         if run:
             self._finish(run)
@@ -240,6 +242,13 @@ class Trainer:
         divergence.check_state(state, step, self.recipe.precision)
         resume.save(run.folder, state)
         run.save()
+
+    def _keep_if_due(self, run: Run, epoch: int, epochs: int) -> None:
+        """Leaves the backbone of this epoch, for evaluations during the training."""
+        if epoch in kept_epochs(epochs, self.recipe.machine.keep_every):
+            name, encoder = next(iter(self.method.encoders().items()))
+            metadata = {**self._metadata(run), "encoder": name, "kept_epoch": epoch}
+            write_backbone(run.folder / kept_name(epoch), encoder.backbone.state_dict(), metadata)
 
     def _finish(self, run: Run) -> None:
         """Leaves the backbones for others, and of the checkpoint the method's weights alone."""

@@ -8,7 +8,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,9 +144,12 @@ def _plan_evaluation(task: Task, recipe: "Recipe") -> str:
 
 
 def _run_evaluation(task: Task) -> Record | None:
+    from pretrain.evaluate.kept import kept_name
     from pretrain.evaluate.stage import run
 
-    return run(task.stage, task.backbone, *_evaluation(task, load_recipe(task)), _launch(task))
+    target, options = _evaluation(task, load_recipe(task))
+    ckpt = task.backbone if target.epoch is None else task.backbone.with_name(kept_name(target.epoch))
+    return run(task.stage, ckpt, target, options, _launch(task))
 
 
 def _evaluation(task: Task, recipe: "Recipe") -> "tuple[Target, EvaluationOptions]":
@@ -154,30 +157,39 @@ def _evaluation(task: Task, recipe: "Recipe") -> "tuple[Target, EvaluationOption
     from pretrain.evaluate.target import Options, Target
     from whitebench.config import validated
 
+    own = dict(task.options)
+    dataset, epoch = own.pop("dataset", None), own.pop("epoch", None)
     options = {
         "protocol": getattr(recipe.evaluation, task.stage),
         "threads": recipe.threads,
         "loader": "folder" if recipe.data.loader == "folder" else "ffcv",
         "seed": task.seed or 0,
         "device": task.device,
-        **task.options,
+        **({"probe": recipe.evaluation.linear} if task.stage == "robust" else {}),
+        **own,
     }
-    target = Target.of_recipe(recipe, task.parents["pretrain"])
+    for key, value, kind in (("dataset", dataset, str), ("epoch", epoch, int)):
+        if value is not None and not isinstance(value, kind):
+            raise UserError(f"stages.{task.stage}.{key}: {value!r} is not a {'name' if kind is str else 'number'}")
+    target = Target.of_recipe(recipe, task.parents["pretrain"], dataset, epoch)
     return target, validated(Options, options, where=f"stages.{task.stage}")
 
 
-def _frozen_options() -> set[str]:
-    return _evaluation_options() - {"list"}
+OPTIONS_OF = {
+    "linear": {"features"},
+    "knn": {"features"},
+    "semi": {"list"},
+    "finetune": {"list"},
+    "fewshot": {"shots"},
+    "voc07": set[str](),
+    "retrieval": set[str](),
+    "robust": {"probe", "shift"},
+}
+"""Stage of evaluation -> options that are its own."""
 
 
-def _semi_options() -> set[str]:
-    return _evaluation_options() - {"features"}
-
-
-def _evaluation_options() -> set[str]:
-    from pretrain.evaluate.target import Options
-
-    return {f.name for f in fields(Options)} - {"seed", "device"}
+def _evaluation_options(stage: str) -> set[str]:
+    return {"protocol", "threads", "workers", "loader", "world_size", "dataset", "epoch", *OPTIONS_OF[stage]}
 
 
 def _plan_convert(task: Task, recipe: "Recipe") -> str:
@@ -268,12 +280,19 @@ def _user_stage_config(task: Task) -> dict[str, Any]:
     }
 
 
+SEEDED = ("linear", "semi", "finetune", "fewshot", "robust")
+"""Evaluations with random draws of their own."""
+
+
+def _evaluation_stage(name: str) -> Stage:
+    needs = ("linear",) if name == "robust" else ("pretrain",)
+    options = partial(_evaluation_options, name)
+    return Stage(needs, _plan_evaluation, _run_evaluation, options, seeded=name in SEEDED)
+
+
 STAGES: dict[str, Stage] = {
     "pretrain": Stage((), _plan_pretrain, _run_pretrain),
-    "linear": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _frozen_options, seeded=True),
-    "knn": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _frozen_options),
-    "semi": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _semi_options, seeded=True),
-    "finetune": Stage(("pretrain",), _plan_evaluation, _run_evaluation, _semi_options, seeded=True),
+    **{stage: _evaluation_stage(stage) for stage in OPTIONS_OF},
     "convert": Stage(("pretrain",), _plan_convert, _run_convert, serves=True),
     "detect": Stage(("convert",), _plan_detect, _run_detect, _detection_options, seeded=True),
     LEADERBOARD: Stage((), None, _run_leaderboard, lambda: {"out"}),

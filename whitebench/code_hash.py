@@ -39,17 +39,28 @@ class Stage(NamedTuple):
 
 
 EVALUATE = "pretrain/evaluate"
-EVALUATIONS = ("linear", "knn", "semi", "finetune")
-"""Each has a file of its name in EVALUATE."""
+OWN_FILES = {
+    "linear": ("linear", "grid"),
+    "knn": ("knn",),
+    "semi": ("semi",),
+    "finetune": ("finetune",),
+    "fewshot": ("fewshot",),
+    "voc07": ("voc07",),
+    "retrieval": ("retrieval",),
+    "robust": ("robust", "linear", "grid"),
+}
+"""Stage of evaluation -> files of EVALUATE that the dispatching files import for it."""
+DISPATCHING = (f"{EVALUATE}/stage.py", f"{EVALUATE}/evaluation_data.py")
 
 
 def _evaluation(stage: str) -> Stage:
-    return Stage(f"{EVALUATE}/stage.py", tuple(f"{EVALUATE}/{other}.py" for other in EVALUATIONS if other != stage))
+    others = {name for files in OWN_FILES.values() for name in files} - set(OWN_FILES[stage])
+    return Stage(DISPATCHING[0], tuple(f"{EVALUATE}/{name}.py" for name in sorted(others)))
 
 
 STAGES = {
     "pretrain": Stage("pretrain/train.py"),
-    **{stage: _evaluation(stage) for stage in EVALUATIONS},
+    **{stage: _evaluation(stage) for stage in OWN_FILES},
     "convert": Stage("transfer/stages.py", ("transfer/detect.py",)),
     "detect": Stage("transfer/stages.py"),
 }
@@ -71,7 +82,7 @@ def code_files(stage: str, method: str | None = None) -> dict[str, str]:
     external_file = None if inside or method is None else _own_method(method)
     outside = [] if external_file is None else list(_imports(*_state(external_file), ROOT))
     entries = [entry, *([method_file] if inside else []), *outside]
-    names = _imported(entries, lambda name, importer: importer == entry and name in without)
+    names = _imported(entries, lambda name, importer: importer in (entry, *DISPATCHING) and name in without)
     files = {name: _tree_hash(*_state(ROOT / name)) for name in sorted(names)}
     if external_file is not None:
         files[f"{OWN_METHODS}/{external_file.name}"] = _tree_hash(*_state(external_file))

@@ -174,7 +174,7 @@ def centre_crops(
     interpolation: "Interpolation" = "bilinear",
     indices: "NDArray[np.int64] | None" = None,
 ) -> Iterator[Batch]:
-    """This process's share of the labelled images of a split (of those in `indices`), in its order."""
+    """The labelled images of a split (or those in `indices`), of which this process has its share, in its order."""
     labelled = manifest.labelled(split) if indices is None else indices
     every = np.arange(manifest.split(split).count) if labelled is None else labelled
     return evaluation_batches(

@@ -28,6 +28,8 @@ LEVEL = 0.95
 def evaluate(frozen: "FrozenEncoder", protocol: FewShot) -> dict[str, Any]:
     """{"shot<k>": mean top-1 over draws (per cent), "shot<k>_ci95", "shot<k>_draws"} for each k of `protocol.shots`.
 
+    "top1" is the mean over these k.
+
     Draws are of training images, the accuracy is on the whole validation split. The interval (half its width, Student's
     t) is over draws alone.
 
@@ -48,7 +50,7 @@ def evaluate(frozen: "FrozenEncoder", protocol: FewShot) -> dict[str, Any]:
             tops.append(joint_accuracy(scores.to(test.device), test_labels)["top1"])
         metrics |= {f"shot{shots}": float(np.mean(tops)), f"shot{shots}_ci95": half_interval(tops)}
         metrics[f"shot{shots}_draws"] = tops
-    return metrics
+    return {"top1": float(np.mean([metrics[f"shot{shots}"] for shots in protocol.shots])), **metrics}
 
 
 def draw(manifest: "Manifest", protocol: FewShot, seed: int) -> list["NDArray[np.int64]"]:

@@ -47,7 +47,7 @@ def started_world(processes: int, device: str) -> World:
 
 
 def own_share(count: int) -> slice:
-    """This process's part of `count` rows: contiguous, in the order of ranks, their sizes differ by at most one."""
+    """Rows of `count` that this process has: contiguous, in the order of ranks, in number at most one apart."""
     size, more = divmod(count, world_size())
     start = rank() * size + min(rank(), more)
     return slice(start, start + size + (rank() < more))
@@ -80,7 +80,7 @@ def joint_rows(count: int, device: torch.device | str) -> int:
 
 
 def joint_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """This process's share of the cross-entropy's mean over the joint batch: all shares sum to it.
+    """Mean cross-entropy of the joint batch, as this process's share of it: all shares sum to the mean.
 
     Args:
         labels: classes int64 [n], or shares of classes float [n, C].

@@ -66,8 +66,13 @@ def config(stage: str, target: Target, options: Options) -> dict[str, Any]:
         **_joined_later(options),
         **({"epoch": target.epoch} if target.epoch is not None else {}),
         **({"subset": identity(options.list)} if _has_subset(protocol) else {}),
-        **({"probe": probe_id(target, options)} if isinstance(protocol, Robust) else {}),
+        **(_probe(target, options) if isinstance(protocol, Robust) else {}),
     }
+
+
+def _probe(target: Target, options: Options) -> dict[str, Any]:
+    """What `robust` evaluates: the dataset and the run of its probe."""
+    return {"trained_on": target.dataset, "probe_run": probe_id(target, options)}
 
 
 def probe_id(target: Target, options: Options) -> str:

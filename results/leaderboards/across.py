@@ -116,6 +116,12 @@ def _with_intervals(scores: Scores) -> tuple[list[Floats], list[Floats]]:
     return [_mean_ranks(means_of_data[None])[0], *_ends(_mean_ranks(means))], [middles_of_data, *_ends(middles)]
 
 
+def mean_ranks_with_intervals(scores: Scores) -> tuple[Floats, Floats, Floats]:
+    """Mean rank of each method over leaderboards, of the data, and the ends of its bootstrap interval."""
+    middle, low, high = _with_intervals(scores)[0]
+    return middle, low, high
+
+
 def _mean_ranks(means: Floats) -> Floats:
     """[resamples, methods, boards] -> [resamples, methods]; 1 is best, equal means share the mean of their ranks."""
     above = (means[:, None] > means[:, :, None]).sum(axis=2)

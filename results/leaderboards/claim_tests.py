@@ -35,7 +35,8 @@ def read_records(roots: Sequence[Path], recipes: Collection[str]) -> dict[Path, 
     collected = collect([root for root in roots if root.is_dir()]).summaries.values()
     records = {item.path: read_proven(item.path) for item in collected}
     parents = {r.id for r in records.values() if r.stage == PRETRAIN and text(r.cell.get("recipe")) in recipes}
-    return {path: r for path, r in records.items() if parents & {r.id, text(r.config.get("parent"))}}
+    final = {path: r for path, r in records.items() if r.stage == PRETRAIN or r.config.get("epoch") is None}
+    return {path: r for path, r in final.items() if parents & {r.id, text(r.config.get("parent"))}}
 
 
 def measure_each(records: Collection[Record]) -> Measured:

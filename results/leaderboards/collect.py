@@ -64,7 +64,15 @@ class Collection:
 
     @property
     def evaluations(self) -> list[RunSummary]:
-        return [summary for summary in self.summaries.values() if summary.stage in HEADLINES]
+        """Of the backbones that pretrainings end with."""
+        return [
+            run for run in self.summaries.values() if run.stage in HEADLINES and run.facts.get("kept_epoch") is None
+        ]
+
+    @property
+    def kept_evaluations(self) -> list[RunSummary]:
+        """Of backbones that were kept during pretrainings; they are in no leaderboard."""
+        return [run for run in self.summaries.values() if run.facts.get("kept_epoch") is not None]
 
     @property
     def counts(self) -> Counter[tuple[str, str]]:

@@ -16,7 +16,7 @@ from results.leaderboards.leaderboard import Leaderboard, Tables
 from results.leaderboards.run_table import HEADLINES
 from results.leaderboards.stale import changed_since
 
-TITLES = {"top1": "top-1", "box_AP": "box AP", "mask_AP": "mask AP"}
+TITLES = {"top1": "top-1", "box_AP": "box AP", "mask_AP": "mask AP", "mAP": "mAP"}
 MARK = "†"
 """Of a spread that is of fine-tuning seeds only."""
 

@@ -11,7 +11,7 @@ from results.leaderboards.comparisons import STANDING, standing
 from results.leaderboards.intervals import inferred_images, summarise
 from results.leaderboards.published import Published, describe, verdict
 from results.leaderboards.recipe_papers import tolerance
-from results.leaderboards.run_table import HEADLINES, METRICS, UNTRAINED, Facts
+from results.leaderboards.run_table import AVERAGED, HEADLINES, METRICS, UNTRAINED, Facts
 from results.leaderboards.stale import stale
 from results.leaderboards.warnings import doubtful, flags
 
@@ -58,7 +58,7 @@ def test_set_size(runs: pd.DataFrame) -> int | None:
     None where neither does, and for detection, whose AP is not a count of images.
     """
     stage = str(runs.stage.iloc[0])
-    if stage == "detect":
+    if stage in AVERAGED:
         return None
     recorded = runs.test_images.dropna()
     return int(recorded.min()) if len(recorded) else inferred_images(runs[HEADLINES[stage][0]].to_numpy(float))

@@ -14,9 +14,11 @@ from results.leaderboards.across import across
 from results.leaderboards.collect import Collection, RunSummary
 from results.leaderboards.comparisons import pairwise
 from results.leaderboards.experiments import GROUP, Row, ranked, resolution_of, rows_of
+from results.leaderboards.over_epochs import over_epochs
 from results.leaderboards.published import Published
 from results.leaderboards.run_table import COLUMNS, FROM_CELL, HEADLINES, PRETRAIN, Facts
 from results.leaderboards.stale import changed_since
+from results.leaderboards.transfer import transfer_boards
 from results.leaderboards.warnings import FOREIGN, MISSING
 from whitebench.hashing import content_hash
 
@@ -68,6 +70,17 @@ class Tables:
     """A line for each run of which two records say different things."""
     sources: list[Path] = field(default_factory=list)
     """The `run.json` files behind the tables."""
+    over_epochs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Accuracy over the epochs of pretrainings: the rows of `over_epochs.csv`."""
+
+    @cached_property
+    def transfer(self) -> dict[str, pd.DataFrame]:
+        """By its file's name, a table of encoders over several datasets: `transfer_<stage>-<protocol>`."""
+        names = set[str]()
+        boards = transfer_boards(self.runs[self.runs.status == "done"])
+        return {
+            _file_name("transfer", f"{stage}-{protocol}", names): table for (stage, protocol), table in boards.items()
+        }
 
     @property
     def stale(self) -> list[str]:
@@ -96,11 +109,25 @@ def tabulate(collection: Collection, published: Published | None = None) -> Tabl
     boards = _leaderboards(runs, collection, published or Published())
     sources = sorted(summary.path for summary in _behind(collection))
     faults, conflicts = sorted(collection.faults), sorted(collection.conflicts)
-    return Tables(runs, boards, faults, collection.counts, collection.duplicates, conflicts, sources)
+    epochs = over_epochs(_kept(collection), runs[runs.status == "done"])
+    return Tables(runs, boards, faults, collection.counts, collection.duplicates, conflicts, sources, epochs)
 
 
 def _runs(collection: Collection) -> pd.DataFrame:
-    rows = list(map(_row_of(collection), (summary for summary in collection.evaluations if summary.status in ENDED)))
+    return _frame(collection, (summary for summary in collection.evaluations if summary.status in ENDED))
+
+
+def _kept(collection: Collection) -> pd.DataFrame:
+    """Done evaluations of backbones that were kept during training, as `_runs`, with a column `kept_epoch`."""
+    done = [summary for summary in collection.kept_evaluations if summary.status == "done"]
+    frame = _frame(collection, done)
+    epochs = {(summary.stage, summary.id): summary.facts["kept_epoch"] for summary in done}
+    keys = zip(frame.stage, frame.id, strict=True)
+    return frame.assign(kept_epoch=pd.array([epochs[key] for key in keys], dtype="Int64"))
+
+
+def _frame(collection: Collection, evaluations: Iterable[RunSummary]) -> pd.DataFrame:
+    rows = list(map(_row_of(collection), evaluations))
     columns = {name: pd.Series([row.get(name) for row in rows], dtype=kind) for name, kind in COLUMNS.items()}
     missing = {name: MISSING_CELLS[kind] for name, kind in COLUMNS.items() if kind in MISSING_CELLS}
     return pd.DataFrame(columns).fillna(missing).sort_values(ORDER, kind="stable", ignore_index=True)
@@ -157,7 +184,7 @@ def _file_name(dataset: str, protocol: str, file_names: set[str]) -> str:
 
 def _behind(collection: Collection) -> Iterable[RunSummary]:
     """The records behind the tables: ended evaluations, their pretrainings, and pretrainings that failed."""
-    ended = [summary for summary in collection.evaluations if summary.status in ENDED]
+    ended = [run for run in [*collection.evaluations, *collection.kept_evaluations] if run.status in ENDED]
     parents = {(PRETRAIN, summary.facts["parent"]) for summary in ended}
     yield from ended
     for key, summary in collection.summaries.items():

@@ -4,9 +4,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from results.leaderboards.run_table import at
+from results.leaderboards.run_table import HEADLINES, at
 from whitebench.records import Record
 
+EVALUATIONS = tuple(stage for stage in HEADLINES if stage != "detect")
 JOB = "submitit.core._submit"
 """In the command of a process that a scheduler started: not repeatable, as its pickle is deleted after the sweep."""
 
@@ -15,17 +16,34 @@ def repeat(record: Record) -> str:
     """E.g. `python -m pretrain.evaluate linear --ckpt runs/pretrain/<id> --protocol features --seed 0`."""
     if JOB not in record.command:
         return record.command
-    if record.stage in ("linear", "knn", "semi"):
-        return _command_line(["python", "-m", "pretrain.evaluate", record.stage, *_evaluation(record.config)])
+    if record.stage in EVALUATIONS:
+        return _command_line(_evaluation(record.stage, record.config))
     if record.stage in ("detect", "convert"):
         only = ["--convert-only"] if record.stage == "convert" else []
         return _command_line(["python", "transfer/coco_det.py", *_detection(record), *only])
     return record.command
 
 
-def _evaluation(config: dict[str, Any]) -> list[str]:
-    options = _options(config, ("dataset", "crop", "resize", "seed", "device", "threads", "features"))
-    return [*_checkpoint(config), "--protocol", str(at(config, "protocol", "name")), *options]
+def _evaluation(stage: str, config: dict[str, Any]) -> list[str]:
+    size = config.get("world_size", 1)
+    start = ["torchrun", "--nproc-per-node", str(size)] if size != 1 else ["python"]
+    plain = {**config, "epochs": config.get("epoch")}
+    if stage == "robust":
+        plain |= {"dataset": config.get("trained_on"), "shifts": config.get("shift")}
+    if isinstance(config.get("shots"), list):
+        plain["shots"] = ",".join(map(str, config["shots"]))
+    names = ("epochs", "dataset", "crop", "resize", "seed", "device", "threads", "features", "shots", "probe", "shifts")
+    protocol = str(at(config, "protocol", "name"))
+    return [
+        *start,
+        "-m",
+        "pretrain.evaluate",
+        stage,
+        *_checkpoint(config),
+        "--protocol",
+        protocol,
+        *_options(plain, names),
+    ]
 
 
 def _detection(record: Record) -> list[str]:

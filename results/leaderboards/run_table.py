@@ -12,16 +12,34 @@ from whitebench.hashing import plain_hash
 from whitebench.records import Record
 
 PRETRAIN = "pretrain"
+FEW_SHOT = ("shot1", "shot5", "shot10")
+RETRIEVAL = ("mAP", "mAP_easy", "mAP_medium", "mAP_hard")
 HEADLINES = {
     **dict.fromkeys(("linear", "knn", "semi", "finetune"), ("top1",)),
     "detect": ("box_AP", "mask_AP"),
+    "fewshot": ("top1",),
+    "voc07": ("mAP",),
+    "retrieval": ("mAP",),
+    "robust": ("top1",),
 }
 """The stages that are evaluations, and what each is judged by; a leaderboard is sorted by the first."""
+
+DRAWS = tuple(f"{name}_ci95" for name in FEW_SHOT)
+"""Half the 95 % intervals over the draws of shots."""
+AVERAGED = ("detect", "voc07", "retrieval")
+"""Stages whose metrics are means of precisions, not shares of images that are right."""
 
 STAGES = (PRETRAIN, "convert", *HEADLINES)
 CLASSIFICATION = ("top1", "top5")
 DETECTION = tuple(f"{kind}_AP{suffix}" for kind in ("box", "mask") for suffix in ("", "50", "75", "s", "m", "l"))
-METRICS = {stage: DETECTION if stage == "detect" else CLASSIFICATION for stage in HEADLINES}
+METRICS = {
+    **dict.fromkeys(HEADLINES, CLASSIFICATION),
+    "detect": DETECTION,
+    "fewshot": ("top1", *FEW_SHOT),
+    "voc07": ("mAP",),
+    "retrieval": RETRIEVAL,
+    "robust": (*CLASSIFICATION, "mCE"),
+}
 """All of a stage's metrics, in per cent."""
 
 COLUMNS = {
@@ -36,6 +54,7 @@ COLUMNS = {
     "status": "string",
     # what came out
     **dict.fromkeys((*CLASSIFICATION, *DETECTION), "float64"),
+    **dict.fromkeys((*FEW_SHOT, *DRAWS, *RETRIEVAL, "mCE"), "float64"),
     "test_images": "Int64",
     # what decides whether two rows may be compared
     "pretrain_dataset": "string",
@@ -91,7 +110,7 @@ COLUMNS = {
 LAST = "last"
 """What every stage of this suite reports where its protocol does not choose: the state after the last epoch or step."""
 
-RESUMED = ("detect",)
+RESUMED = ("detect", "linear", "semi", "finetune")
 """The evaluations that go on where they stopped; others start again, under one code."""
 
 UNTRAINED = "random"
@@ -150,7 +169,9 @@ def evaluation_facts(record: Record) -> Facts:
         "eval_seed": whole(config.get("seed")),
         "status": record.status,
         **{metric: real(record.metrics.get(metric)) for metric in METRICS[record.stage]},
-        "test_images": None if record.stage == "detect" else whole(at(record.data, *TEST_SET)),
+        **({name: real(record.metrics.get(name)) for name in DRAWS} if record.stage == "fewshot" else {}),
+        "test_images": None if record.stage in AVERAGED else whole(at(record.data, *TEST_SET)),
+        "kept_epoch": whole(config.get("epoch")),
         "selection": text(at(config, "protocol", "selection")) or LAST,
         "deviations": _deviations(record),
         "eval_config": setting_hash(config),

@@ -19,7 +19,16 @@ from whitebench.files import write_atomically
 from whitebench.records import parse_record
 
 RUNS, PAIRS, ACROSS, LAYOUTS = "runs.csv", "comparisons.csv", "across.csv", "tables"
-TABLE_PATTERNS = (RUNS, PAIRS, ACROSS, "leaderboard_*.csv", *(f"{LAYOUTS}/*.{end}" for end in FORMATS))
+EPOCHS = "over_epochs.csv"
+TABLE_PATTERNS = (
+    RUNS,
+    PAIRS,
+    ACROSS,
+    EPOCHS,
+    "leaderboard_*.csv",
+    "transfer_*.csv",
+    *(f"{LAYOUTS}/*.{end}" for end in FORMATS),
+)
 """Patterns of the files that are written, and removed where the records do not give them."""
 
 LONGEST_NAME = 200
@@ -118,6 +127,8 @@ def _contents(tables: Tables) -> dict[str, bytes]:
     boards = {f"leaderboard_{board.name}.csv": board.table for board in tables.leaderboards}
     data_tables = {RUNS: tables.runs, PAIRS: tables.comparisons}
     data_tables |= {ACROSS: tables.across} if len(tables.across) else {}
+    data_tables |= {EPOCHS: tables.over_epochs} if len(tables.over_epochs) else {}
+    data_tables |= {f"{name}.csv": table for name, table in tables.transfer.items()}
     plain = {name: csv_bytes(table) for name, table in {**data_tables, **boards}.items()}
     return plain | _renderings(tables, Published())
 

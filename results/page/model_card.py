@@ -16,7 +16,8 @@ from whitebench.records import Record
 TASKS = {
     "linear": "image-classification",
     "knn": "image-classification",
-    "semi": "image-classification",
+    **dict.fromkeys(("semi", "finetune", "fewshot", "voc07", "robust"), "image-classification"),
+    "retrieval": "image-feature-extraction",
     "detect": "object-detection",
 }
 CONV, NO_POOLING = (

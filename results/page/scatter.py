@@ -21,7 +21,7 @@ def transfer(tables: Tables) -> tuple[pd.DataFrame, list[Chart]]:
     """Each pretraining by its accuracy and its AP; the correlation is over experiments, bounds left out."""
     frames, charts = [], []
     for up in (board for board in tables.leaderboards if board.stage == "detect"):
-        for across in (board for board in tables.leaderboards if board.stage != "detect"):
+        for across in (board for board in tables.leaderboards if board.headlines == ("top1",)):
             for metric in up.headlines:
                 x, y = per_pretraining(tables, across, "top1"), per_pretraining(tables, up, metric)
                 frame = paired(tables, x, y)
