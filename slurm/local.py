@@ -133,7 +133,9 @@ class LocalScheduler:
             job = self.graph[key]
             if self.state[key] != "todo":
                 continue
-            needs = {self.state[need] for need in job.needs}
+            kept = job.task.kept_backbone
+            early = kept is not None and kept.exists()  # it need not wait for the end of the pretraining
+            needs = set() if early else {self.state[need] for need in job.needs}
             if needs & {"failed", "blocked", "interrupted", "new"}:
                 self.state[key] = "blocked"
             elif needs <= {"done"} and self.host.fits(job, idle=not self.children):

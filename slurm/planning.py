@@ -7,6 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from pretrain.evaluate.kept import kept_epochs
 from pretrain.recipe import Recipe
 from results.aggregate import RESULTS
 from slurm.clusters import Preset, expand
@@ -113,6 +114,15 @@ class Planner:
             parents = [job for need in needs for job in jobs_by_stage[need]]
             jobs_by_stage[name] = [self._job(planned, name, seed, parents) for seed in spec.seeds or (None,)]
             yield from jobs_by_stage[name]
+            for epoch in self._kept_epochs(planned.recipe, name):
+                yield from (self._job(planned, name, seed, parents, epoch) for seed in spec.seeds or (None,))
+
+    def _kept_epochs(self, recipe: Recipe, name: str) -> list[int]:
+        """After which epochs the stage evaluates a backbone that the pretraining keeps."""
+        spec = self.specs[name]
+        if spec.function or (spec.stage or name) not in DURING_TRAINING or "epoch" in spec.options:
+            return []
+        return kept_epochs(recipe.schedule.epochs, recipe.machine.keep_every)
 
     def leaderboard(self, needs: tuple[str, ...]) -> Job:
         spec = self.sweep.stages.get(LEADERBOARD) or StageSpec()
@@ -158,7 +168,8 @@ class Planner:
             self._recipes[key] = load_recipe(Task("pretrain", cell.recipe, cell.overrides))
         return replace(self._recipes[key], seed=cell.seed)
 
-    def _job(self, cell: PlannedCell, name: str, seed: int | None, parents: list[Job]) -> Job:
+    def _job(self, cell: PlannedCell, name: str, seed: int | None, parents: list[Job], epoch: int | None = None) -> Job:
+        """`epoch`: of a backbone that was kept during training; None: the stage's usual one."""
         spec, recipe = self.specs[name], cell.recipe
         stage = spec.stage or name
         processes = _processes(name, spec, recipe)
@@ -172,7 +183,7 @@ class Planner:
             device="cuda" if resources.gpus else "cpu",
             parents={**ancestors, **{job.column: job.task.id for job in parents}},
             seed=seed,
-            options=spec.options,
+            options=spec.options if epoch is None else {**spec.options, "epoch": epoch},
             function=spec.function,
             cell=cell.described,
             setting=cell.setting,
@@ -180,7 +191,8 @@ class Planner:
         plan = find_stage(task).plan
         assert plan is not None, "stages of cells have ids"
         task = replace(task, id=plan(task, recipe))
-        column = f"{name}:{seed}" if len(spec.seeds or ()) > 1 else name
+        column = name if epoch is None else f"{name}@{epoch}"
+        column = f"{column}:{seed}" if len(spec.seeds or ()) > 1 else column
         return Job(f"{stage}/{task.id}", column, cell.name, tuple(job.key for job in parents), resources, task)
 
     def _resources(self, name: str, spec: StageSpec, processes: int, threads: int, where: str) -> Resources:
@@ -244,6 +256,8 @@ def _one_process_per_gpu(name: str, spec: StageSpec) -> bool:
     return not spec.function and (name == "pretrain" or "world_size" in spec.options)
 
 
+DURING_TRAINING = ("linear", "knn")
+"""Stages that evaluate the backbones that a pretraining keeps (`machine.keep_every`), as these appear."""
 LIGHT = ("convert", LEADERBOARD)
 """Stages that take minutes on one core: a preset's GPUs and cores for all stages are not for them."""
 

@@ -57,6 +57,14 @@ class Task:
         """What the pretraining of this cell leaves."""
         return stage_folder("pretrain", self.parents["pretrain"]) / BACKBONE
 
+    @property
+    def kept_backbone(self) -> Path | None:
+        """What the pretraining keeps for this task before its end; None where the task is of its last backbone."""
+        from pretrain.evaluate.kept import kept_name
+
+        epoch = self.options.get("epoch") if self.stage in OPTIONS_OF else None
+        return self.backbone.with_name(kept_name(epoch)) if isinstance(epoch, int) else None
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -144,12 +152,10 @@ def _plan_evaluation(task: Task, recipe: "Recipe") -> str:
 
 
 def _run_evaluation(task: Task) -> Record | None:
-    from pretrain.evaluate.kept import kept_name
     from pretrain.evaluate.stage import run
 
     target, options = _evaluation(task, load_recipe(task))
-    ckpt = task.backbone if target.epoch is None else task.backbone.with_name(kept_name(target.epoch))
-    return run(task.stage, ckpt, target, options, _launch(task))
+    return run(task.stage, task.kept_backbone or task.backbone, target, options, _launch(task))
 
 
 def _evaluation(task: Task, recipe: "Recipe") -> "tuple[Target, EvaluationOptions]":

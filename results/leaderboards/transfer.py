@@ -56,7 +56,7 @@ def _board(runs: pd.DataFrame, stage: str) -> pd.DataFrame:
 def _keys(runs: pd.DataFrame) -> set[tuple[str, str, str]]:
     """The experiments that `runs` are of."""
     columns = (map(str, runs[name]) for name in EXPERIMENT)
-    return set(zip(*columns, strict=True))  # type: ignore[arg-type]
+    return set(zip(*columns, strict=True))
 
 
 def _one_setting(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
