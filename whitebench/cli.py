@@ -19,7 +19,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "pretrain": Command("pretrain.__main__", "pretrain a backbone by a recipe"),
-    "evaluate": Command("pretrain.evaluate.__main__", "evaluate a backbone: linear probe, k-NN, semi-supervised"),
+    "evaluate": Command(
+        "pretrain.evaluate.__main__", "evaluate a backbone: linear probe, k-NN, fine-tuning, few-shot, retrieval, ..."
+    ),
     "data": Command("pretrain.data.__main__", "write, check and show datasets"),
     "diagnose": Command("pretrain.diagnostics.__main__", "draw the spectra of a pretraining"),
     "detect": Command("transfer.coco_det", "fine-tune a checkpoint for detection and report AP"),

@@ -70,12 +70,14 @@ def _neighbours(
 def nearest_neighbours(train: Tensor, test: Tensor, protocol: KNN, device: torch.device) -> tuple[Tensor, Tensor]:
     """Similarities float32 [M, k], descending, and indices int64 [M, k] of the nearest training rows, on `device`.
 
-    Blocks of training rows are compared one after the other, so that memory does not grow with their number.
+    Blocks of training rows are compared one after the other, so that memory does not grow with their number. They may
+    be of half precision, or mapped from a file.
     """
     cosine = protocol.distance == "cosine"
     best: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(train), NEIGHBOURS):
         rows = train[start : start + NEIGHBOURS].to(device)
+        rows = rows.float() if rows.dtype == torch.float16 else rows
         rows = F.normalize(rows, dim=1) if cosine else rows
         for number, queries in enumerate(test.split(QUERIES)):
             queries = queries.to(device)

@@ -55,7 +55,7 @@ def evaluate(frozen: "FrozenEncoder", protocol: Linear, run: Run | None) -> dict
         batches = Embedded(*train, protocol.batch, frozen.options.seed)
     optimizer, progress = _optimizer(probe, protocol), Progress(run)
     for epoch in range(_resume(probe, optimizer, progress), protocol.epochs):
-        loss = _train_epoch(probe, optimizer, _with_rates(batches, epoch, protocol))
+        loss = train_epoch(probe, optimizer, with_rates(batches, epoch, protocol))
         if not math.isfinite(loss):
             raise UserError(f"{protocol.name}: the probe's loss is {loss} in epoch {epoch + 1}: it has diverged")
         if protocol.augment or (epoch + 1) % 50 == 0 or epoch + 1 == protocol.epochs:
@@ -87,6 +87,7 @@ class Embedded:
     """
 
     def __init__(self, features: Tensor, labels: Tensor, batch: int, seed: int) -> None:
+        """`features` may be of half precision, or mapped from a file."""
         self.features, self.labels, self.batch, self.seed = features, labels, batch, seed
         self.start, self.count = row_offset(len(labels), labels.device)
         self.batches_per_epoch = -(-self.count // batch)
@@ -96,7 +97,7 @@ class Embedded:
         for chosen in torch.randperm(self.count, generator=generator).split(self.batch):
             chosen = chosen[(chosen >= self.start) & (chosen < self.start + len(self.labels))] - self.start
             chosen = chosen.to(self.labels.device)
-            yield self.features[chosen], self.labels[chosen]
+            yield self.features[chosen].float(), self.labels[chosen]
 
 
 class Augmented:
@@ -173,15 +174,13 @@ def _optimizer(probe: nn.Module, protocol: Linear) -> torch.optim.Optimizer:
     return torch.optim.SGD(probe.parameters(), rate, momentum=0.9, weight_decay=decay)
 
 
-def _with_rates(
-    batches: "Embedded | Augmented", epoch: int, protocol: Linear
-) -> Iterator[tuple[float, Tensor, Tensor]]:
+def with_rates(batches: "Embedded | Augmented", epoch: int, protocol: Linear) -> Iterator[tuple[float, Tensor, Tensor]]:
     """Learning rate, features and labels of every batch of an epoch (from 0)."""
     for number, (features, labels) in enumerate(batches.epoch(epoch)):
         yield learning_rate(protocol, epoch + number / batches.batches_per_epoch), features, labels
 
 
-def _train_epoch(
+def train_epoch(
     probe: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[tuple[float, Tensor, Tensor]]
 ) -> float:
     """Mean loss of the epoch."""

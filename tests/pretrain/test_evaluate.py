@@ -157,7 +157,7 @@ def test_protocols_resize_as_their_sources() -> None:
     for stage in ("knn", "linear"):
         for protocol in PROTOCOLS[stage]:
             expected = "bicubic" if protocol.name.startswith("dino") else "bilinear"
-            assert protocol.interpolation == expected
+            assert protocol.interpolation == expected  # type: ignore[union-attr]
 
 
 def test_an_unknown_protocol_names_the_nearest() -> None:

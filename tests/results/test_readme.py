@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from results.aggregate import aggregate
-from results.leaderboards import across, claim_tests, comparisons, experiments
+from results.leaderboards import across, claim_tests, comparisons, experiments, over_epochs
 from results.leaderboards.run_table import COLUMNS, HEADLINES, METRICS
 from results.leaderboards.write import TABLE_PATTERNS
 from tests.support.run_records import Records
@@ -43,6 +43,7 @@ def published_columns() -> list[str]:
         ("`runs.csv`", COLUMNS),
         ("`comparisons.csv`", comparisons.COLUMNS),
         ("`across.csv`", across.COLUMNS),
+        ("`over_epochs.csv`: one row", over_epochs.COLUMNS),
         ("`claims.csv`", claim_tests.COLUMNS),
         ("`inputs/published.csv`", published_columns()),
         ("`leaderboard_", {column for stage in HEADLINES for column in experiments.columns(stage)}),
