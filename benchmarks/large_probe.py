@@ -1,8 +1,8 @@
 """Memory and time of k-NN and linear probe at ImageNet's size, on random features.
 
 Features are written to a file in half precision and mapped, as a cache of them would be. k-NN compares some queries
-with all training rows, the linear probe takes some steps of its protocol's batches; both are this suite's own code. Time is
-extrapolated to 50,000 queries and to an epoch.
+with all training rows, the linear probe takes some steps of its protocol's batches; both are this suite's own code.
+Time is extrapolated to 50,000 queries and to an epoch.
 
     python benchmarks/large_probe.py                                 1,281,167 x 2048, 5.2 GB of disk
     python benchmarks/large_probe.py --images 128000 --memory       a tenth of it, float32 in memory

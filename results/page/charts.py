@@ -130,6 +130,26 @@ def interval_chart(value: Axis, low: str, high: str, name: str) -> Spec:
     }
 
 
+def band_chart(x: Axis, y: Axis, low: str, high: str, series: str) -> Spec:
+    """A line with a mark at each row, for each value of the column `series`, and the band from `low` to `high`."""
+    colour, shape, dash = _method_scales()
+    tooltip = [{"field": series, "type": "nominal"}, x.tooltip(), y.tooltip()]
+    tooltip += [{"field": edge, "type": "quantitative", "format": ".4~g"} for edge in (low, high)]
+    base = {"detail": {"field": series}, **colour}
+    up = y.encoding()
+    band = {**base, "y": {**up, "field": low}, "y2": {"field": high}}
+    return {
+        "height": HEIGHT,
+        "transform": [x.drawable(), y.drawable()],
+        "encoding": {"x": {**x.encoding(), "scale": {"zero": False, "nice": False}}},
+        "layer": [
+            {"mark": {"type": "area", "opacity": 0.15}, "encoding": band},
+            {"mark": {"type": "line", "strokeWidth": 1.8}, "encoding": {**base, **dash, "y": up}},
+            {"mark": _point(45), "encoding": {**base, **shape, "y": up, "tooltip": tooltip}},
+        ],
+    }
+
+
 def _method_scales() -> tuple[Spec, Spec, Spec]:
     """Encodings by method: colour, shape, dash. The script gives their scales the page's domain and ranges."""
     method = {"field": "method", "type": "nominal", "legend": None}

@@ -18,7 +18,7 @@ from results.leaderboards.published import Published
 from results.leaderboards.published_tables import paper_tables
 from results.leaderboards.run_table import PRETRAIN
 from results.leaderboards.table_formats import to_html
-from results.page import across, curves, quality, scatter, spectra
+from results.page import across, curves, epochs, quality, scatter, spectra
 from results.page.claims import claim_table
 from results.page.comparisons import comparison_table, decided
 from results.page.environment import render
@@ -108,6 +108,9 @@ def _results(
         missing = curves.without_curves(pretrainings)
         title = "Learning curves"
         sections.add("curves", title, {curves.FRAME: frame}, overview=overview, losses=losses, missing=missing)
+    if len(tables.over_epochs):
+        frame = epochs.epoch_frame(tables.over_epochs)
+        sections.add("epochs", "Accuracy over epochs", {epochs.FRAME: frame}, charts=epochs.epoch_charts(frame))
     probed = spectra.chosen(pretrainings)
     if probed:
         data = spectra.frames(probed)

@@ -5,25 +5,28 @@ States that runs drop at their end are kept, for comparison.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from pretrain import resume
 from pretrain.checkpoint import read_backbone
 from pretrain.evaluate import ranks
-from pretrain.evaluate.protocols import PROTOCOLS, Finetune, Linear, Semi
+from pretrain.evaluate.named_sets import prepare_datasets
+from pretrain.evaluate.protocols import PROTOCOLS, Finetune, Linear, LinearGrid, Semi
 from pretrain.evaluate.stage import run
 from pretrain.evaluate.target import Options, Target
 
-SEMI = Semi("short", "", 10, 1e-4, 1e-3, batch=30, epochs=2, schedule="cosine", scale=(0.35, 1.0), standard_list=False)
-"""Of 43 images: batches of 30 and 13, which two processes divide unevenly. Small rates: rounding errors do not grow."""
-LINEAR = Linear("short", "", False, "adam", 1e-2, None, batch=100, epochs=3, schedule="cosine")
-AUGMENTED = Linear("short-crops", "", True, "larc", 0.1, None, batch=128, epochs=1, schedule="cosine")
+SEMI = Semi("short", "", 100, 1e-3, 1e-2, batch=9, epochs=2, schedule="cosine", standard_list=False)
+"""Of 24 images: batches of 9, 9 and 6, which two processes divide unevenly."""
+LINEAR = Linear("short", "", False, "adam", 1e-2, None, batch=10, epochs=3, schedule="cosine")
+CROPS = Linear("short-crops", "", True, "larc", 0.1, None, batch=12, epochs=2, schedule="cosine")
+GRID = LinearGrid("short-grid", "", False, "sgd", (0.01, 0.1), None, 10, 3, "cosine", (0.0, 1e-3), (1, 2), 0.3)
 MIXED = Finetune(
     "short",
     "",
     "sgd",
     lr=1e-3,
     lr_batch=None,
-    batch=30,
+    batch=9,
     epochs=2,
     schedule="cosine-by-step",
     layer_decay=0.8,
@@ -31,29 +34,35 @@ MIXED = Finetune(
     cutmix=1.0,
     smoothing=0.1,
     ema=0.9,
-    percent=10,
-    standard_list=False,
 )
+SHORT = (("linear", LINEAR), ("linear", CROPS), ("linear", GRID), ("semi", SEMI), ("finetune", MIXED))
 EVALUATIONS = (
     ("knn", "cosine-20"),
     ("linear", "short"),
     ("linear", "short-crops"),
+    ("linear", "short-grid"),
     ("semi", "short"),
     ("finetune", "short"),
+    ("fewshot", "centroid"),
+    ("retrieval", "square"),
+    ("robust", "shifted"),
 )
 
 
 def main() -> None:
-    for stage, protocol in (("linear", LINEAR), ("linear", AUGMENTED), ("semi", SEMI), ("finetune", MIXED)):
+    for stage, protocol in SHORT:
         PROTOCOLS[stage].append(protocol)
     ranks.SAVE_EVERY_S = 0.0
     resume.forget = lambda folder: None
     ckpt = Path(sys.argv[1])
-    target = Target.of_backbone(read_backbone(ckpt), None, None, None)
-    processes = ranks.processes_started()
+    backbone, processes = read_backbone(ckpt), ranks.processes_started()
     with ranks.started_world(processes, "cpu") as world:
+        prepare_datasets(["shapes"], world)
         for stage, name in EVALUATIONS:
-            run(stage, ckpt, target, Options(name, world_size=processes), world=world)
+            target = Target.of_backbone(backbone, "pictures" if stage == "retrieval" else "shapes", None, None)
+            own: dict[str, Any] = {"fewshot": {"shots": (1, 3)}, "robust": {"shift": "pictures", "probe": "short"}}
+            options = Options(name, world_size=processes, **own.get(stage, {}))
+            run(stage, ckpt, target, options, world=world)
 
 
 if __name__ == "__main__":
