@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pretrain.evaluate.protocols import Linear, LinearGrid, Protocol
+from pretrain.evaluate.protocols import FewShot, Linear, LinearGrid, Protocol
 from pretrain.evaluate.target import Options, Target
 from whitebench.errors import UserError
 
@@ -41,6 +41,10 @@ def evaluation_data(stage: str, protocol: Protocol, target: Target, options: Opt
 
     manifest = read_manifest(target.dataset)
     _check_dataset(manifest, protocol, options)
+    if isinstance(protocol, FewShot):
+        from pretrain.evaluate.fewshot import chosen, images_by_class
+
+        images_by_class(manifest, chosen(protocol, options.shots))
     if stage == "robust":
         from pretrain.evaluate.robust import read_set as read_shifted
 

@@ -1,6 +1,7 @@
 """Few-shot classification: a simple classifier on the frozen features of a few images of each class, over draws."""
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,15 +37,15 @@ def evaluate(frozen: "FrozenEncoder", protocol: FewShot) -> dict[str, Any]:
     Raises:
         UserError: a class with fewer training images than shots.
     """
-    chosen = draw(frozen.manifest, protocol, frozen.options.seed)
-    used = np.unique(np.concatenate([images.ravel() for images in chosen]))
+    draws = draw(frozen.manifest, protocol, frozen.options.seed)
+    used = np.unique(np.concatenate([images.ravel() for images in draws]))
     train, labels = (x.cpu() for x in frozen.joint_features("train", indices=used))
     test, test_labels = frozen.features("val")
     row = {index: number for number, index in enumerate(used.tolist())}
     metrics: dict[str, Any] = {}
     for shots in protocol.shots:
         tops = []
-        for images in chosen:
+        for images in draws:
             rows = torch.tensor([row[index] for index in images[:, :shots].ravel().tolist()])
             scores = class_scores(train[rows], labels[rows], test.cpu(), protocol)
             tops.append(joint_accuracy(scores.to(test.device), test_labels)["top1"])
@@ -59,6 +60,19 @@ def draw(manifest: "Manifest", protocol: FewShot, seed: int) -> list["NDArray[np
     Raises:
         UserError: a class has fewer images.
     """
+    members, draws = images_by_class(manifest, protocol), []
+    for number in range(protocol.draws):
+        generator = np.random.default_rng(derive_seed(seed, "few-shot draw", number))
+        draws.append(np.stack([generator.permutation(images)[: max(protocol.shots)] for images in members]))
+    return draws
+
+
+def images_by_class(manifest: "Manifest", protocol: FewShot) -> list["NDArray[np.int64]"]:
+    """Dataset indices of the labelled training images of each class.
+
+    Raises:
+        UserError: a class has fewer images than the most shots.
+    """
     every, most = every_labelled(manifest), max(protocol.shots)
     labels = read_samples(manifest.beton("train")).label[every]
     members = [every[labels == number] for number in range(len(manifest.classes))]
@@ -68,11 +82,12 @@ def draw(manifest: "Manifest", protocol: FewShot, seed: int) -> list["NDArray[np
                 f"dataset '{manifest.dataset}': class '{name}' has {len(images)} labelled training images, fewer than "
                 f"{most} shots; name fewer, e.g. --shots {max(1, len(images))}"
             )
-    draws = []
-    for number in range(protocol.draws):
-        generator = np.random.default_rng(derive_seed(seed, "few-shot draw", number))
-        draws.append(np.stack([generator.permutation(images)[:most] for images in members]))
-    return draws
+    return members
+
+
+def chosen(protocol: FewShot, shots: tuple[int, ...] | None) -> FewShot:
+    """The protocol with these numbers of shots instead of its own."""
+    return replace(protocol, shots=shots) if shots else protocol
 
 
 def class_scores(train: Tensor, labels: Tensor, test: Tensor, protocol: FewShot) -> Tensor:

@@ -205,7 +205,7 @@ def _evaluate(
     if isinstance(protocol, LinearGrid):
         return grid.evaluate(frozen, protocol, run)
     if isinstance(protocol, FewShot):
-        return fewshot.evaluate(frozen, replace(protocol, shots=options.shots) if options.shots else protocol)
+        return fewshot.evaluate(frozen, fewshot.chosen(protocol, options.shots))
     if isinstance(protocol, SVM):
         return voc07.evaluate(frozen, protocol)
     if isinstance(protocol, Retrieval):

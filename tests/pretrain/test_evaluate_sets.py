@@ -76,7 +76,7 @@ def test_two_encoders_over_four_sets_are_one_leaderboard(data: Path, evaluate: E
 
 def test_a_set_that_is_missing_is_named_before_anything_runs(data: Path, evaluate: Evaluate, tmp_path: Path) -> None:
     image_folder(data / "flowers", CLASSES)
-    with pytest.raises(UserError, match="no dataset 'flowres'.*did you mean 'flowers'"):
+    with pytest.raises(UserError, match=r"no dataset 'flowres'.*did you mean 'flowers'"):
         evaluate("knn", "--datasets", "shapes,flowres")
     with pytest.raises(UserError, match="'shapes' is listed twice"):
         evaluate("knn", "--datasets", "shapes,shapes")
@@ -148,7 +148,7 @@ def test_shifted_sets_are_matched_by_the_names_of_their_classes(data: Path, eval
     assert "mCE" not in metrics
     assert by_set["rendered"].config["trained_on"] == "shapes"
     shifted_folder(data / "other", ("aple", "cherry"))
-    with pytest.raises(UserError, match="1 of 2 classes are not among .* e.g. 'aple'; did you mean 'apple'"):
+    with pytest.raises(UserError, match=r"1 of 2 classes are not among .* e.g. 'aple'; did you mean 'apple'"):
         evaluate("robust", "--datasets", "shapes", "--shifts", "other")
     (data / "empty").mkdir()
     with pytest.raises(UserError, match="no images in folders of classes"):
@@ -212,7 +212,7 @@ def test_voc07_has_a_mean_precision_over_classes(data: Path, evaluate: Evaluate)
     assert set(record.metrics["ap"]) == {"cat", "dog"}
     lists = data / "voc" / "VOC2007" / "ImageSets" / "Main"
     (lists / "dog_test.txt").write_text("001000 yes\n")
-    with pytest.raises(UserError, match="dog_test.txt: '001000 yes' is not an image and 1, -1 or 0"):
+    with pytest.raises(UserError, match=r"dog_test\.txt: '001000 yes' is not an image and 1, -1 or 0"):
         evaluate("voc07", "--dataset", "voc")
 
 

@@ -50,7 +50,16 @@ def test_every_stage_depends_on_what_it_computes_with() -> None:
         "pretrain": {"pretrain/train.py", networks, crops, "pretrain/optim.py", "pretrain/methods/simclr.py"},
         "linear": {"pretrain/evaluate/linear.py", "pretrain/evaluate/features.py", "pretrain/checkpoint.py", crops},
         "knn": {"pretrain/evaluate/knn.py", "pretrain/evaluate/features.py", "pretrain/encoders.py"},
-        "semi": {"pretrain/evaluate/semi.py", "pretrain/evaluate/subset.py", crops},
+        "semi": {"pretrain/evaluate/semi.py", "pretrain/evaluate/finetune.py", "pretrain/evaluate/subset.py", crops},
+        "finetune": {
+            "pretrain/evaluate/finetune.py",
+            "pretrain/evaluate/mixing.py",
+            "pretrain/evaluate/layer_decay.py",
+        },
+        "fewshot": {"pretrain/evaluate/fewshot.py", "pretrain/evaluate/features.py"},
+        "voc07": {"pretrain/evaluate/voc07.py", "pretrain/evaluate/image_files.py"},
+        "retrieval": {"pretrain/evaluate/retrieval.py", "pretrain/evaluate/image_files.py"},
+        "robust": {"pretrain/evaluate/robust.py", "pretrain/evaluate/linear.py"},
         "convert": {"transfer/convert.py", "transfer/feature_maps.py", "pretrain/checkpoint.py"},
         "detect": {"transfer/detect.py", "transfer/trainer.py", "transfer/evaluation.py", "transfer/convert.py"},
     }
@@ -58,7 +67,8 @@ def test_every_stage_depends_on_what_it_computes_with() -> None:
     for stage, names in expected.items():
         assert names <= code_files(stage, "simclr" if stage == "pretrain" else None).keys()
     assert "pretrain/methods/intl.py" not in code_files("pretrain", "simclr")
-    assert "pretrain/evaluate/linear.py" not in code_files("knn")
+    others = {"linear", "semi", "finetune", "fewshot", "voc07", "retrieval", "robust", "grid"}
+    assert not {f"pretrain/evaluate/{name}.py" for name in others} & code_files("knn").keys()
     assert "transfer/detect.py" not in code_files("convert")
 
 
