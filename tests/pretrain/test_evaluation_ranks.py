@@ -78,8 +78,11 @@ def test_two_processes_give_the_result_of_one(runs: dict[int, Path], stage: str,
     states = [list(tensors(resume.load(folder))) for folder in (alone, joint)]
     assert len(states[0]) == len(states[1])
     assert bool(states[0]) == (stage in ("semi", "finetune") or protocol == "short-crops")
-    for a, b in zip(*states, strict=True):  # weights, and the optimizer's momentum: the sum of gradients
-        assert (a - b).double().norm() <= 2e-3 * a.double().norm() + 1e-6
+    # Weights, and the optimizer's momentum: the sum of gradients. Batch norms of few images enlarge rounding errors;
+    # the fine-tuning runs in float64.
+    share, absolute = (1e-8, 1e-10) if stage == "finetune" else (3e-2, 1e-4)
+    for a, b in zip(*states, strict=True):
+        assert (a - b).double().norm() <= share * a.double().norm() + absolute
     probes = [folder / "probe.safetensors" for folder in (alone, joint)]
     if probes[0].exists():
         for a, b in zip(load_probe(alone), load_probe(joint), strict=True):

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pretrain import resume
 from pretrain.checkpoint import read_backbone
-from pretrain.evaluate import ranks
+from pretrain.evaluate import finetune, ranks
 from pretrain.evaluate.named_sets import prepare_datasets
 from pretrain.evaluate.protocols import PROTOCOLS, Finetune, Linear, LinearGrid, Semi
 from pretrain.evaluate.stage import run
@@ -36,6 +38,7 @@ MIXED = Finetune(
     ema=0.9,
 )
 SHORT = (("linear", LINEAR), ("linear", CROPS), ("linear", GRID), ("semi", SEMI), ("finetune", MIXED))
+NARROW = finetune.Classifier
 EVALUATIONS = (
     ("knn", "cosine-20"),
     ("linear", "short"),
@@ -47,6 +50,17 @@ EVALUATIONS = (
     ("retrieval", "square"),
     ("robust", "shifted"),
 )
+
+
+class WideClassifier(finetune.Classifier):
+    """In float64, where two processes differ from one by the order of sums alone."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.double()
+
+    def normalised(self, images: Tensor) -> Tensor:
+        return super().normalised(images).double()
 
 
 def main() -> None:
@@ -61,6 +75,7 @@ def main() -> None:
         for stage, name in EVALUATIONS:
             target = Target.of_backbone(backbone, "pictures" if stage == "retrieval" else "shapes", None, None)
             own: dict[str, Any] = {"fewshot": {"shots": (1, 3)}, "robust": {"shift": "pictures", "probe": "short"}}
+            finetune.Classifier = WideClassifier if stage == "finetune" else NARROW  # type: ignore[misc]
             options = Options(name, world_size=processes, **own.get(stage, {}))
             run(stage, ckpt, target, options, world=world)
 
