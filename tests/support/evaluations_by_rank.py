@@ -75,7 +75,7 @@ def main() -> None:
         for stage, name in EVALUATIONS:
             target = Target.of_backbone(backbone, "pictures" if stage == "retrieval" else "shapes", None, None)
             own: dict[str, Any] = {"fewshot": {"shots": (1, 3)}, "robust": {"shift": "pictures", "probe": "short"}}
-            finetune.Classifier = WideClassifier if stage == "finetune" else NARROW  # type: ignore[misc]
+            setattr(finetune, "Classifier", WideClassifier if stage == "finetune" else NARROW)  # noqa: B010
             options = Options(name, world_size=processes, **own.get(stage, {}))
             run(stage, ckpt, target, options, world=world)
 
