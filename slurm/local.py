@@ -218,12 +218,17 @@ def _why_silent(folder: Path) -> str:
 
 
 def _order(graph: Graph) -> list[str]:
-    """Cells that have begun are finished first, short jobs before long ones; new cells start with the longest chain."""
+    """A seed's cells before the next seed's, so that a whole leaderboard is complete early.
+
+    Of a seed, cells that have begun are finished first, short jobs before long ones; new cells start with the longest
+    chain, so that what is left at the end is short.
+    """
     ahead = graph.hours_ahead()
     position = {job.key: i for i, job in enumerate(graph.work)}
+    seeds = list(dict.fromkeys(job.task.cell.get("seed") for job in graph.work))
 
-    def rank(job: Job) -> tuple[bool, float, int]:
+    def rank(job: Job) -> tuple[int, bool, float, int]:
         length = (job.resources.hours or 1.0) if job.needs else -ahead[job.key]
-        return not job.needs, length, position[job.key]
+        return seeds.index(job.task.cell.get("seed")), not job.needs, length, position[job.key]
 
     return [job.key for job in sorted(graph.work, key=rank)]

@@ -16,6 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
+from slurm.clusters import load_preset
+from slurm.planning import build_graph
+from slurm.sweep import load_sweep
 from tests.support.launching import ROOT, log, prepare, wait_until, write_sweep
 from tests.support.lock_files import write_lock_of
 from whitebench.errors import UserError
@@ -66,6 +69,25 @@ def test_a_whole_graph_runs_in_the_order_of_need_and_within_its_slots(place: Pat
     assert code == 0
     assert "0 of 8 jobs to do" in shown
     assert log(place) == before
+
+
+def test_a_seed_is_complete_before_the_next_and_the_longest_chain_begins_first(place: Path) -> None:
+    from slurm.local import _order
+
+    stages = {
+        "pretrain": {"function": "count", "hours": 2},
+        "linear": {"function": "count", "hours": 0.1},
+        "long": {"function": "count", "hours": 3, "recipes": ["sample/random"]},
+    }
+    sweep = write_sweep(place, stages, seeds=2, recipes=("sample/intl", "sample/random"))
+    graph = build_graph(load_sweep(str(sweep), [], []), load_preset("two"))
+    order = [(graph[key].cell, graph[key].stage) for key in _order(graph)]
+    of_a_seed = [
+        *((recipe, "linear") for recipe in ("intl", "random")),
+        ("random", "long"),
+        *((recipe, "pretrain") for recipe in ("random", "intl")),
+    ]
+    assert order == [(f"sample/{recipe} seed={seed}", stage) for seed in (0, 1) for recipe, stage in of_a_seed]
 
 
 def test_a_failed_stage_stops_only_what_needs_it_and_runs_again_only_on_request(place: Path, launch: Any) -> None:
