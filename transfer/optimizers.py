@@ -34,4 +34,4 @@ def build_optimizer(name: str, cfg: "CfgNode", model: torch.nn.Module) -> torch.
             "overrides": {"pos_embed": {"weight_decay": 0.0}},
         }
     groups = get_default_optimizer_params(model, weight_decay_norm=solver.WEIGHT_DECAY_NORM, **arguments)
-    return torch.optim.AdamW(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+    return torch.optim.AdamW(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True)
