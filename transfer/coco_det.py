@@ -39,15 +39,15 @@ def parser() -> argparse.ArgumentParser:
     add("--encoder", metavar="NAME", help="which encoder to take where the checkpoint holds several, e.g. momentum")
     add(
         "--protocol",
-        help="ResNets: c4-1x, c4-2x (CW-RGP's and INTL's), fpn-1x, fpn-2x, r18-fpn-1x, c4-24k (VOC), c4-1x-frozen, "
-        "fpn-1x-frozen, sample, sample-frozen; vision transformers: vitdet-b-100ep, vitdet-s-100ep, vitdet-l-100ep, "
-        "vitdet-1x, sfp-frozen, sample-vitdet, sample-sfp-frozen; or a path (default: c4-1x, or vitdet-*-100ep; the "
-        "sample's for its own)",
+        help="ResNets: c4-1x, c4-2x (CW-RGP's and INTL's), fpn-1x, fpn-2x, r18-fpn-1x, c4-24k (VOC), lvis-fpn-1x, "
+        "cityscapes-fpn-24k, c4-1x-frozen, fpn-1x-frozen, r18-fpn-1x-frozen, sample, sample-frozen; vision transformers: "
+        "vitdet-b-100ep, vitdet-s-100ep, vitdet-l-100ep, vitdet-b-lvis-100ep, vitdet-1x, sfp-frozen, sample-vitdet, "
+        "sample-sfp-frozen; or a path (default: c4-1x, or vitdet-*-100ep; the sample's for its own)",
     )
     add(
         "--coco",
         metavar="DIR",
-        help="folder in COCO's, Roboflow's or VOC's layout, or its name in $WHITEBENCH_DATA "
+        help="folder in COCO's, LVIS's, Cityscapes', Roboflow's or VOC's layout, or its name in $WHITEBENCH_DATA "
         "(default: coco; the sample's for its own)",
     )
     for split in ("train", "val"):
@@ -147,7 +147,7 @@ def _file_names(args: argparse.Namespace) -> dict[str, str | None]:
 
 
 def _evaluate_again(args: argparse.Namespace) -> None:
-    from transfer.coco_set import Files
+    from transfer.coco_layout import Files
     from transfer.evaluate_trained import evaluate_only
 
     metrics, folder = evaluate_only(

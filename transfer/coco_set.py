@@ -1,21 +1,15 @@
-"""A detection set in COCO's format: found in one of the usual layouts, checked, and made known to Detectron2.
-
-<folder>/annotations/instances_{train2017,val2017}.json    <folder>/{train2017,val2017}/*.jpg
-<folder>/annotations/instances_{train2014,val2014}.json    <folder>/{train2014,val2014}/*.jpg
-<folder>/annotations/instances_{train,val}.json            <folder>/{train,val}/*.jpg
-<folder>/{train,valid}/_annotations.coco.json, images next to them (Roboflow)
-<folder>/lvis_v1_{train,val}.json, or in annotations/        <folder>/{train2017,val2017}/*.jpg (LVIS)
-or the files that `Files` names.
-"""
+"""A detection set in COCO's format, LVIS's or Cityscapes': read, checked, and made known to Detectron2."""
 
 import json
 import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from transfer import cityscapes_content
 from transfer.coco_content import CocoContent, check_content
+from transfer.coco_layout import USUAL_FILES, Files, SplitFiles, split_files
 from transfer.coco_sections import ascii_text, check_names
 from transfer.detectron import quiet
 from transfer.image_checks import check_images
@@ -23,31 +17,6 @@ from transfer.lvis_content import as_coco, category_names, corrected_lvis, image
 from whitebench.errors import UserError
 from whitebench.files import write_atomically
 from whitebench.hashing import file_hash
-
-LVIS_VERSIONS = ("lvis_v1", "lvis_v0.5")
-NAMED = (("train2017", "val2017"), ("train2014", "val2014"), ("train", "val"))
-ROBOFLOW, ROBOFLOW_FILE = ("train", "valid"), "_annotations.coco.json"
-
-
-@dataclass(frozen=True)
-class Files:
-    """Names of the files where a folder has none of the usual layouts: absolute, or relative to the folder."""
-
-    train_json: str | None = None
-    train_images: str | None = None
-    val_json: str | None = None
-    val_images: str | None = None
-
-
-USUAL_FILES = Files()
-
-
-@dataclass(frozen=True)
-class SplitFiles:
-    name: str
-    annotations: Path
-    images: tuple[Path, ...]
-    """Folders in which the images may be; the first one that holds some is taken."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +27,17 @@ class CocoSplit:
 
 
 @dataclass(frozen=True)
-class LvisRaw:
-    """Both splits' annotations in LVIS's form, as `lvis_content.as_coco` left them."""
+class RawAnnotations:
+    """Both splits' annotations in another form: LVIS's, as `lvis_content.as_coco` left them, or of Cityscapes."""
 
+    form: Literal["LVIS", "Cityscapes"]
     train: dict[str, Any]
     val: dict[str, Any]
 
-    @property
-    def image_counts(self) -> list[int]:
-        """Images of train with each category."""
-        return image_counts(self.train)
+    def replaced(self, use: str, corrected: dict[str, Any] | None) -> dict[str, Any] | None:
+        """What replaces the annotation file of a split; None: the file itself is used."""
+        raw = self.train if use == "train" else self.val
+        return corrected_lvis(raw, corrected) if self.form == "LVIS" else corrected or raw
 
 
 @dataclass(frozen=True)
@@ -77,8 +47,13 @@ class CocoSet:
     folder: Path
     train: CocoSplit
     val: CocoSplit
-    lvis: LvisRaw | None = None
-    """Of annotations in LVIS's form: what they hold beyond COCO's."""
+    raw: RawAnnotations | None = None
+    """Of annotations in another form than COCO's."""
+
+    @property
+    def form(self) -> str:
+        """COCO, LVIS or Cityscapes."""
+        return self.raw.form if self.raw is not None else "COCO"
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -116,34 +91,10 @@ class CocoSet:
     def differences(self) -> list[str]:
         """Deviations from the published COCO 2017: images of val that are also trained."""
         shared = _shared_images(self.train, self.val)
-        return [f"data: {shared} of {len(self.val.content.names)} val images are also in train"] if shared else []
-
-
-def is_coco(folder: Path) -> bool:
-    """Whether an annotation file of one of the usual layouts exists."""
-    return any(path.is_file() for train, val in _layouts(folder) for path in (train.annotations, val.annotations))
-
-
-def split_files(folder: Path, files: Files = USUAL_FILES) -> tuple[SplitFiles, SplitFiles]:
-    """Where train and val are.
-
-    Raises:
-        UserError: an annotation file is missing.
-    """
-    layouts = _layouts(folder)
-    whole = [pair for pair in layouts if all(split.annotations.is_file() for split in pair)]
-    partly = [pair for pair in layouts if any(split.annotations.is_file() for split in pair)]
-    train, val = (whole or partly or layouts)[0]
-    train = _named_by_user(folder, train, files.train_json, files.train_images)
-    val = _named_by_user(folder, val, files.val_json, files.val_images)
-    for split in (train, val):
-        if not split.annotations.is_file():
-            named = os.path.relpath(split.annotations, folder)
-            others = (
-                "" if partly else "; other names are given by --train-json, --train-images, --val-json, --val-images"
-            )
-            raise UserError(f"{folder}: not a COCO folder, its {named} is missing{others}")
-    return train, val
+        lines = [f"data: {shared} of {len(self.val.content.names)} val images are also in train"] if shared else []
+        if self.form == "Cityscapes":
+            lines.append("data: masks of Cityscapes' instance ids, published those of its polygons (the same objects)")
+        return lines
 
 
 def annotation_hashes(folder: Path, files: Files = USUAL_FILES) -> dict[str, str]:
@@ -186,7 +137,17 @@ def read_coco(
     if names and set(names) != set(train.content.categories):
         _refuse_other_categories(folder, (train_files.name, val_files.name), names, train.content.categories)
     val = _checked_split(val_files, raw, masks, skip, train.content.categories)
-    return CocoSet(folder, train, val, LvisRaw(train_raw, raw) if is_lvis(raw) else None)
+    return CocoSet(folder, train, val, RawAnnotations("LVIS", train_raw, raw) if is_lvis(raw) else None)
+
+
+def read_cityscapes(folder: Path, masks: bool, skip: bool, categories: tuple[str, ...] | None) -> CocoSet:
+    """As `read_coco`, of Cityscapes' folders; see `transfer.cityscapes_content`."""
+    raw, splits = {}, {}
+    for split in cityscapes_content.SPLITS:
+        truths, images = folder / cityscapes_content.TRUTHS / split, cityscapes_content.image_folder(folder, split)
+        raw[split] = cityscapes_content.read_split(folder, split)
+        splits[split] = CocoSplit(truths, images, check_content(truths, raw[split], masks, skip, categories))
+    return CocoSet(folder, splits["train"], splits["val"], RawAnnotations("Cityscapes", raw["train"], raw["val"]))
 
 
 def check_image_files(coco: CocoSet) -> None:
@@ -207,15 +168,15 @@ def register(coco: CocoSet, folder: Path | None = None) -> tuple[list[str], str]
     names = []
     for use, split in (("train", coco.train), ("val", coco.val)):
         path, corrected = split.annotations, split.content.corrected
-        if coco.lvis is not None:
-            corrected = corrected_lvis(getattr(coco.lvis, use), corrected)
+        if coco.raw is not None:
+            corrected = coco.raw.replaced(use, corrected)
         if corrected is not None:
             if folder is None:
                 raise UserError(f"{path}: needs corrections, but no folder to write them to was passed")
             path = folder / "annotations" / f"{use}.json"
             write_atomically(path, json.dumps(corrected).encode())
         names.append(
-            _registered(path, split.images) if coco.lvis is None else _registered_lvis(path, split.images, coco)
+            _registered(path, split.images) if coco.form != "LVIS" else _registered_lvis(path, split.images, coco)
         )
     return names[:-1], names[-1]
 
@@ -236,11 +197,11 @@ def _registered_lvis(path: Path, images: Path, coco: CocoSet) -> str:
     from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.data.datasets import load_lvis_json
 
-    assert coco.lvis is not None
+    assert coco.raw is not None
     name = f"lvis-{file_hash(path)[:12]}-{path.resolve()}-{images.resolve()}"
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, lambda: load_lvis_json(str(path), f"{images}/"))
-        counts = [{"id": number, "image_count": count} for number, count in enumerate(coco.lvis.image_counts, 1)]
+        counts = [{"id": number, "image_count": count} for number, count in enumerate(image_counts(coco.raw.train), 1)]
         MetadataCatalog.get(name).set(
             json_file=str(path),
             image_root=str(images),
@@ -249,38 +210,6 @@ def _registered_lvis(path: Path, images: Path, coco: CocoSet) -> str:
             class_image_count=counts,
         )
     return name
-
-
-def _layouts(folder: Path) -> list[tuple[SplitFiles, SplitFiles]]:
-    def named(name: str) -> SplitFiles:
-        images = (folder / name, folder / "images" / name, folder / "images", folder)
-        return SplitFiles(name, folder / "annotations" / f"instances_{name}.json", images)
-
-    def roboflow(name: str) -> SplitFiles:
-        return SplitFiles(name, folder / name / ROBOFLOW_FILE, (folder / name, folder / name / "images"))
-
-    def lvis(stem: str, name: str, place: Path) -> SplitFiles:
-        return SplitFiles(name, place / f"{stem}_{name}.json", (folder, folder / "images", folder / "coco", place))
-
-    lvis_layouts = [
-        (lvis(stem, "train", place), lvis(stem, "val", place))
-        for stem in LVIS_VERSIONS
-        for place in (folder, folder / "annotations")
-    ]
-    return [
-        *((named(train), named(val)) for train, val in NAMED),
-        (roboflow(ROBOFLOW[0]), roboflow(ROBOFLOW[1])),
-        *lvis_layouts,
-    ]
-
-
-def _named_by_user(folder: Path, split: SplitFiles, annotations: str | None, images: str | None) -> SplitFiles:
-    if annotations is None and images is None:
-        return split
-    path = folder / annotations if annotations else split.annotations
-    defaults = (path.parent, path.parent / "images", folder, folder / "images", folder / path.stem)
-    folders = (folder / images,) if images else (*split.images, *defaults)
-    return SplitFiles(split.name if not annotations else split.name.rstrip("0123456789"), path, folders)
 
 
 def _load(path: Path) -> dict[str, Any]:

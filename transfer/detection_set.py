@@ -1,10 +1,11 @@
-"""The detection set of a run, in COCO's format or VOC's: found, read, checked, known to Detectron2, cut to a part."""
+"""The detection set of a run, in the form of COCO, LVIS, Cityscapes or VOC: found, checked, known to Detectron2."""
 
 from pathlib import Path
 from typing import Any
 
-from transfer import coco_set, voc_layout, voc_set
-from transfer.coco_set import USUAL_FILES, CocoSet, Files
+from transfer import cityscapes_content, coco_layout, coco_set, voc_layout, voc_set
+from transfer.coco_layout import USUAL_FILES, Files
+from transfer.coco_set import CocoSet
 from transfer.voc_set import VocSet
 from whitebench.errors import UserError, nearest
 from whitebench.hashing import content_hash
@@ -28,7 +29,9 @@ def find_folder(name: str | Path) -> Path:
         raise UserError(f"{name}: is a file; --coco takes the folder, --train-json and --val-json the files in it")
     if str(name) in ("sample", "sample-det"):
         raise UserError(f"no sample in {data_root()} yet: python -m pretrain.data sample")
-    names = [path.parent.name for layout in ("annotations", "VOC2007") for path in data_root().glob(f"*/{layout}")]
+    names = [
+        path.parent.name for layout in ("annotations", "VOC2007", "gtFine") for path in data_root().glob(f"*/{layout}")
+    ]
     raise UserError(f"no COCO folder '{name}', here or in {data_root()}{nearest(str(name), names)}")
 
 
@@ -36,6 +39,8 @@ def annotation_hashes(folder: Path, files: Files = USUAL_FILES) -> dict[str, str
     """sha256 of the annotations, by split: of two files of COCO's, or of all of VOC's."""
     if _is_voc(folder, files):
         return voc_layout.annotation_hashes(folder)
+    if _is_cityscapes(folder, files):
+        return cityscapes_content.annotation_hashes(folder)
     return coco_set.annotation_hashes(folder, files)
 
 
@@ -49,6 +54,8 @@ def read_data(
     """Reads and checks the annotations; see `read_coco` and `read_voc`."""
     if _is_voc(folder, files):
         return voc_set.read_voc(folder, skip, categories)
+    if _is_cityscapes(folder, files):
+        return coco_set.read_cityscapes(folder, masks, skip, categories)
     return coco_set.read_coco(folder, files, masks, skip, categories)
 
 
@@ -68,7 +75,7 @@ def form(data: DetectionSet) -> str:
     """COCO, LVIS, Cityscapes or VOC."""
     if isinstance(data, VocSet):
         return "VOC"
-    return "LVIS" if data.lvis is not None else "COCO"
+    return data.form
 
 
 def register(data: DetectionSet, folder: Path | None = None) -> tuple[list[str], str]:
@@ -89,5 +96,9 @@ def subset_of(images: list[dict[str, Any]], count: int | None) -> list[dict[str,
     return [image for image in images if image["file_name"] in names]
 
 
+def _is_cityscapes(folder: Path, files: Files) -> bool:
+    return files == USUAL_FILES and not coco_layout.is_coco(folder) and cityscapes_content.is_cityscapes(folder)
+
+
 def _is_voc(folder: Path, files: Files) -> bool:
-    return files == USUAL_FILES and not coco_set.is_coco(folder) and voc_layout.is_voc(folder)
+    return files == USUAL_FILES and not coco_layout.is_coco(folder) and voc_layout.is_voc(folder)

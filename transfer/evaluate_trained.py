@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transfer.coco_set import USUAL_FILES, Files
+from transfer.coco_layout import USUAL_FILES, Files
 from transfer.evaluation import Metrics
 from transfer.vit_backbones import add_vit_keys
 from whitebench.errors import UserError

@@ -20,11 +20,14 @@ import numpy as np
 import torch
 
 from pretrain.repeatable import derive_seed
+from transfer.cityscapes_content import truth_of
+from transfer.cityscapes_evaluation import cityscapes_evaluator
 from transfer.detection_set import DetectionSet
 from transfer.detectron import quiet
 from transfer.lvis_evaluation import RARITY, lvis_evaluator, lvis_values, nothing_found
 from transfer.voc_set import VocSet
-from transfer.voc_xml import VocImage, evaluation_xml
+from transfer.voc_truth import voc_by_coco, write_truths
+from transfer.voc_xml import VocImage
 from whitebench.files import write_atomically
 
 if TYPE_CHECKING:
@@ -109,9 +112,13 @@ def evaluate(
 def _evaluator(data: DetectionSet, name: str, images: list[dict[str, Any]], masks: bool) -> Any:
     if isinstance(data, VocSet):
         return _voc_evaluator(name, images, data)
-    if data.lvis is not None:
-        return lvis_evaluator(name, images, tuple(TASKS) if masks else ("bbox",), _lvis_evaluation)
-    return _coco_evaluator(name, images, tuple(TASKS) if masks else ("bbox",))
+    tasks = tuple(TASKS) if masks else ("bbox",)
+    if data.form == "LVIS":
+        return lvis_evaluator(name, images, tasks, _lvis_evaluation)
+    if data.form == "Cityscapes" and masks:
+        truths = [truth_of(data.folder, "val", Path(image["file_name"])) for image in images]
+        return cityscapes_evaluator(_coco_evaluator(name, images, tasks), truths, data.categories, _with_official)
+    return _coco_evaluator(name, images, tasks)
 
 
 def _coco_evaluator(name: str, images: list[dict[str, Any]], tasks: tuple[str, ...]) -> Any:
@@ -145,6 +152,14 @@ def _coco_evaluator(name: str, images: list[dict[str, Any]], tasks: tuple[str, .
             return Evaluation(metrics, self.detections, curves)
 
     return Evaluator(name, tasks, distributed=comm.get_world_size() > 1, use_fast_impl=False)
+
+
+def _with_official(evaluation: Evaluation, official: dict[str, float]) -> Evaluation:
+    """Cityscapes' own values under the names of masks; COCO's of masks get a prefix."""
+    for metric in METRICS:
+        evaluation.metrics[f"coco_mask_{metric}"] = evaluation.metrics.pop(f"mask_{metric}")
+    evaluation.metrics |= {f"mask_{metric}": _or_none(value) for metric, value in official.items()}
+    return evaluation
 
 
 def _lvis_evaluation(evaluator: Any) -> Evaluation:
@@ -218,51 +233,6 @@ def _counted_classes(data: VocSet, truths: list[VocImage]) -> list[int]:
     """
     occurring = {item.name for image in truths for item in image.objects if not item.difficult}
     return [number for number, name in enumerate(data.categories) if data.is_2007 or name in occurring]
-
-
-def write_truths(folder: Path, truths: list[VocImage], categories: tuple[str, ...]) -> None:
-    """Writes the annotations and the list of their images, as Detectron2's evaluator of VOC reads them.
-
-    Classes are called class0, class1, ...: they give names to its files.
-    """
-    names = {category: f"class{number}" for number, category in enumerate(categories)}
-    for image in truths:
-        (folder / f"{image.name}.xml").write_bytes(evaluation_xml(image, names))
-    (folder / "images.txt").write_text("\n".join(image.name for image in truths))
-
-
-def voc_by_coco(truths: list[VocImage], detections: list[dict[str, Any]], categories: tuple[str, ...]) -> Any:
-    """pycocotools' evaluation of boxes on VOC; difficult objects are crowds there: found or not, they do not count.
-
-    Returns:
-        A COCOeval; None without detections.
-    """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    if not detections:
-        return None
-    truth = COCO()
-    objects: list[dict[str, Any]] = []
-    for image in truths:
-        for item in image.objects:
-            left, top, right, bottom = item.box
-            box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
-            objects.append({
-                "id": len(objects) + 1, "image_id": image.name, "category_id": categories.index(item.name),
-                "bbox": box, "area": box[2] * box[3], "iscrowd": int(item.difficult),
-            })  # fmt: skip
-    truth.dataset = {
-        "images": [{"id": image.name} for image in truths],
-        "annotations": objects,
-        "categories": [{"id": number, "name": name} for number, name in enumerate(categories)],
-    }
-    truth.createIndex()
-    coco_eval = COCOeval(truth, truth.loadRes(detections), "bbox")
-    coco_eval.evaluate()
-    coco_eval.accumulate()
-    coco_eval.summarize()
-    return coco_eval
 
 
 def _curves(coco_eval: Any) -> dict[str, list[float]]:

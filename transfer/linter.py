@@ -27,6 +27,8 @@ COCO_STEPS, VOC_STEPS = (2 / 3, 8 / 9), (18 / 24, 22 / 24)
 """Where the rate falls, in parts of the schedule: 60k and 80k of 90k; 18k and 22k of 24k."""
 COCO_LENGTHS, VOC_LENGTHS = (90_000, 180_000), (24_000,)
 COCO_SIZES, VOC_SIZES = tuple(range(640, 801, 32)), tuple(range(480, 801, 32))
+CITYSCAPES_STEPS, CITYSCAPES_LENGTHS, CITYSCAPES_SIZES = (18 / 24,), (12_000,), tuple(range(800, 1025, 32))
+"""Of Detectron2's file, whose 24k iterations are of 8 images."""
 C4_PROPOSALS = (6000, 1000)
 """At test time, before and after suppression."""
 PRECISE_BATCHES = 200
@@ -118,7 +120,7 @@ def _check_training(cfg: "CfgNode", processes: int) -> Iterator[Finding]:
 
 
 def _check_schedule(cfg: "CfgNode", optimizer: str) -> Iterator[Finding]:
-    solver, voc = cfg.SOLVER, _is_voc(cfg)
+    solver, (expected, lengths, _) = cfg.SOLVER, _schedule_of(cfg)
     rate = RATE * solver.IMS_PER_BATCH / BATCH
     if optimizer != "sgd":
         yield Finding("optimizer", (), f"{optimizer}; the papers use SGD with momentum 0.9")
@@ -133,13 +135,11 @@ def _check_schedule(cfg: "CfgNode", optimizer: str) -> Iterator[Finding]:
                 key.lower().replace("_", " "), (f"SOLVER.{key}",), f"{solver[key]:g}, in the papers {value:g}"
             )
     shares = tuple(step / solver.MAX_ITER for step in solver.STEPS)
-    expected = VOC_STEPS if voc else COCO_STEPS
     if len(shares) != len(expected) or any(abs(a - b) > 0.01 for a, b in zip(shares, expected)):
         text = f"the rate falls at {_plain(solver.STEPS)} of {solver.MAX_ITER}; in the papers at " + " and ".join(
             f"{share:.0%}" for share in expected
         )
         yield Finding("steps", ("SOLVER.STEPS",), text)
-    lengths = VOC_LENGTHS if voc else COCO_LENGTHS
     lengths = tuple(round(length * BATCH / solver.IMS_PER_BATCH) for length in lengths)
     if solver.MAX_ITER not in lengths:
         text = f"{solver.MAX_ITER} iterations; in the papers {' or '.join(map(str, lengths))}"
@@ -148,7 +148,7 @@ def _check_schedule(cfg: "CfgNode", optimizer: str) -> Iterator[Finding]:
 
 
 def _check_input(cfg: "CfgNode") -> Iterator[Finding]:
-    node, rpn, sizes = cfg.INPUT, cfg.MODEL.RPN, VOC_SIZES if _is_voc(cfg) else COCO_SIZES
+    node, rpn, (_, _, sizes) = cfg.INPUT, cfg.MODEL.RPN, _schedule_of(cfg)
     if tuple(node.MIN_SIZE_TRAIN) != sizes:
         text = f"shorter sides {_plain(node.MIN_SIZE_TRAIN)}; in the papers {sizes[0]} to {sizes[-1]} by 32"
         yield Finding("training sizes", ("INPUT.MIN_SIZE_TRAIN",), text)
@@ -239,8 +239,14 @@ def _is_c4(cfg: "CfgNode") -> bool:
     return "fpn" not in str(cfg.MODEL.BACKBONE.NAME)
 
 
-def _is_voc(cfg: "CfgNode") -> bool:
-    return any("voc" in name for name in cfg.DATASETS.TEST)
+def _schedule_of(cfg: "CfgNode") -> tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...]]:
+    """Steps in parts of the schedule, lengths in iterations of 16 images, and sizes in training, by the data set."""
+    names = " ".join(cfg.DATASETS.TEST)
+    if "voc" in names:
+        return VOC_STEPS, VOC_LENGTHS, VOC_SIZES
+    if "cityscapes" in names:
+        return CITYSCAPES_STEPS, CITYSCAPES_LENGTHS, CITYSCAPES_SIZES
+    return COCO_STEPS, COCO_LENGTHS, COCO_SIZES
 
 
 def _plain(values: Any) -> str:

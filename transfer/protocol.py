@@ -153,9 +153,16 @@ def schedule_lines(protocol: Protocol, settings: Settings) -> list[str]:
 def check_fit(protocol: Protocol, arch: str) -> None:
     """Raises `UserError` where the protocol's detector cannot take such a backbone."""
     if not fits(protocol, arch):
-        fitting = [name for name in protocol_names() if fits(load_protocol(name), arch)]
+        fitting = fitting_protocols(arch)
         other = f"; for it there are: {', '.join(fitting)}" if fitting else "; no protocol takes it"
         raise UserError(f"protocol {protocol.name} is for {' or '.join(protocol.backbones)}, not for {arch}{other}")
+
+
+def fitting_protocols(arch: str) -> list[str]:
+    """Names of the protocols for an architecture: published ones first, then frozen ones, then the sample's."""
+    protocols = [load_protocol(name) for name in protocol_names()]
+    protocols.sort(key=lambda protocol: (not protocol.papers_rules, protocol.frozen, protocol.name))
+    return [protocol.name for protocol in protocols if fits(protocol, arch)]
 
 
 def fits(protocol: Protocol, arch: str) -> bool:
@@ -169,9 +176,7 @@ def check_transformer(protocol: Protocol, content: "Converted") -> None:
         return
     refusal = content.structure.refusal
     if refusal:
-        frozen = [
-            name for name in protocol_names() if (each := load_protocol(name)).frozen and fits(each, content.arch)
-        ]
+        frozen = [name for name in fitting_protocols(content.arch) if load_protocol(name).frozen]
         raise UserError(
             f"protocol {protocol.name} trains Detectron2's ViT, which cannot hold this {content.arch}: {refusal}; "
             f"frozen it can be used as it is: {', '.join(frozen)}"
@@ -189,7 +194,9 @@ def check_masks(protocol: Protocol, cfg: "CfgNode", data: "DetectionSet") -> Non
 
 def check_federated(protocol: Protocol, cfg: "CfgNode", data: "DetectionSet") -> None:
     """Raises `UserError` where the protocol has a federated loss, and the data do not count images by class."""
-    if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS and getattr(data, "lvis", None) is None:
+    from transfer.detection_set import form
+
+    if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS and form(data) != "LVIS":
         raise UserError(
             f"protocol {protocol.name} has the federated loss of LVIS, and these annotations are not of its form; use "
             "vitdet-b-100ep or fpn-1x"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transfer.coco_set import Files
+from transfer.coco_layout import Files
 from whitebench.errors import UserError
 from whitebench.hashing import canonical, content_hash, run_id
 from whitebench.records import Run, stage_folder

@@ -1,6 +1,7 @@
 """What tools write into detection sets is used with the right AP where it can be, and refused in a line where not."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from tests.support.coco_folder import edit, write_coco
 from tests.support.oracle import evaluate_oracle
 from tests.support.voc_folder import write_voc
 from transfer.annotation_checks import mask_area, mask_extent, run_lengths
-from transfer.coco_set import CocoSet, Files, read_coco
+from transfer.coco_layout import Files
+from transfer.coco_set import CocoSet, read_coco
 from transfer.detection_set import annotation_hashes, check_image_files, find_folder, read_data, register
 from transfer.evaluation_trial import try_annotations, try_masks
 from transfer.voc_set import CLASSES, VocSet
@@ -161,11 +163,20 @@ def test_a_mask_that_pycocotools_never_ends_on_is_named_and_the_process_ended(tm
     folder = write_coco(tmp_path / "coco")
     try_masks(folder / VAL)
     edit(folder / VAL, REFUSED["NaN in a polygon"][0])
-    with pytest.raises(UserError, match=r"cannot read annotation 1: pycocotools takes more than 5 s"):
+    with pytest.raises(UserError, match=r"cannot read annotation 1 \(pycocotools takes more than 5 s\)"):
         try_masks(folder / VAL, seconds=5)
     edit(folder / VAL, lambda raw: raw["annotations"][0].update(segmentation=[]))
     with pytest.raises(UserError, match=r"cannot read annotation 1 \("):
         try_masks(folder / VAL)
+
+
+def test_an_annotation_of_voc_that_never_ends_is_named_and_the_process_ended(tmp_path: Path) -> None:
+    from transfer.evaluation_trial import _run
+
+    write_voc(tmp_path / "voc")
+    folder = tmp_path / "voc" / "VOC2007" / "Annotations"
+    os.mkfifo(folder / "000001x.xml")  # whose end never comes
+    assert _run(str(folder), "the parser", 3) == ("000001x", "the parser takes more than 3 s")
 
 
 def test_run_length_codes_are_those_of_pycocotools() -> None:

@@ -92,8 +92,8 @@ def test_difficult_objects_of_voc_do_not_count(tmp_path: Path) -> None:
     dog = 11
     kept = [item for item in found.detections if item["category_id"] != dog or item["image_id"] in easy]
     assert len(kept) == len(found.detections) - 1  # without the difficult dog
-    from transfer.evaluation import voc_by_coco
     from transfer.voc_set import VocSet
+    from transfer.voc_truth import voc_by_coco
 
     data = read_data(folder)
     assert isinstance(data, VocSet)

@@ -47,7 +47,7 @@ def test_set_is_found_counted_and_read_by_detectron2s_own_reader(lvis_set: Path)
 
 
 def test_coco_and_lvis_side_by_side_are_told_apart_by_the_names_given(tmp_path: Path) -> None:
-    from transfer.coco_set import Files
+    from transfer.coco_layout import Files
 
     write_lvis(tmp_path / "set")
     other = write_coco(tmp_path / "other")
