@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from transfer.old_numpy import OldNumpy
 from whitebench.errors import UserError
 
 OFFICIAL = ("AP", "AP50")
@@ -27,11 +28,12 @@ def cityscapes_evaluator(coco: Any, truths: list[Path], classes: tuple[str, ...]
         UserError: the package is not installed.
     """
     try:
-        import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling  # noqa: F401
+        import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as official
     except ImportError as error:
         raise UserError(
             "Cityscapes' metric needs its package: pip install --no-deps cityscapesscripts pyquaternion"
         ) from error
+    official.np = OldNumpy()
     from detectron2.evaluation import CityscapesInstanceEvaluator
     from detectron2.utils import comm
 

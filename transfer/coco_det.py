@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--protocol",
         help="ResNets: c4-1x, c4-2x (CW-RGP's and INTL's), fpn-1x, fpn-2x, r18-fpn-1x, c4-24k (VOC), lvis-fpn-1x, "
-        "cityscapes-fpn-24k, c4-1x-frozen, fpn-1x-frozen, r18-fpn-1x-frozen, sample, sample-frozen; vision transformers: "
+        "cityscapes-fpn-24k, c4-1x-frozen, fpn-1x-frozen, r18-fpn-1x-frozen, sample, sample-frozen; transformers: "
         "vitdet-b-100ep, vitdet-s-100ep, vitdet-l-100ep, vitdet-b-lvis-100ep, vitdet-1x, sfp-frozen, sample-vitdet, "
         "sample-sfp-frozen; or a path (default: c4-1x, or vitdet-*-100ep; the sample's for its own)",
     )

@@ -4,20 +4,11 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from transfer.old_numpy import OldNumpy
 
 MOST_DETECTIONS = 300
 """Per image, as LVIS says."""
 RARITY = ("APr", "APc", "APf")
-
-
-class _NumpyOfLvis:
-    """numpy for lvis 0.5.3, which still asks for `np.float`, the built-in float, removed in numpy 1.24."""
-
-    float = float
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
 
 
 def lvis_api() -> Any:
@@ -33,7 +24,7 @@ def lvis_api() -> Any:
         from whitebench.errors import UserError
 
         raise UserError("LVIS's annotations need the package lvis: pip install --no-deps lvis") from error
-    lvis.eval.np = _NumpyOfLvis()
+    lvis.eval.np = OldNumpy()
     return lvis
 
 
