@@ -24,7 +24,6 @@ from whitebench.errors import Interrupted
 from whitebench.records import Record, stage_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-REPOSITORY = Path(__file__).parents[2]
 
 
 def weights(arch: str) -> Converted:
@@ -304,3 +303,47 @@ def test_trained_vitdet_is_evaluated_again(coco: Path, runs: Path, tmp_path: Pat
     record = detect(write_vit(tmp_path), tiny(coco))
     metrics, _ = evaluate_only(stage_folder("detect", record.id), coco, device="cpu", say=lambda _: None)
     assert metrics == {key: record.metrics[key] for key in metrics}
+
+
+# Commands
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretraining's file with a small ViT."""
+    from pretrain.checkpoint import write_backbone
+    from tests.support.vit_backbone import vit_backbone
+
+    backbone = vit_backbone()
+    path = tmp_path_factory.mktemp("ckpt") / "backbone.safetensors"
+    write_backbone(path, backbone.tensors, backbone.metadata)
+    return path
+
+
+def test_command_refuses_protocols_of_resnets_in_one_line(command: Any, ckpt: Path, coco: Path, tmp_path: Path) -> None:
+    done = command(
+        "transfer/coco_det.py", "--ckpt", str(ckpt), "--protocol", "c4-1x", "--coco", str(coco), "--out", str(tmp_path)
+    )
+    assert done.returncode == 2
+    assert "30 of 30 tensors in timm's transformer as a frozen backbone" in done.stdout
+    (line,) = done.stderr.strip().splitlines()
+    assert (
+        "protocol c4-1x is for resnet50 or resnet101, not for timm:vit_tiny_patch16_224; for it there are: vitdet-1x"
+        in line
+    )
+    assert not (tmp_path / "detect").exists()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_two_processes_train_vitdet_and_end_with_ap(command: Any, ckpt: Path, coco: Path, tmp_path: Path) -> None:
+    """By Detectron2's launcher."""
+    arguments = ["--ckpt", str(ckpt), "--coco", str(coco), "--out", str(tmp_path), "--image-size", "64", "--batch", "2"]
+    arguments += ["--device", "cpu", "--gpus", "2", "--iterations", "3", "--protocol", "sample-vitdet"]
+    done = command("transfer/coco_det.py", *arguments, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("detect/*/run.json")
+    record = json.loads(path.read_text())
+    assert record["config"]["world_size"] == 2
+    assert 0 <= record["metrics"]["box_AP"] <= 100
+    assert record["metrics"]["tensors"] == 27
