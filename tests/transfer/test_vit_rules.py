@@ -8,6 +8,7 @@ import torch
 
 from tests.support.vit_backbone import VIT_TINY, vit_content
 from transfer.coco_det import default_protocol
+from transfer.convert import Converted
 from transfer.linter import lint, not_yet_named
 from transfer.protocol import build_cfg, check_fit, deviations, load_protocol, published_cfg, resolve
 from whitebench.errors import UserError
@@ -114,8 +115,8 @@ def test_a_trained_parameter_of_a_frozen_transformer_is_named(name: str, tmp_pat
 def test_frozen_resnet_of_the_sample_is_looked_at() -> None:
     from detectron2.modeling import build_model
 
-
-    protocol = load_protocol("sample-frozen")
+    metadata = {"arch": "resnet18", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "parent": "x"}
+    protocol, content = load_protocol("sample-frozen"), Converted({}, metadata)
     cfg = build_cfg(protocol, resolve(protocol), content)
     with torch.device("meta"):
         model = build_model(cfg)

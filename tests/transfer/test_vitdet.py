@@ -1,6 +1,7 @@
 """ViTDet here is Detectron2's: the same network, optimizer, augmentation and schedule; it trains, stops and goes on."""
 
 import copy
+import json
 import os
 import signal
 from collections.abc import Iterator
