@@ -45,12 +45,14 @@ def build_optimizer(
     if optimizer.name in ("adam", "adamw"):
         adam = torch.optim.Adam if optimizer.name == "adam" else torch.optim.AdamW
         return adam(groups, lr=rate, betas=(optimizer.momentum, optimizer.beta_2))
+    form: dict[str, Any] = {"lr": rate, "momentum": optimizer.momentum, "nesterov": optimizer.nesterov}
+    if optimizer.name == "sgd":
+        return torch.optim.SGD(groups, **form)
+    if optimizer.trust is not None:
+        form["trust"] = optimizer.trust
     if optimizer.name in ("lars", "larc"):
-        adaptive = LARS if optimizer.name == "lars" else LARC
-        return adaptive(groups, lr=rate, momentum=optimizer.momentum)
-    if optimizer.name in ("lars-clipped", "lars-unclipped"):
-        return SoloLARS(groups, rate, optimizer.momentum, clipped=optimizer.name == "lars-clipped")
-    return torch.optim.SGD(groups, lr=rate, momentum=optimizer.momentum)
+        return (LARS if optimizer.name == "lars" else LARC)(groups, **form)
+    return SoloLARS(groups, **form, clipped=optimizer.name == "lars-clipped")
 
 
 def layer_shares(module: nn.Module, decay: float | None) -> dict[int, float]:
@@ -95,8 +97,10 @@ class LARS(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust: float = 0.001,
+        nesterov: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+        self.nesterov = nesterov
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -124,6 +128,8 @@ class LARS(torch.optim.Optimizer):
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
         velocity = state["momentum"].mul_(group["momentum"]).add_(update)
+        if self.nesterov:
+            velocity = update.add(velocity, alpha=group["momentum"])
         parameter.sub_(velocity, alpha=group["lr"])
 
 
@@ -149,8 +155,16 @@ class SoloLARS(LARS):
     With `clipped`, the ratio is min(ratio / rate, 1), and the rate of a weight is at most the group's.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.9, clipped: bool = True) -> None:
-        super().__init__(params, lr, momentum, trust=0.02)
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.9,
+        clipped: bool = True,
+        trust: float = 0.02,
+        nesterov: bool = False,
+    ) -> None:
+        super().__init__(params, lr, momentum, trust=trust, nesterov=nesterov)
         self.clipped = clipped
 
     def _scaled(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:

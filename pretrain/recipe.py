@@ -189,6 +189,11 @@ class Optimizer:
     """null: the rate is not scaled with the batch."""
     momentum: ShareBelowOne = 0.9
     """Of adam and adamw, beta_1."""
+    nesterov: bool = added(False)
+    """Nesterov's form of momentum: the update is the gradient plus momentum times the new velocity. Not of adam and
+    adamw."""
+    trust: PositiveFloat | None = added(None)
+    """Of lars, larc and solo-learn's: the factor of |weight| / |update|; null: 0.001, and 0.02 for solo-learn's."""
     weight_decay: NonNegativeFloat = 1e-4
     decay_1d: bool = True
     """Whether biases and norms (parameters of one dimension) decay, too."""
@@ -407,6 +412,7 @@ def recipe_of(raw: dict[str, Any], where: str) -> Recipe:
     _check_colour(recipe, where)
     _check_evaluation(recipe, where)
     _check_network(recipe, where)
+    _check_optimizer(recipe.optimizer, where)
     if kind.trains:
         _check_schedule(recipe.schedule, kind.begins_after(method), where)
     return recipe
@@ -453,6 +459,15 @@ def _check_network(recipe: Recipe, where: str) -> None:
     sizes = {f"data.views.{number}.size": group.size for number, group in enumerate(recipe.data.views)}
     check_sizes(network.backbone, {f"{where}: {key}": size for key, size in sizes.items()})
     check_sizes(network.backbone, {f"{where}: evaluation.crop": recipe.evaluation_crop})
+
+
+def _check_optimizer(optimizer: Optimizer, where: str) -> None:
+    if optimizer.nesterov and optimizer.name in ("adam", "adamw"):
+        raise UserError(f"{where}: optimizer.nesterov: {optimizer.name} has no such form; choose sgd, lars or larc")
+    if optimizer.nesterov and not optimizer.momentum:
+        raise UserError(f"{where}: optimizer.nesterov: needs momentum above 0 (optimizer.momentum)")
+    if optimizer.trust is not None and optimizer.name in ("sgd", "adam", "adamw"):
+        raise UserError(f"{where}: optimizer.trust: {optimizer.name} does not scale its updates; choose lars or larc")
 
 
 def _check_schedule(schedule: Schedule, begins_after: dict[str, float], where: str) -> None:

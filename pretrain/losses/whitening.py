@@ -29,7 +29,7 @@ Axis = Literal["channel", "batch"]
 FEW_ITERATIONS = 5
 """Of iternorm, up to which float32 is enough for all but Newton's iteration itself: it scales the smallest eigenvalues'
 directions by no more than (3 / 2)^T, and rounding errors in them by the same factor."""
-WIDE_NEWTON = 1024
+WIDE_NEWTON = 512
 """Variables up to which Newton's iteration runs in float64."""
 
 

@@ -10,16 +10,17 @@ from itertools import combinations
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient, world_size
 from pretrain.losses.similarity import cosine_distance, spread
 from pretrain.losses.whitening import at_least_float32, float32_region
-from pretrain.method import Counting, Method, Step
+from pretrain.method import Counting, Encoder, Method, Step
 from whitebench.config import strict
 from whitebench.errors import UserError
+from whitebench.hashing import added
 from whitebench.ranges import NonNegativeFloat
 
 
@@ -27,6 +28,9 @@ from whitebench.ranges import NonNegativeFloat
 class Config:
     trade_off: NonNegativeFloat = 0.0051
     """lambda, weight of the squared correlations between different channels."""
+    affine: bool = added(False)
+    """Whether the batch norm that standardises embeddings has a learned scale and shift, which the official code has
+    not, and solo-learn's and CW-RGP's have. They are the same for both views."""
 
 
 class BarlowTwins(Method[Config]):
@@ -34,9 +38,15 @@ class BarlowTwins(Method[Config]):
 
     counting: ClassVar[Counting] = "from-zero"
 
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        super().__init__(encoder, config)
+        width = encoder.embedding_dim
+        self.scale = nn.Parameter(torch.ones(width)) if config.affine else None
+        self.shift = nn.Parameter(torch.zeros(width)) if config.affine else None
+
     def forward(self, batch: Batch) -> Step:
         views = [gather_with_gradient(at_least_float32(self.encoder(view).z)) for view in batch.views]
-        loss = barlow_twins_loss(views, self.config.trade_off)
+        loss = barlow_twins_loss(views, self.config.trade_off, self.scale, self.shift)
         with torch.no_grad():
             distance = cosine_distance(views[0], views[1])
         return Step(loss, {"distance": distance, "spread": spread(views[0])})
@@ -51,18 +61,23 @@ class BarlowTwins(Method[Config]):
             raise UserError("barlow_twins: a correlation needs at least 2 images (batch)")
 
 
-def barlow_twins_loss(views: Sequence[Tensor], trade_off: float = 0.0051) -> Tensor:
+def barlow_twins_loss(
+    views: Sequence[Tensor], trade_off: float = 0.0051, scale: Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
     """Mean over pairs of views of  sum_i (1 - C_ii)^2 + lambda sum_(i != j) C_ij^2,  C the correlation of channels.
 
     Args:
         views: V >= 2 embeddings of the same N >= 2 images, each [N, D], any floating dtype; in float32 or wider.
             Channels are standardised by batch norm without affine part: its eps of 1e-5 keeps constant ones finite.
         trade_off: lambda.
+        scale, shift: [D], of that batch norm; with them C is no longer a correlation.
     Returns:
         Scalar.
     """
     with float32_region(views[0]):
-        standardised = [F.batch_norm(at_least_float32(view), None, None, training=True) for view in views]
+        rows = [at_least_float32(view) for view in views]
+        weight, bias = (None if part is None else part.to(rows[0].dtype) for part in (scale, shift))
+        standardised = [F.batch_norm(x, None, None, weight, bias, training=True) for x in rows]
         return torch.stack([_pair_loss(a, b, trade_off) for a, b in combinations(standardised, 2)]).mean()
 
 

@@ -102,3 +102,24 @@ def test_methods_and_losses_agree() -> None:
     torch.testing.assert_close(step.loss, vicreg_loss(views, 2.0, 3.0, 4.0))
     weighted = 2 * step.scalars["invariance"] + 3 * step.scalars["variance"] + 4 * step.scalars["covariance"]
     torch.testing.assert_close(step.loss, weighted)
+
+
+def test_barlow_twins_affine_part_is_that_of_a_batch_norm_shared_by_the_views() -> None:
+    views = [view.requires_grad_() for view in embeddings(12, 8)]
+    norm = torch.nn.BatchNorm1d(8).double()
+    torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    torch.nn.init.normal_(norm.bias)
+    correlation = norm(views[0]).T @ norm(views[1]) / 12
+    diagonal = correlation.diagonal()
+    off = correlation.square().sum() - diagonal.square().sum()
+    expected = (1 - diagonal).square().sum() + 0.008 * off
+    actual = barlow_twins_loss(views, 0.008, norm.weight, norm.bias)
+    torch.testing.assert_close(actual, expected)
+    inputs = [*views, norm.weight, norm.bias]
+    torch.testing.assert_close(torch.autograd.grad(actual, inputs), torch.autograd.grad(expected, inputs))
+
+
+def test_barlow_twins_has_an_affine_part_only_where_it_is_asked_for() -> None:
+    plain, affine = (build("barlow_twins", {"affine": value}) for value in (False, True))
+    assert set(affine.state_dict()) - set(plain.state_dict()) == {"scale", "shift"}
+    assert float(plain(batch_of(16)).loss) == float(affine(batch_of(16)).loss)

@@ -18,7 +18,7 @@ from pretrain.optim import (
     clip_gradients,
     weight_decay_at,
 )
-from pretrain.recipe import Optimizer, Schedule
+from pretrain.recipe import Optimizer, Schedule, load
 from whitebench.errors import UserError
 
 
@@ -298,3 +298,52 @@ def test_solo_learns_lars_scales_weights_by_the_ratio_of_norms(clipped: bool) ->
         optimizer.step()
     torch.testing.assert_close(weight.detach(), expected)
     torch.testing.assert_close(bias.detach(), torch.full((2,), 3 - 0.5 * (1 + 1.9 + 2.71)))
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "larc", "lars-clipped", "lars-unclipped"])
+def test_nesterov_s_momentum_is_torch_s_on_the_scaled_updates(name: Any) -> None:
+    """The official wrappers scale the gradients, with decay, and let torch's SGD do the rest."""
+    layer, twin = (nn.Linear(4, 3).double() for _ in range(2))
+    twin.load_state_dict(layer.state_dict())
+    settings = {"lr": 0.1, "lr_batch": None, "weight_decay": 0.01, "decay_1d": False, "nesterov": True}
+    ours = build_optimizer(layer, Optimizer(name=name, **settings), 256)
+    plain = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    scaling = build_optimizer(twin, Optimizer(name=name, **{**settings, "nesterov": False}), 256)
+    for seed in range(4):
+        x = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        for network in (layer, twin):
+            network.zero_grad()
+            network(x).square().sum().backward()
+        ours.step()
+        with torch.no_grad():
+            for group in scaling.param_groups:
+                for parameter in group["params"]:
+                    assert parameter.grad is not None
+                    if isinstance(scaling, LARS):
+                        parameter.grad = scaling._scaled(parameter, parameter.grad, group)
+                    else:
+                        parameter.grad.add_(parameter, alpha=group["weight_decay"])
+        plain.step()
+    for a, b in zip(layer.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_trust_of_layer_wise_scaling_can_be_set() -> None:
+    layer = nn.Linear(4, 3)
+    for name, default in (("lars", 0.001), ("larc", 0.001), ("lars-clipped", 0.02), ("lars-unclipped", 0.02)):
+        for trust, expected in ((None, default), (0.005, 0.005)):
+            optimizer = build_optimizer(layer, Optimizer(name=name, trust=trust), 256)  # type: ignore[arg-type]
+            assert {group["trust"] for group in optimizer.param_groups} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "adam", "nesterov": True}, "nesterov: adam has no such form"),
+        ({"name": "sgd", "nesterov": True, "momentum": 0.0}, "nesterov: needs momentum"),
+        ({"name": "sgd", "trust": 0.01}, "trust: sgd does not scale"),
+    ],
+)
+def test_settings_that_an_optimizer_does_not_have_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load("sample/simclr", {"optimizer": settings})

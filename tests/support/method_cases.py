@@ -82,6 +82,7 @@ CASES = [
     Case("simclr"),
     Case("supervised", {"classes": 4}, projector=False),
     Case("barlow_twins"),
+    Case("barlow_twins", {"affine": True}, "barlow-twins-affine"),
     Case("shuffled_dbn", {"groups": 2}, images=32, width=12),
     Case("spectral", {"trace_loss": True}),
     Case("spectral", {"transform": "none", "gather": False}, "attraction", views=3),

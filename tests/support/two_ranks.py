@@ -25,6 +25,7 @@ COUPLED: dict[str, tuple[str, dict[str, Any]]] = {
     "simclr": ("simclr", {"temperature": 0.2}),
     "supervised": ("supervised", {"classes": 4}),
     "barlow-twins": ("barlow_twins", {}),
+    "barlow-twins-affine": ("barlow_twins", {"affine": True}),
     "spectral": ("spectral", {"transform": "zca", "eps": 0.1, "groups": 2}),
     "spectral-trace-batch-axis": ("spectral", {"trace_loss": True, "axis": "batch"}),
     "attraction": ("spectral", {"transform": "none"}),
