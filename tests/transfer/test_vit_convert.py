@@ -169,3 +169,23 @@ def test_timms_plain_resnet_is_torchvisions(tmp_path: Path) -> None:
     content = converted(Backbone("timm:resnet18", "imagenet", tensors, {}, "x", "0"))
     assert content.arch == "resnet18"
     assert load_proven(detectron2_resnet("resnet18"), content).matched == 100
+
+
+def test_every_layout_that_is_read_arrives_in_a_detector(tmp_path: Path) -> None:
+    """Checkpoints of all projects that `read_backbone` knows: proven, or with a reason why ViTDet cannot take them."""
+    from pretrain.checkpoint import read_backbone
+    from tests.support.vit_formats import FORMATS
+
+    refused = {}
+    for form in FORMATS:
+        torch.save(form.layout(dict(form.build(1).state_dict()), dict(form.build(2).state_dict())), tmp_path / "c.pth")
+        backbone = read_backbone(tmp_path / "c.pth")
+        proof, metrics = prove_vit(backbone, converted(backbone))
+        scales = sum("ls1.gamma" in name or "ls2.gamma" in name for name in backbone.tensors)
+        assert proof.matched == len(backbone.tensors) - scales, form.project
+        assert max(metrics["maps"].values()) < 1e-5, form.project
+        if metrics["vitdet"] != "yes":
+            refused[form.project] = metrics["vitdet"]
+    assert {"DINO", "DINOv2", "MAE", "MoCo v3, ViT-S", "iBOT with layer scale", "LeJEPA"} & refused.keys() == set()
+    assert refused["DINOv2 with registers"] == "it has 4 register tokens, and its maps depend on them"
+    assert all("DINOv3" in name or "SwiGLU" in name or "registers" in name for name in refused)
