@@ -1,5 +1,6 @@
 """From a file of any image format to what a beton holds: the original bytes wherever that can be, or pixels."""
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,11 @@ _LOST = {
 """What a mode has that pixels of 8 bits do not."""
 ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held."""
+
+USUAL_PIXELS, REDUCIBLE_PIXELS = 178_956_970, 2_000_000_000
+"""Largest image that is decoded whole (Pillow's own limit), and that is reduced on request."""
+_LIMIT = threading.Lock()
+"""Held while Pillow's global limit is another one."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # photos of 90 megapixels are no attack
 warnings.filterwarnings("ignore", message="Palette images with Transparency")  # it is dropped, as we say
@@ -71,7 +77,7 @@ def prepare(data: bytes, settings: WriteSettings) -> Prepared:
     Raises:
         BadImage: it does not decode.
     """
-    with _opened(data) as picture:
+    with _opened(data, settings.max_side) as picture:
         rotated = picture.getexif().get(ORIENTATION, 1) not in (0, 1)
         reduces = settings.max_side is not None and max(picture.size) > settings.max_side
         is_jpeg = picture.format == "JPEG" and picture.mode in KEPT_MODES
@@ -101,6 +107,8 @@ def _encoded(pixels: NDArray[np.uint8], quality: int) -> bytes:
 def _pixels(picture: Image.Image, max_side: int | None) -> NDArray[np.uint8]:
     """[H, W, 3], the longer side reduced to `max_side`, keeping the proportions."""
     height, width = _reduced_sides(picture, max_side)
+    if picture.width * picture.height > USUAL_PIXELS:
+        picture.draft(None, (width, height))  # of a JPEG, libjpeg decodes a half, a quarter or an eighth: less memory
     rgb = _as_rgb(picture)
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
@@ -132,36 +140,53 @@ def decode(data: bytes, max_side: int | None) -> NDArray[np.uint8]:
     Raises:
         BadImage: it does not decode.
     """
-    with _opened(data) as picture:
+    with _opened(data, max_side) as picture:
         return _pixels(picture, max_side)
 
 
 def size_of(data: bytes, max_side: int | None) -> tuple[int, int]:
     """Height and width of what `decode` returns, without decoding; raises `BadImage` if it is not an image."""
-    with _opened(data) as picture:
+    with _opened(data, max_side) as picture:
         return _reduced_sides(picture, max_side)
 
 
 def check_jpeg(data: bytes) -> None:
     """Raises `BadImage` if a JPEG of a beton does not decode."""
-    with _opened(data) as picture:
+    with _opened(data, None) as picture:
         _check_decodes(data, picture)
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
-    """The picture of a file's bytes; raises `BadImage` on any error."""
+def _opened(data: bytes, max_side: int | None) -> Iterator[Image.Image]:
+    """The picture of a file's bytes; raises `BadImage` on any error.
+
+    One that is not to be reduced may have `USUAL_PIXELS`, others `REDUCIBLE_PIXELS`.
+    """
     if not data:
         raise BadImage("an empty file")
     try:
-        with Image.open(BytesIO(data)) as picture:
+        with _open(data, REDUCIBLE_PIXELS if max_side is not None else USUAL_PIXELS) as picture:
             yield picture
+    except Image.DecompressionBombError as error:
+        hint = "; --max-side reduces it" if max_side is None else ""
+        raise BadImage(f"{' '.join(str(error).split())}{hint}") from error
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
         raise BadImage(f"not an image: it starts with {data[:12]!r}") from error
     except Exception as error:  # decoders of strangers' bytes raise anything
         raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _open(data: bytes, pixels: int) -> Image.Image:
+    """Reads the header of a picture of at most so many pixels."""
+    with _LIMIT:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = pixels // 2  # Pillow warns from there, and raises from the double on
+        try:
+            return Image.open(BytesIO(data))
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _check_decodes(data: bytes, picture: Image.Image) -> None:

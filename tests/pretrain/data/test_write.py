@@ -574,3 +574,26 @@ def test_a_contact_sheet_shows_the_views(source: Path, root: Path, tmp_path: Pat
         assert sheet.size == (3 * (80 + GAP) + 40 + GAP, head + 5 * (80 + GAP))
     with pytest.raises(UserError, match="not the name of a picture"):
         write_contact_sheet(recipe, tmp_path / "views.xyz", images=5)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_an_image_beyond_pillows_limit_is_reduced_on_request_and_refused_otherwise(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pretrain.data.betons import images
+
+    monkeypatch.setattr(images, "USUAL_PIXELS", 40_000)  # in place of 179 million
+    monkeypatch.setattr(images, "REDUCIBLE_PIXELS", 200_000)
+    before, content = Image.MAX_IMAGE_PIXELS, BytesIO()
+    ramp = np.linspace(0, 255, 400).astype(np.uint8)
+    Image.fromarray(np.stack([np.tile(ramp, (300, 1))] * 3, axis=-1)).save(content, form, quality=95)
+    with pytest.raises(images.BadImage, match=r"120000 pixels\) exceeds limit of 40000 .*; --max-side reduces it"):
+        images.prepare(content.getvalue(), images.WriteSettings())
+    prepared = images.prepare(content.getvalue(), images.WriteSettings(max_side=40))
+    assert (prepared.height, prepared.width) == (30, 40)
+    reduced = images.decode(content.getvalue(), 40)
+    assert np.abs(reduced[15, :, 0].astype(int) - np.linspace(0, 255, 40)).max() < 8
+    assert before == Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr(images, "REDUCIBLE_PIXELS", 100_000)
+    with pytest.raises(images.BadImage, match="exceeds limit of 100000"):
+        images.decode(content.getvalue(), 40)
