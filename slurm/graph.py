@@ -123,15 +123,18 @@ class Graph:
         write_json(self.leaderboard.folder / PLAN, plan)
 
 
-def load_graph(name: str) -> Graph:
+def load_graph(name: str, keys: Iterable[str] | None = None) -> Graph:
     """The graph of the last launch of a sweep.
 
+    Args:
+        keys: only these jobs, those that they need, and the leaderboard (after them); None: all.
     Raises:
         UserError: it was not launched yet, or its plan is damaged.
     """
     path = runs_root() / "sweeps" / name / PLAN
     try:
-        return graph_from_plan(json.loads(path.read_bytes()))
+        plan = json.loads(path.read_bytes())
+        return graph_from_plan(plan if keys is None else _part_of_plan(plan, keys))
     except FileNotFoundError as error:
         raise UserError(f"the sweep '{name}' was not launched yet (in {runs_root()})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -141,6 +144,19 @@ def load_graph(name: str) -> Graph:
 def graph_from_plan(plan: dict[str, Any]) -> Graph:
     """What `Graph.save` wrote."""
     return Graph(plan["name"], (_job_from_plan(raw) for raw in plan["jobs"]))
+
+
+def _part_of_plan(plan: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    *work, last = plan["jobs"]
+    needs = {raw["key"]: raw["needs"] for raw in work}
+    pending, chosen = [key for key in keys if key in needs], set[str]()
+    while pending:
+        key = pending.pop()
+        if key not in chosen:
+            chosen.add(key)
+            pending += needs[key]
+    jobs = [raw for raw in work if raw["key"] in chosen]
+    return {**plan, "jobs": [*jobs, {**last, "needs": [raw["key"] for raw in jobs]}]}
 
 
 def _job_from_plan(raw: dict[str, Any]) -> Job:

@@ -14,6 +14,10 @@ PATIENCE_S = 600.0
 SILENCE_S = 1.0
 
 
+class Busy(UserError):
+    """Another launcher holds the lock."""
+
+
 @contextmanager
 def launch_lock(path: Path, wait: bool, what: str) -> Iterator[None]:
     """Held by one launcher at a time, until it ends or dies.
@@ -22,7 +26,8 @@ def launch_lock(path: Path, wait: bool, what: str) -> Iterator[None]:
         wait: for another holder, up to ten minutes, and say so.
         what: what the other is doing, e.g. "another launcher is submitting".
     Raises:
-        UserError: another holds it, and we were not to wait, or have waited long enough.
+        Busy: another holds it, and we were not to wait, or have waited long enough.
+        UserError: the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +53,7 @@ def _acquire(lock: Lock, patience: float, what: str) -> None:
             waited = time.monotonic() - begin
             if waited >= patience:
                 end = "; it may be stopped (Ctrl-Z): end it, then launch again" if patience else ""
-                raise UserError(f"{what} ({holder}){end or '; --status shows how far it is'}") from holder
+                raise Busy(f"{what} ({holder}){end or '; --status shows how far it is'}") from holder
             if not reported and waited >= SILENCE_S:
                 reported = True
                 print(f"{what} ({holder}): waiting for it", file=sys.stderr, flush=True)

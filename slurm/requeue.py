@@ -1,7 +1,7 @@
 """What a batch script does when its processes did not end well: python -m slurm.requeue FOLDER [CODE [setup]].
 
 With their exit CODE, after them; with `setup`, the preset's setup has failed before them; without, they are being ended
-because (perhaps) the time limit has come.
+because (perhaps) the time limit has come, or the job is preempted by cancelling it.
 
 Processes that were killed (out of memory, kill -9, a fault of the node, a time limit that came before all was saved)
 could not report it. Their job goes back into the queue, where it keeps its id, so that what depends on it goes on
@@ -17,7 +17,15 @@ from typing import cast
 from slurm.attempts import note_end
 from slurm.exit_codes import SIGNALLED, explain
 from slurm.stages import Task
-from slurm.worker import PARENT_MISSING, Worker, leave_failure, ran_out_of_time, requeue, runs_on
+from slurm.worker import (
+    MAX_PREEMPTIONS_WITHOUT_PROGRESS,
+    PARENT_MISSING,
+    Worker,
+    ended_by_slurm,
+    leave_failure,
+    requeue,
+    runs_on,
+)
 from whitebench.errors import INTERRUPTED
 from whitebench.records import read_record
 
@@ -38,9 +46,12 @@ def should_requeue(task: Task, code: int | None, error: str | None, job: str, lo
     """
     record = read_record(task.folder)
     failed = record is not None and record.status == "failed" and not PEER_LOST.search(record.error or "")
-    late = ran_out_of_time(job)
-    if failed or code == PARENT_MISSING or not (late or (code is not None and runs_on(job))):
+    ending = ended_by_slurm(job)
+    if failed or code == PARENT_MISSING or not (ending or (code is not None and runs_on(job))):
         return False
+    if ending == "preemption":
+        return _comes_back_after_preemption(task, job, log)
+    late = ending == "time limit"
     if code == INTERRUPTED and not late and record is not None and record.status == "interrupted":
         return True  # it has saved its state, and SLURM did not answer when it asked to be queued again
     exit_code = explain(code) if code is not None else None
@@ -60,6 +71,13 @@ def should_requeue(task: Task, code: int | None, error: str | None, job: str, lo
         task, error or f"ended with {exit_code.text if exit_code else 'no exit code'}, and did not say why; see {log}"
     )
     return False
+
+
+def _comes_back_after_preemption(task: Task, job: str, log: str) -> bool:
+    stops = note_end(task.folder, "stopped", stopped="preempted", job=job, log=log)
+    if stops > MAX_PREEMPTIONS_WITHOUT_PROGRESS:
+        leave_failure(task, f"preempted {stops} times in a row without any progress")
+    return stops <= MAX_PREEMPTIONS_WITHOUT_PROGRESS
 
 
 def _status(task: Task) -> str | None:
@@ -100,7 +118,7 @@ def main(folder: Path, code: int | None, in_setup: bool = False) -> int:
     error = _error(folder, job.job_id, job.num_tasks)
     # not by SLURM_JOB_ID: that of an array's last task stands for the whole array, and would bring back all of it
     if should_requeue(task, code, error, job.job_id, log) and requeue(job.job_id):
-        why = "time limit" if code is None else explain(code).text
+        why = "by SLURM" if code is None else explain(code).text
         print(f"ended ({why}); queued again, to go on from its last checkpoint", flush=True)
     return code or 1
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slurm.job_queue import COMMENT
-from slurm.slurm_command import SlurmUnavailable, ask, clean_environment, first_words
+from slurm.slurm_command import TRANSIENT, SlurmUnavailable, ask, clean_environment, first_words
 from whitebench.errors import UserError
 
 ATTEMPTS = 4
@@ -21,11 +21,6 @@ RETRYING = re.compile("temporarily unable to accept job", re.IGNORECASE)
 LIMIT = re.compile(
     r"submit ?job ?limit|job submit limit|MaxSubmit|SubmitJobs?(PerUser|PerAccount)?Limit|"
     r"temporarily unable to accept job|Reached .*job limit",
-    re.IGNORECASE,
-)
-TRANSIENT = re.compile(
-    r"timed out|unable to contact slurm controller|connection (refused|reset|timed)|zero bytes|"
-    r"send/recv|communication|slurmctld|resource temporarily unavailable|unexpected message",
     re.IGNORECASE,
 )
 

@@ -22,6 +22,14 @@ DISTRIBUTED = (
 """What torchrun and the like tell their processes: values of another job."""
 
 
+TRANSIENT = re.compile(
+    r"timed out|no answer|unable to contact slurm controller|connection (refused|reset|timed)|zero bytes|"
+    r"send/recv|communication|slurmctld|resource temporarily unavailable|unexpected message",
+    re.IGNORECASE,
+)
+"""What SLURM's commands say when the controller is busy, restarted or out of reach: asking again may help."""
+
+
 class SlurmUnavailable(UserError):
     """SLURM did not answer. This is never the same as an empty queue."""
 

@@ -16,7 +16,7 @@ from slurm.status import orphans_of
 from slurm.status_table import orphan_lines, summary
 from slurm.submissions import read_ledger, sweeps_folder
 from slurm.submit import Launch
-from slurm.waiting import forget_waiting, leave_waiting
+from slurm.waiting import forget_waiting, in_order, leave_waiting
 from slurm.waves import jobs_to_run, launch_folder
 from whitebench.errors import UserError
 
@@ -75,7 +75,9 @@ def _report(launch: Launch, todo: set[str], waiting: set[str]) -> None:
         raise UserError(
             f"SLURM takes no more jobs ({launch.refusal}), and none of this sweep is queued; launch again later"
         )
-    leave_waiting(launch.graph, waiting, launch.preset, launch.code, launch.refusal)
+    fill = launch.fill() if waiting else None
+    keys = in_order(launch.graph, waiting)
+    leave_waiting(launch.graph, keys, launch.preset, launch.code, launch.refusal, fill)
     board = " and the leaderboard" if launch.submitted else ""
     print(f"submitted {len(launch.submitted)} jobs{board} by {len(launch.ids)} calls of sbatch: {_listed(launch.ids)}")
     if waiting:

@@ -187,6 +187,13 @@ class Launch:
         self.refusal = f"limit of {limit} jobs in the queue"
         return limit - count_jobs() - (self.leaderboard_id is None)
 
+    def fill(self) -> tuple[int, int] | None:
+        """Jobs of this user in the queue now, and those of this sweep among them; None where SLURM does not answer."""
+        try:
+            return count_jobs(), sum(state.active for state in self.states.values())
+        except SlurmUnavailable:
+            return None
+
     def _submit_planned(self, planned: list[Submission]) -> int | None:
         """Submits in order; where SLURM's limit was reached, how many jobs to try next."""
         ids: list[str] = []

@@ -22,29 +22,35 @@ def read_waiting(folder: Path) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-def leave_waiting(graph: Graph, keys: Iterable[str], preset: Preset, code: Path, reason: str) -> None:
-    """Writes down which jobs wait for room, and how they are to be submitted; removes the note where none does."""
+def leave_waiting(
+    graph: Graph, keys: Iterable[str], preset: Preset, code: Path, reason: str, fill: tuple[int, int] | None = None
+) -> None:
+    """Writes down which jobs wait for room, and how they are to be submitted; removes the note where none does.
+
+    Args:
+        keys: in the order in which they are to be submitted.
+        fill: jobs of this user that are in the queue now, and those of this sweep among them; None: not known.
+    """
     path = graph.leaderboard.folder / WAITING
-    keys = sorted(keys)
+    keys = list(keys)
     if not keys:
         path.unlink(missing_ok=True)
         return
     note = {"keys": keys, "preset": asdict(preset), "code": str(code), "cwd": str(Path.cwd()), "reason": reason}
-    write_json(path, note)
+    write_json(path, {**note, "fill": fill})
 
 
-def waiting_keys(graph: Graph) -> tuple[set[str], str]:
-    """Keys of the jobs that wait for room in the queue, and why."""
-    note = read_waiting(graph.leaderboard.folder)
-    keys = note.get("keys") or []
-    return {key for key in keys if key in graph.jobs}, str(note.get("reason", ""))
+def in_order(graph: Graph, keys: set[str]) -> list[str]:
+    """Cell by cell, so that jobs that are submitted first complete cells."""
+    return [job.key for job in graph.work if job.key in keys]
 
 
 def forget_waiting(graph: Graph, keys: Iterable[str]) -> None:
     """Takes cancelled jobs out of those that wait."""
     path = graph.leaderboard.folder / WAITING
     note = read_waiting(path.parent)
-    remaining = sorted(set(note.get("keys") or []) - set(keys))
+    gone = set(keys)
+    remaining = [key for key in note.get("keys") or [] if key not in gone]
     if remaining:
         write_json(path, {**note, "keys": remaining})
     else:

@@ -6,6 +6,7 @@ The pickle that submitit loads holds a `Task` and nothing of the progress.
 """
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -15,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from slurm.attempts import LEADERBOARD_STATE, note_attempt, note_end
 from slurm.scratch import use_scratch
-from slurm.slurm_command import DISTRIBUTED, SlurmUnavailable, ask
+from slurm.slurm_command import DISTRIBUTED, TRANSIENT, SlurmUnavailable, ask
 from slurm.stages import LEADERBOARD, Task, run_task
 from whitebench.errors import INTERRUPTED, Interrupted, UserError
 from whitebench.files import write_json
@@ -37,6 +38,10 @@ EARLY_S = 90.0
 """SLURM may send its warning up to a minute early."""
 PARENTS_S = 60.0
 """How long a network file system may take to show what another node has written."""
+REQUEUE_PATIENCE_S = 900.0
+MOST_REFUSALS = 3
+"""After which SLURM's refusal to queue a job again is taken as meant."""
+PREEMPTED_STATES = ("COMPLETING", "PREEMPTED")
 PARENT_MISSING = 76
 """Exit code of a job whose needs are not done: not a failure of its own."""
 
@@ -145,19 +150,26 @@ def interruptible() -> Iterator[None]:
 
 
 def requeue(job: str) -> bool:
-    """Puts a running job back into the queue; False where SLURM does not answer, after several tries.
+    """Puts a running job back into the queue; False where SLURM refuses, or does not answer for a long time.
+
+    A job that is not queued again is lost until the next launch, so that it is worth waiting for a controller that is
+    being restarted. Meanwhile SLURM does not end the job either, since its controller would have to say so.
 
     Args:
         job: of an array's task `<array>_<index>`: SLURM_JOB_ID of the last task stands for the whole array.
     """
-    for pause in (2.0, 5.0, 0.0):
+    end, pause, refusals = time.monotonic() + REQUEUE_PATIENCE_S, 2.0, 0
+    while True:
         try:
             ask("scontrol", "requeue", job, timeout=30.0)
             return True
         except SlurmUnavailable as error:
             print(f"job {job} cannot be queued again: {error}", flush=True)
-            time.sleep(pause)
-    return False
+            refusals += not TRANSIENT.search(str(error))
+        if refusals == MOST_REFUSALS or time.monotonic() >= end:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 30.0)
 
 
 def runs_on(job: str) -> bool:
@@ -165,9 +177,22 @@ def runs_on(job: str) -> bool:
     return _queue_field(job, "%T") in (None, "RUNNING")
 
 
-def ran_out_of_time(job: str) -> bool:
-    """Whether SLURM is ending the job because its time limit has come."""
-    return _queue_field(job, "%r") == "TimeLimit"
+Ending = Literal["", "time limit", "preemption"]
+
+
+def ended_by_slurm(job: str) -> Ending:
+    """Why SLURM is ending the job, where it is for no fault of the job's and by no wish of the user's.
+
+    With PreemptMode=CANCEL a preempted job looks as if it was cancelled, but for the time of its preemption.
+    """
+    if _queue_field(job, "%r") == "TimeLimit":
+        return "time limit"
+    try:
+        fields = dict(re.findall(r"(\w+)=(\S*)", ask("scontrol", "show", "job", "-o", job, timeout=30.0))[::-1])
+    except SlurmUnavailable:
+        return ""
+    state, preempted, started = (fields.get(name, "") for name in ("JobState", "PreemptTime", "StartTime"))
+    return "preemption" if state in PREEMPTED_STATES and preempted[:1].isdigit() and preempted >= started else ""
 
 
 def _queue_field(job: str, field_format: str) -> str | None:

@@ -13,7 +13,7 @@ from slurm.attempts import ATTEMPTS
 from slurm.exit_codes import explain
 from slurm.requeue import MAX_KILLS_WITHOUT_PROGRESS, main, should_requeue
 from slurm.stages import Task
-from slurm.worker import PARENT_MISSING, Worker
+from slurm.worker import MAX_PREEMPTIONS_WITHOUT_PROGRESS, PARENT_MISSING, Worker
 from whitebench.files import write_json
 from whitebench.records import Record, read_record
 
@@ -24,7 +24,7 @@ TASK = Task("linear", "sample/intl", id="intl-s0-0123456789ab", cell={"recipe": 
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WHITEBENCH_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(requeue, "runs_on", lambda job: True)
-    monkeypatch.setattr(requeue, "ran_out_of_time", lambda job: False)
+    monkeypatch.setattr(requeue, "ended_by_slurm", lambda job: "")
     return tmp_path / "runs"
 
 
@@ -63,12 +63,50 @@ def test_a_job_whose_time_limit_came_too_early_returns_until_it_gets_no_further(
 ) -> None:
     leave("interrupted")
     monkeypatch.setattr(requeue, "runs_on", lambda job: False)
-    monkeypatch.setattr(requeue, "ran_out_of_time", lambda job: True)
+    monkeypatch.setattr(requeue, "ended_by_slurm", lambda job: "time limit")
     told = [should_requeue(TASK, code, None, "12", "the-log") for _ in range(MAX_KILLS_WITHOUT_PROGRESS + 1)]
     assert told == [True] * MAX_KILLS_WITHOUT_PROGRESS + [False]
     record = read_record(TASK.folder)
     assert record is not None
     assert "time limit ends before it saves: more hours, or signal_delay_s" in (record.error or "")
+
+
+def test_a_job_that_is_preempted_by_cancelling_it_returns_until_it_gets_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leave("interrupted")
+    monkeypatch.setattr(requeue, "runs_on", lambda job: False)
+    monkeypatch.setattr(requeue, "ended_by_slurm", lambda job: "preemption")
+    allowed = MAX_PREEMPTIONS_WITHOUT_PROGRESS
+    returns = [should_requeue(TASK, None, None, "12", "the-log") for _ in range(allowed + 1)]
+    assert returns == [True] * allowed + [False]
+    record = read_record(TASK.folder)
+    assert record is not None
+    assert record.error == f"preempted {allowed + 1} times in a row without any progress"
+
+
+RECORD = (
+    "JobId=12 JobState={} Reason=None StartTime=2026-11-25T20:16:49 EndTime=x PreemptTime={} Comment=JobState=PENDING"
+)
+
+
+@pytest.mark.parametrize(
+    ("reason", "record", "ending"),
+    [
+        ("TimeLimit", "", "time limit"),
+        ("None", RECORD.format("COMPLETING", "2026-11-25T20:16:53"), "preemption"),
+        ("None", RECORD.format("PREEMPTED", "2026-11-25T20:16:53"), "preemption"),
+        ("None", RECORD.format("COMPLETING", "None"), ""),  # by scancel
+        ("None", RECORD.format("COMPLETING", "2026-11-25T20:11:00"), ""),  # of an earlier start
+        ("None", RECORD.format("RUNNING", "2026-11-25T20:16:53"), ""),
+        ("None", "", ""),
+    ],
+)
+def test_what_slurm_ends_by_itself_is_told_from_what_was_cancelled(
+    reason: str, record: str, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "ask", lambda *command, timeout: reason if command[0] == "squeue" else record)
+    assert worker.ended_by_slurm("12") == ending
 
 
 def test_a_job_that_is_ended_for_another_reason_than_its_time_limit_is_left_alone() -> None:

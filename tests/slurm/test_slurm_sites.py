@@ -20,6 +20,8 @@ from whitebench.errors import UserError
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 LAUNCH = [sys.executable, str(ROOT / "slurm" / "launch_sweep.py")]
 NODES = ("wb1", "wb2")
+CANCELS = "PartitionName=cancel Nodes=ALL PriorityTier=1 PreemptMode=CANCEL GraceTime=0 DefaultTime=5 MaxTime=60"
+"""A partition whose jobs are preempted by cancelling them, at once."""
 ONE = {"pretrain": {"function": "count"}}
 TWO = {**ONE, "linear": {"function": "count"}}
 
@@ -27,7 +29,7 @@ TWO = {**ONE, "linear": {"function": "count"}}
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     try:
-        with own_cluster():
+        with own_cluster(settings=CANCELS):
             yield
     except NoCluster as reason:
         pytest.skip(str(reason))
@@ -158,6 +160,20 @@ def test_set_e_in_the_setup_does_not_keep_a_killed_job_from_coming_back(place: P
     launch(sweep, "--cluster", site)
     wait_until(lambda: not queue())
     assert {stage: job["state"] for stage, job in jobs(launch, sweep).items()} == {"pretrain": "done", "linear": "done"}
+
+
+def test_a_job_that_is_preempted_by_cancelling_it_comes_back_and_what_needs_it_goes_on(
+    place: Path, launch: Any
+) -> None:
+    holding = {"pretrain": {"function": "count", "options": {"to": 6, "hold": 4}}, "linear": {"function": "count"}}
+    sweep = write_sweep(place, holding, seeds=1)
+    launch(sweep, "--cluster", preset(place, "site", partition="cancel"))
+    wait_until(lambda: [path.read_text() for path in (place / "runs" / "pretrain").glob("*/count")] == ["4"])
+    urgent = ["sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", "--output=/dev/null"]
+    subprocess.run(urgent, check=True)
+    wait_until(lambda: not queue())
+    assert [line["from"] for line in log(place) if "from" in line] == [0, 4, 0]
+    assert {job["state"] for job in jobs(launch, sweep).values()} == {"done"}
 
 
 def test_nothing_of_the_launching_shell_reaches_the_jobs(
