@@ -1,4 +1,4 @@
-"""A sweep of 10,000 cells on a simulated cluster of a thousand nodes: is anything lost, is anything run twice?
+"""A sweep of 10,000 cells on a simulated cluster of a thousand nodes: whether anything is lost or run twice.
 
 python benchmarks/cluster_sim.py [--cells 10000] [--jobs 2] [--seed 0] [--hidden-limits] [--work DIR]
 
