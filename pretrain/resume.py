@@ -25,8 +25,11 @@ def save(folder: Path, state: dict[str, Any]) -> None:
             _write(state, file)
             file.flush()
             os.fsync(file.fileno())
-        current = _whole(folder / CHECKPOINT, _hashes(folder))
-        write_atomically(folder / CHECKPOINT_HASHES, "\n".join([file_hash(fresh), *current]).encode())
+        hashes = _hashes(folder)
+        current = _whole(folder / CHECKPOINT, hashes)
+        # A run that was killed between the two renames below has left only the previous file.
+        intact = current or _whole(folder / PREVIOUS, hashes)
+        write_atomically(folder / CHECKPOINT_HASHES, "\n".join([file_hash(fresh), *intact]).encode())
         if current:
             os.replace(folder / CHECKPOINT, folder / PREVIOUS)
         os.replace(fresh, folder / CHECKPOINT)

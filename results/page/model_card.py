@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from pretrain.architectures import timm_architecture
 from results.leaderboards.console import TITLES
 from results.leaderboards.leaderboard import Tables
 from results.leaderboards.repeat_command import repeat
@@ -53,9 +54,31 @@ def model_card(record: Record, evaluations: Sequence[Record], tables: Tables) ->
     return f"---\n{_front(record, evaluations)}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
+TIMM_CODE = """\
+import json, timm
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+with safe_open("backbone.safetensors", "pt") as file:
+    stated = json.loads(file.metadata()["whitebench"])
+name = stated["architecture"].removeprefix("timm:")
+network = timm.create_model(name, num_classes=0, **stated["options"])
+network.load_state_dict(load_file("backbone.safetensors"))
+network.eval()
+"""
+"""Python that loads a backbone of timm, as its file states it."""
+
+
+def library(record: Record) -> str:
+    """The package that builds the backbone."""
+    return "timm" if timm_architecture(str(at(record.config, "network", "backbone"))) else "torchvision"
+
+
 def loading(record: Record) -> str:
-    """Python that loads the weights with torch, torchvision and safetensors alone."""
+    """Python that loads the weights with torch, torchvision or timm, and safetensors alone."""
     arch, stem = at(record.config, "network", "backbone"), str(at(record.config, "network", "stem"))
+    if library(record) == "timm":
+        return TIMM_CODE
     return (
         "import torch, torchvision\n"
         "from safetensors.torch import load_file\n\n"
@@ -82,7 +105,7 @@ def _front(record: Record, evaluations: Sequence[Record]) -> str:
         for evaluation in evaluations
     ]
     front = {
-        "library_name": "torchvision",
+        "library_name": library(record),
         "pipeline_tag": "image-feature-extraction",
         "tags": ["self-supervised", "whitebench", str(method), str(arch)],
         "datasets": [str(at(record.config, "data", "dataset"))],
@@ -94,12 +117,13 @@ def _front(record: Record, evaluations: Sequence[Record]) -> str:
 
 def _what(record: Record) -> str:
     config = record.config
+    stem = f" (stem: {at(config, 'network', 'stem')})" if library(record) == "torchvision" else ""
     return (
-        f"A {at(config, 'network', 'backbone')} (stem: {at(config, 'network', 'stem')}) pretrained by "
+        f"A {at(config, 'network', 'backbone')}{stem} pretrained by "
         f"`{at(config, 'method', 'name')}` on {at(config, 'data', 'dataset')}: "
         f"{at(config, 'schedule', 'epochs')} epochs, batch {config.get('batch')}, "
         f"views {views_text(at(config, 'data', 'views'))}. "
-        "Backbone alone, without projector or classifier; torchvision's names. Made by Whitebench."
+        f"Backbone alone, without projector or classifier; {library(record)}'s names. Made by Whitebench."
     )
 
 

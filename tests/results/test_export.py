@@ -81,6 +81,35 @@ def test_the_cards_code_loads_the_weights(
     assert torch.equal(names["network"](images), ours(images))
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch8", "timm:resnet18"])
+def test_the_cards_code_loads_a_network_of_timm(
+    records: Records, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from pretrain.architectures import timm_architecture
+    from pretrain.checkpoint import write_backbone
+    from pretrain.networks import build_encoder
+    from pretrain.recipe import Network
+
+    encoder = build_encoder(Network(backbone=name), [32]).eval()
+    config = {"network": {"backbone": name, "stem": "imagenet"}}
+    folder = records.root / "pretrain" / records.pretrain("intl", 0, config=config)
+    architecture = timm_architecture(name)
+    stated = {"arch": architecture, "architecture": architecture, "options": encoder.options}
+    write_backbone(folder / "backbone.safetensors", encoder.backbone.state_dict(), stated)
+    sha = file_hash(folder / "backbone.safetensors")
+    records.pretrain("intl", 0, config=config, artifacts={"backbone": {"sha256": sha}})
+    bundle = export(folder.name, [records.root], tmp_path / "out")
+    card = (bundle / "README.md").read_text()
+    assert "library_name: timm" in card
+    monkeypatch.chdir(bundle)
+    names: dict[str, Any] = {}
+    exec(card.split("```python\n")[1].split("```")[0], names)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(names["network"](images), encoder.backbone(images))
+
+
 def test_what_cannot_be_exported_is_said(records: Records, tmp_path: Path) -> None:
     folder = _pretrained(records)
     for damage, said in (
