@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from slurm.sweep import Sweep
 
 ASSUMED_CARD = "h100"
-MOST_NETWORKS = 6
-"""A dry run of 10,000 cells answers in seconds."""
+MOST_NETWORKS, MOST_POINTS = 6, 100
+MOST_CELLS = 2000
+"""Beyond it a dry run estimates nothing and stays within its seconds and memory: counting needs torchvision."""
 MOST_ROWS = 24
 
 
@@ -24,13 +25,15 @@ def cost_preview(graph: "Graph", sweep: "Sweep", todo: set[str]) -> list[str]:
     """Lines of text; one that says why where nothing can be estimated."""
     if not todo:
         return ["estimated: nothing to run"]
+    if len(graph.cells()) > MOST_CELLS:
+        return [f"estimated: not for more than {MOST_CELLS:,} cells; `whitebench plan --sweep` does"]
     gpus = {job.resources.gpu_type for job in graph.work if job.resources.gpus}
     named = sorted(gpus - {""})
     card = named[0] if named else ASSUMED_CARD if gpus else "cpu"
     names = {str(cell): point_name(cell.recipe, cell.point) for cell in cells(sweep)}
     jobs = Counter((names[job.cell], job.column.partition(":")[0]) for job in graph.work if job.key in todo)
     try:
-        plan = sweep_cost(sweep, _host(card), todo=jobs, most_networks=MOST_NETWORKS)
+        plan = sweep_cost(sweep, _host(card), todo=jobs, most_networks=MOST_NETWORKS, most_points=MOST_POINTS)
     except UserError as error:
         return [f"estimated: not possible: {error}"]
     return [*_head(plan, named, bool(gpus)), *sweep_rows(plan, MOST_ROWS)]

@@ -21,6 +21,8 @@ FREE = frozenset({"convert", "leaderboard"})
 """Stages of minutes, without a GPU."""
 MOST_NETWORKS = 64
 """Different networks of which a sweep is estimated; each takes about a second to count."""
+MOST_POINTS = 2000
+"""Recipes, at points of the grid, that are read; a hundred take a second."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,15 @@ def sweep_cost(
     images: int | None = None,
     todo: Mapping[tuple[str, str], int] | None = None,
     most_networks: int = MOST_NETWORKS,
+    most_points: int = MOST_POINTS,
 ) -> SweepCost:
     """Every stage of a sweep; stages ask for GPUs as the sweep says, pretrainings else for their recipe's world size.
 
     Args:
         hardware: of its numbers only card, cores, network and disk count; cores are those of a node.
         todo: by (`point_name`, stage), how many jobs are still to be run; None: all.
-        most_networks: how many different trainings are counted; what is beyond is named as not estimated.
+        most_networks, most_points: how many different networks are counted, and settings read; what is beyond is
+            named as not estimated.
     Raises:
         UserError: a recipe that cannot work.
     """
@@ -105,7 +109,10 @@ def sweep_cost(
         points.setdefault(point_name(cell.recipe, cell.point), []).append(cell)
     rows, errors, networks = [], [], set[str]()
     skipped = 0
-    for name, alike in points.items():
+    for number, (name, alike) in enumerate(points.items()):
+        if number >= most_points:
+            skipped += len(points) - number
+            break
         recipe = _recipe(alike[0])
         networks.add(work_key(recipe, recipe.batch))
         if len(networks) > most_networks:
@@ -122,7 +129,9 @@ def sweep_cost(
             except UserError as error:
                 errors.append(str(error))
     if skipped:
-        errors.append(f"{skipped} of {len(points)} settings, with more than {most_networks} different networks")
+        errors.append(
+            f"{skipped} of {len(points)} settings: over {most_networks} different networks or {most_points} settings"
+        )
     return SweepCost(sweep.name, hardware, tuple(rows), tuple(dict.fromkeys(errors)))
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from slurm.batch_script import batch_script
 from slurm.clusters import Preset, Share, load_preset
+from slurm.cost import preview as preview_module
 from slurm.cost.preview import cost_preview
 from slurm.graph import PLAN, Graph, Job, Resources, graph_from_plan
 from slurm.job_state import JobState
@@ -488,6 +489,13 @@ def test_a_dry_run_estimates_what_is_to_be_run(load: Any) -> None:
     assert "in all 2 jobs" in everything
     assert "in all 1 jobs" in "\n".join(cost_preview(graph, sweep, {graph.work[0].key}))
     assert cost_preview(graph, sweep, set()) == ["estimated: nothing to run"]
+
+
+def test_a_dry_run_of_very_many_cells_estimates_nothing(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preview_module, "MOST_CELLS", 1)
+    sweep = load({"recipes": ["sample/intl"], "seeds": [0, 1]})
+    graph = graph_of(sweep)
+    assert "`whitebench plan --sweep` does" in cost_preview(graph, sweep, set(graph.jobs))[0]
 
 
 def test_a_dry_run_tells_jobs_resources_and_calls_of_sbatch(load: Any) -> None:
