@@ -170,6 +170,7 @@ def _trained(name: str, precision: str, device: str, tiny: bool, stop: int | Non
     }
     overrides |= {"schedule.warmup_iterations": 0, "schedule.steps": []}
     overrides |= {"method.groups": 2, "method.window": 16} if name == "cwrgp" else {}
+    overrides |= {"data.views.0.size": 16} if tiny else {}
     recipe = load(f"sample/{name}", overrides)
     step = _new_step(recipe, device)
     for number in range(6):
