@@ -9,7 +9,7 @@ COMMANDS = [
     ["-m", "pretrain"],
     *(["-m", "pretrain.data", *more] for more in ([], ["write"], ["subset"], ["verify"], ["show"], ["sample"])),
     *(["-m", "pretrain.data", command] for command in ("preflight", "measure")),
-    *(["-m", "pretrain.evaluate", *more] for more in ([], ["linear"], ["knn"], ["semi"])),
+    *(["-m", "pretrain.evaluate", *more] for more in ([], ["linear"], ["finetune"], ["robust"])),
     ["-m", "pretrain.diagnostics"],
     ["transfer/coco_det.py"],
     ["slurm/launch_sweep.py"],

@@ -15,10 +15,13 @@ from pretrain.evaluate import __main__ as command
 from pretrain.evaluate import fewshot, retrieval, robust, voc07
 from pretrain.evaluate.image_files import read_image
 from pretrain.evaluate.protocols import SVM, FewShot, find_protocol
+from pretrain.evaluate.stage import plan
+from pretrain.evaluate.target import Options, Target
 from results.leaderboards.collect import collect
 from results.leaderboards.leaderboard import tabulate
 from tests.support.evaluation_sets import (
     encoder,
+    image,
     image_folder,
     retrieval_folder,
     shifted_folder,
@@ -255,14 +258,24 @@ def test_a_grid_selects_on_training_images(data: Path, evaluate: Evaluate) -> No
 def test_labels_may_come_from_another_dataset_than_the_pretraining(
     data: Path, tmp_path: Path, evaluate: Evaluate
 ) -> None:
-    """STL-10's way: `evaluation.dataset` names the labelled images."""
-    from pretrain.checkpoint import read_backbone
-    from pretrain.evaluate.target import Target
+    """STL-10's way: pretrained on unlabelled images, `evaluation.dataset` names the labelled ones."""
+    from pretrain.data.betons.write import write_dataset
     from pretrain.recipe import load
+    from pretrain.train import train
 
+    for number in range(12):
+        image(data / "unlabelled" / f"{number}.png", number % 3, number)
     image_folder(data / "labelled", CLASSES)
-    recipe = load("sample/intl", {"data.dataset": "shapes", "evaluation.dataset": "labelled", "evaluation.crop": 16})
-    assert Target.of_recipe(recipe, "parent").dataset == "labelled"
-    evaluate("knn", "--datasets", "labelled")
-    target = Target.of_backbone(read_backbone(tmp_path / "encoder-0.safetensors"), None, None, None)
-    assert target.dataset == "shapes"
+    for name in ("unlabelled", "labelled"):
+        write_dataset(data / name, data / name)
+    settings = {"data.dataset": "unlabelled", "evaluation.dataset": "labelled", "data.views.0.size": 32, "batch": 6}
+    recipe = load("sample/random", settings)
+    record = train(recipe)
+    assert record is not None
+    (found,) = evaluate("knn", ckpt=tmp_path / "runs" / "pretrain" / record.id)
+    assert (found.config["dataset"], found.cell["dataset"]) == ("labelled", "labelled")
+    assert found.parents == [record.id]
+    planned = Target.of_recipe(recipe, record.id)
+    assert plan("knn", planned, Options("cosine-20")) == found.id
+    with pytest.raises(UserError, match="dataset 'unlabelled' has no "):
+        evaluate("knn", "--dataset", "unlabelled", ckpt=tmp_path / "runs" / "pretrain" / record.id)
