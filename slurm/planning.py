@@ -89,6 +89,26 @@ class PlannedCell:
     described: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Variant:
+    """One of the jobs (or one per seed) that a stage of a cell becomes."""
+
+    stage: str
+    dataset: str | None
+    """Of `datasets`, where the sweep names several for the stage."""
+    epoch: int | None
+    """Of a backbone that the pretraining keeps; None: its last."""
+
+    def __str__(self) -> str:
+        return "@".join(str(part) for part in (self.stage, self.dataset, self.epoch) if part is not None)
+
+    def options(self, spec: StageSpec) -> dict[str, Any]:
+        """The stage's, for this variant."""
+        own = {"dataset": self.dataset, "epoch": self.epoch}
+        shared = {key: value for key, value in spec.options.items() if key != "datasets" or spec.function}
+        return {**shared, **{key: value for key, value in own.items() if value is not None}}
+
+
 class Planner:
     def __init__(self, sweep: Sweep, preset: Preset) -> None:
         self.sweep, self.preset = sweep, preset
@@ -112,17 +132,21 @@ class Planner:
                     f"sweep {self.sweep.name}: {name} needs {missing[0]}, which is not run for {cell.recipe}"
                 )
             parents = [job for need in needs for job in jobs_by_stage[need]]
-            jobs_by_stage[name] = [self._job(planned, name, seed, parents) for seed in spec.seeds or (None,)]
-            yield from jobs_by_stage[name]
-            for epoch in self._kept_epochs(planned.recipe, name):
-                yield from (self._job(planned, name, seed, parents, epoch) for seed in spec.seeds or (None,))
+            variants = list(self._variants(planned.recipe, name))
+            made = {v: [self._job(planned, v, seed, parents) for seed in spec.seeds or (None,)] for v in variants}
+            jobs_by_stage[name] = [job for variant, jobs in made.items() if variant.epoch is None for job in jobs]
+            yield from (job for jobs in made.values() for job in jobs)
 
-    def _kept_epochs(self, recipe: Recipe, name: str) -> list[int]:
-        """After which epochs the stage evaluates a backbone that the pretraining keeps."""
+    def _variants(self, recipe: Recipe, name: str) -> Iterator[Variant]:
+        """A stage once, or once per dataset, and for each backbone that the pretraining keeps."""
         spec = self.specs[name]
-        if spec.function or (spec.stage or name) not in DURING_TRAINING or "epoch" in spec.options:
-            return []
-        return kept_epochs(recipe.schedule.epochs, recipe.machine.keep_every)
+        sets = None if spec.function else spec.options.get("datasets")
+        if sets is not None and not (isinstance(sets, list) and sets and all(isinstance(one, str) for one in sets)):
+            raise UserError(f"sweep {self.sweep.name}: stages.{name}.datasets: not a list of names: {sets!r}")
+        during = not spec.function and (spec.stage or name) in DURING_TRAINING and "epoch" not in spec.options
+        kept = kept_epochs(recipe.schedule.epochs, recipe.machine.keep_every) if during else []
+        for epoch in (None, *kept):
+            yield from (Variant(name, dataset, epoch) for dataset in sets or (None,))
 
     def leaderboard(self, needs: tuple[str, ...]) -> Job:
         spec = self.sweep.stages.get(LEADERBOARD) or StageSpec()
@@ -168,8 +192,8 @@ class Planner:
             self._recipes[key] = load_recipe(Task("pretrain", cell.recipe, cell.overrides))
         return replace(self._recipes[key], seed=cell.seed)
 
-    def _job(self, cell: PlannedCell, name: str, seed: int | None, parents: list[Job], epoch: int | None = None) -> Job:
-        """`epoch`: of a backbone that was kept during training; None: the stage's usual one."""
+    def _job(self, cell: PlannedCell, variant: Variant, seed: int | None, parents: list[Job]) -> Job:
+        name = variant.stage
         spec, recipe = self.specs[name], cell.recipe
         stage = spec.stage or name
         processes = _processes(name, spec, recipe)
@@ -183,7 +207,7 @@ class Planner:
             device="cuda" if resources.gpus else "cpu",
             parents={**ancestors, **{job.column: job.task.id for job in parents}},
             seed=seed,
-            options=spec.options if epoch is None else {**spec.options, "epoch": epoch},
+            options=variant.options(spec),
             function=spec.function,
             cell=cell.described,
             setting=cell.setting,
@@ -191,8 +215,7 @@ class Planner:
         plan = find_stage(task).plan
         assert plan is not None, "stages of cells have ids"
         task = replace(task, id=plan(task, recipe))
-        column = name if epoch is None else f"{name}@{epoch}"
-        column = f"{column}:{seed}" if len(spec.seeds or ()) > 1 else column
+        column = f"{variant}:{seed}" if len(spec.seeds or ()) > 1 else str(variant)
         return Job(f"{stage}/{task.id}", column, cell.name, tuple(job.key for job in parents), resources, task)
 
     def _resources(self, name: str, spec: StageSpec, processes: int, threads: int, where: str) -> Resources:

@@ -195,7 +195,17 @@ OPTIONS_OF = {
 
 
 def _evaluation_options(stage: str) -> set[str]:
-    return {"protocol", "threads", "workers", "loader", "world_size", "dataset", "epoch", *OPTIONS_OF[stage]}
+    return {
+        "protocol",
+        "threads",
+        "workers",
+        "loader",
+        "world_size",
+        "dataset",
+        "datasets",
+        "epoch",
+        *OPTIONS_OF[stage],
+    }
 
 
 def _plan_convert(task: Task, recipe: "Recipe") -> str:

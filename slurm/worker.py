@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from slurm.attempts import LEADERBOARD_STATE, note_attempt, note_end
+from slurm.kept_releases import releasing_kept
 from slurm.scratch import use_scratch
 from slurm.slurm_command import DISTRIBUTED, TRANSIENT, SlurmUnavailable, ask
 from slurm.stages import LEADERBOARD, Task, run_task
@@ -65,7 +66,7 @@ class Worker:
         _require_parents(self.task)
         _let_predecessor_end(self.task.folder)
         try:
-            with interruptible():
+            with interruptible(), releasing_kept(self.task, enabled=_on_slurm() and not _rank()):
                 use_scratch(self.task)
                 run_task(self.task)
             leave_leaderboard_state(self.task, "done")
@@ -214,12 +215,22 @@ def parents_done(task: Task) -> bool:
     return all(record is not None and record.status == "done" for record in records)
 
 
+def _on_slurm() -> bool:
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+
+def _backbone_is_kept(task: Task) -> bool:
+    """Whether the task is of a backbone that its pretraining has kept already."""
+    kept = task.kept_backbone
+    return kept is not None and kept.exists()
+
+
 def _require_parents(task: Task) -> None:
     """SLURM forgets jobs, and then drops the dependency on one that failed: its dependants start nevertheless."""
-    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+    if not _on_slurm():
         return
     end = time.monotonic() + PARENTS_S
-    while not parents_done(task):
+    while not (parents_done(task) or _backbone_is_kept(task)):
         if time.monotonic() > end:
             print("a run that this one builds on is not done; nothing was run", flush=True)
             sys.exit(PARENT_MISSING)

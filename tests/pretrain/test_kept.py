@@ -63,3 +63,17 @@ def test_a_sweep_evaluates_kept_backbones(places: Path, tmp_path: Path) -> None:
     assert jobs["knn@2"].task.kept_backbone == pretraining.folder / kept_name(2)
     assert jobs["knn"].task.kept_backbone is None
     assert len({job.key for job in jobs.values()}) == len(jobs)
+
+
+def test_a_stage_of_a_sweep_may_have_several_datasets(places: Path, tmp_path: Path) -> None:
+    sweep = tmp_path / "sets.yaml"
+    text = "recipes: [sample/random]\noverrides: {data.dataset: tiny}\nstages: {linear: {datasets: [tiny, sample]}}\n"
+    sweep.write_text(text)
+    graph = build_graph(load_sweep(str(sweep), [], []), Preset(kind="local"))
+    assert {job.column: job.task.options for job in graph.work if job.stage == "linear"} == {
+        "linear@tiny": {"dataset": "tiny"},
+        "linear@sample": {"dataset": "sample"},
+    }
+    sweep.write_text(text.replace("[tiny, sample]", "tiny"))
+    with pytest.raises(UserError, match="datasets: not a list of names: 'tiny'"):
+        build_graph(load_sweep(str(sweep), [], []), Preset(kind="local"))
