@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torchvision.models import get_model
@@ -249,16 +250,44 @@ def test_two_processes_end_with_ap_and_go_on_where_they_were_stopped(ckpt: Path,
     assert 0 <= record["metrics"]["box_AP"] <= 100
 
 
-def test_frozen_backbone_ends_as_it_was_pretrained(converted: Path, coco: Path, tmp_path: Path) -> None:
+def test_frozen_backbone_ends_as_it_was_pretrained(converted: Path, coco: Path) -> None:
+    """Weights and statistics, bit by bit; what is new is trained."""
     from transfer.convert import read_d2
 
-    own = tmp_path / "own-frozen.yaml"
-    own.write_text("extends: sample\nfrozen: true\ndetectron2: {MODEL: {BACKBONE: {FREEZE_AT: 5}}}\n")
-    trained = weights(detect(converted, tiny(coco, protocol=str(own))))
+    trained = weights(detect(converted, tiny(coco, protocol="sample-frozen")))
     pretrained = read_d2(converted / "d2.pkl").tensors
     assert len(pretrained) == 100
     for name, array in pretrained.items():
         assert torch.equal(trained[f"backbone.bottom_up.{name}"], torch.from_numpy(array)), name
+    assert float(trained["backbone.fpn_output2.norm.bias"].abs().max()) > 0  # starts at zero
+
+
+@pytest.mark.parametrize("name", ["c4-1x-frozen", "fpn-1x-frozen", "r18-fpn-1x-frozen"])
+def test_no_gradient_and_no_statistic_reaches_a_frozen_resnet(name: str) -> None:
+    from detectron2.modeling import build_model
+    from detectron2.structures import Boxes, Instances, PolygonMasks
+    from detectron2.utils.events import EventStorage
+
+    from transfer.convert import Converted
+    from transfer.protocol import build_cfg, load_protocol, resolve
+
+    protocol = load_protocol(name)
+    content = Converted({}, {**METADATA, "arch": protocol.backbones[0], "parent": "x"})
+    model = build_model(build_cfg(protocol, resolve(protocol, image_size=64), content, classes=2)).train()
+    parts = [model.backbone, model.roi_heads.res5] if name.startswith("c4") else [model.backbone.bottom_up]
+    before = [{key: tensor.clone() for key, tensor in part.state_dict().items()} for part in parts]
+    truth = Instances((64, 64))
+    truth.gt_boxes, truth.gt_classes = Boxes(torch.tensor([[4.0, 4.0, 40.0, 40.0]])), torch.tensor([1])
+    truth.gt_masks = PolygonMasks([[np.array([4.0, 4, 40, 4, 40, 40])]])
+    with EventStorage():
+        losses = model([{"image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), "instances": truth}])
+    sum(losses.values()).backward()
+    for part, state in zip(parts, before):
+        new = {key for key in state if name.startswith("c4") and key.startswith("norm.")}  # trained, after res5
+        assert all(torch.equal(part.state_dict()[key], state[key]) for key in state.keys() - new)
+        named = dict(part.named_parameters())
+        assert all(named[key].grad is None for key in named.keys() - new)
+    assert any(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_finished_run_is_not_repeated(converted: Path, coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
