@@ -14,7 +14,10 @@ SNAPSHOT = "snapshot.json"
 """In a copy of the code for queued jobs: its hash, its commit, and whether it differs from the commit."""
 CPUINFO = Path("/proc/cpuinfo")
 FAMILY_KEYS = ("cpu family", "model")
-VERSIONED = ("torch", "torchvision", "numpy", "ffcv", "sal-detectron2", "detectron2", "submitit", "pandas")
+VERSIONED = (
+    "torch", "torchvision", "timm", "numpy", "ffcv", "sal-detectron2", "detectron2", "pycocotools", "lvis",
+    "cityscapesscripts", "submitit", "pandas",
+)  # fmt: skip
 
 
 def environment() -> dict[str, Any]:
