@@ -244,6 +244,7 @@ def _checked_split(
 ) -> CocoSplit:
     if is_lvis(raw):
         as_coco(files.annotations, raw)
+        masks = True  # Detectron2's reader takes them, whether they are trained or not
         if order is not None:
             order = None if list(order) == category_names(raw) else order
     content = check_content(files.annotations, raw, masks, skip, order)

@@ -37,12 +37,15 @@ def as_coco(path: Path, raw: dict[str, Any]) -> None:
     """Checks what LVIS needs and adds, in place, what COCO's checks look for: file_name and iscrowd.
 
     Raises:
-        UserError: an image without a file's name, or without a list that evaluation needs; a category id in those lists
-            that does not exist; categories without a frequency, or whose ids are not 1 to their number.
+        UserError: an annotation without polygons; an image without a file's name, or without a list that evaluation
+            needs; a category id in those lists that does not exist; categories without a frequency, or whose ids are
+            not 1 to their number.
     """
     ids = _category_ids(path, raw)
     for image in _entries(raw, "images"):
         name = ascii_text(image.get("id"))
+        if not isinstance(image.get("id"), int):
+            raise UserError(f"{path}: an image has the id {name}; LVIS's are whole numbers")
         if not isinstance(image.get("coco_url"), str) and isinstance(image.get("file_name"), str):
             image["coco_url"] = LOCAL + image["file_name"]  # which Detectron2 reads
         image["file_name"] = _file_name(image)
@@ -57,6 +60,10 @@ def as_coco(path: Path, raw: dict[str, Any]) -> None:
                 raise UserError(f"{path}: image {name} names an unknown category {ascii_text(unknown)} in '{key}'")
     for item in _entries(raw, "annotations"):
         item.setdefault("iscrowd", 0)
+        if not isinstance(item.get("segmentation"), list):
+            raise UserError(
+                f"{path}: annotation {ascii_text(item.get('id'))} has no polygons, as LVIS's annotations have"
+            )
 
 
 def image_counts(raw: dict[str, Any]) -> list[int]:
@@ -80,6 +87,7 @@ def corrected_lvis(raw: dict[str, Any], corrected: dict[str, list[Entry]] | None
     categories = {item["id"]: item for item in raw["categories"]}
     return {
         **corrected,
+        "annotations": [{**item, **({"ignore": 1} if item["iscrowd"] else {})} for item in corrected["annotations"]],
         "images": [{**images[image["id"]], **image} for image in corrected["images"]],
         "categories": [categories[item["id"]] for item in corrected["categories"]],
     }

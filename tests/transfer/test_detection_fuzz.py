@@ -13,8 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.coco_folder import write_coco
+from tests.support.lvis_folder import write_lvis
 from tests.support.voc_folder import write_voc
-from transfer.coco_content import check_content
+from transfer.coco_content import CocoContent, check_content
+from transfer.lvis_content import as_coco, category_names, corrected_lvis, is_lvis
+from transfer.lvis_evaluation import lvis_api
 from transfer.voc_xml import evaluation_xml, parse_image
 from whitebench.errors import UserError
 
@@ -200,3 +203,48 @@ def test_many_voc_annotations_are_refused_or_read(
     data: st.DataObject, annotation: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     check_voc(data, annotation, tmp_path_factory.getbasetemp() / "fuzz-long.xml")
+
+
+@pytest.fixture(scope="module")
+def lvis_original(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(
+        (write_lvis(tmp_path_factory.mktemp("fuzz") / "lvis") / "lvis_v1_val.json").read_text()
+    )
+    return content
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_lvis_annotations_are_refused_or_evaluated(
+    data: st.DataObject, lvis_original: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("lvis", reason="the package lvis is not installed")
+    from detectron2.data.datasets import load_lvis_json
+
+    content, path = copy.deepcopy(lvis_original), tmp_path / "lvis.json"
+    for _ in range(data.draw(st.integers(1, 3))):
+        mutate(data, content)
+    path.write_text(json.dumps(content))
+    raw, skip = json.loads(path.read_bytes()), data.draw(st.booleans())
+    if not is_lvis(raw):
+        return
+
+    def check() -> CocoContent:
+        as_coco(path, raw)
+        return check_content(path, raw, True, skip, category_names(raw))
+
+    checked = checked_or_message(check)
+    if isinstance(checked, str):
+        assert_printable(checked)
+        return
+    replaced = corrected_lvis(raw, checked.corrected)
+    if replaced is not None:
+        path.write_text(json.dumps(replaced))
+    assert len(load_lvis_json(str(path), f"{tmp_path}/")) == len(checked.names)
+    api = lvis_api()
+    found = [
+        {"image_id": item["image_id"], "category_id": item["category_id"], "bbox": item["bbox"], "score": 0.5}
+        for item in json.loads(path.read_text())["annotations"]
+    ]
+    judged = api.LVISEval(str(path), found, "bbox")
+    judged.run()

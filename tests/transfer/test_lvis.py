@@ -76,6 +76,11 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "text as negative": (first_image(neg_category_ids=["3"]), "names an unknown category 3"),
     "no address": (drop("images", "coco_url"), "image 1 has neither 'coco_url' nor 'file_name'"),
     "no frequency": (drop("categories", "frequency"), "category red has the frequency None; LVIS's are r, c and f"),
+    "image id as text": (first_image(id="1"), "an image has the id 1; LVIS's are whole numbers"),
+    "run-length codes": (
+        lambda raw: raw["annotations"][0].update(segmentation={"size": [64, 64], "counts": "x"}),
+        "annotation 1 has no polygons",
+    ),
     "ids with a gap": (lambda raw: raw["categories"][2].update(id=7), "category ids are 1 to 3, each once"),
     "another size": (first_image(width=0), "image 1 has the impossible size"),
     "absent image": (first_image(coco_url="http://x/val2017/none.jpg"), "1 of 3 images are missing, e.g. val2017/none"),
