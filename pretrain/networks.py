@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pretrain.architectures import RESNETS, resnet_width, timm_architecture
 from pretrain.method import Encoder
 from pretrain.recipe import Network
+from pretrain.single_pixel_conv import skip_padding
 from pretrain.timm_networks import build_for_recipe, feature_width
 from pretrain.whitening_layer import Whitening
 from whitebench.errors import UserError, nearest
@@ -38,7 +39,7 @@ def build_backbone(
             nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     if stem.startswith("cifar"):
         network.maxpool = nn.Identity()
-    return network
+    return skip_padding(network)
 
 
 def build_projector(in_dim: int, network: Network) -> nn.Module:
