@@ -13,12 +13,10 @@ class SinglePixelConv2d(nn.Conv2d):
     """`nn.Conv2d` without bias, with the same parameters and, up to rounding, the same output and gradients."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, O, H', W']"""
+        """Convolves [B, C, H, W] to [B, O, H', W']."""
         rows, columns = (
-            self._taps(extent, kernel, stride, padding)
-            for extent, kernel, stride, padding in zip(
-                x.shape[-2:], self.kernel_size, self.stride, self.padding, strict=True
-            )
+            self._taps(x.shape[2 + axis], self.kernel_size[axis], self.stride[axis], int(self.padding[axis]))
+            for axis in (0, 1)
         )
         if rows is None or columns is None:
             return super().forward(x)

@@ -6,6 +6,7 @@ same bits on every machine: sums and products in float64, sums of whole numbers,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +20,16 @@ VAL_DIGITS = 36
 """Digits of each class that only validation pictures show (360 of 1,797)."""
 
 PICTURE_SIDE = 64
-DIGIT_SIDES = (44, 60)
-"""Least and greatest side of a digit's square in a classification picture, pixels."""
+PLAIN = 128
+"""Level (0..255) of all three channels of a plain background."""
 BACKGROUND_CELLS = 4
 """A soft background is a photo crop reduced to this many pixels per side and scaled up again."""
 BACKGROUND_CROPS = (64, 320)
 """Sides of the photo crop behind a digit, photo pixels."""
 BACKGROUND_FADE = 0.6
-"""How far a background is faded to its own mean colour: the digit, not the photo, has to tell pictures apart."""
-CONTRAST = 88.0
-"""Least difference in luma (0..255) between a digit's tint and what it covers."""
+"""How far such a background is faded to its own mean colour."""
+BACKGROUND_LEVELS = (48, 208)
+"""Levels of a gray background that each picture has of its own."""
 
 SCENE_SIDE = 160
 SCENE_OBJECTS = (2, 5)
@@ -45,10 +46,33 @@ MIN_VISIBLE = 0.2
 """Share of a digit's pixels that must stay visible; a later digit that would hide more is placed elsewhere."""
 
 LUMA = np.array([0.299, 0.587, 0.114])
+WHITE = np.array([235.0, 235.0, 235.0])
 
 Pixels = NDArray[np.uint8]
 Coverage = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What classification pictures have in common, and what each has of its own."""
+
+    background: Literal["plain", "gray", "photo"]
+    """plain: one gray for all pictures; gray: a level of its own for each; photo: a soft photo crop of its own."""
+    tint: Literal["white", "random"]
+    """Of the digit: one for all pictures, or one for each."""
+    contrast: float
+    """Least difference in luma (0..255) between a random tint and what it covers."""
+    sides: tuple[int, int]
+    """Least and greatest side of the digit's square, pixels."""
+    centred: bool
+    """The digit is in the middle; otherwise at a random position."""
+
+
+VERSION_1 = Style("photo", "random", contrast=88.0, sides=(44, 60), centred=False)
+"""The sample's first version, in which views of a picture could be matched without looking at the digit."""
+STYLE = Style("plain", "random", contrast=88.0, sides=(44, 60), centred=False)
+"""Pictures differ in their digit alone: its shape, tint, size and position."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +132,23 @@ def material() -> dict[str, Material]:
     }
 
 
-def picture(split: str, number: int, made_of: Material) -> Pixels:
-    """[64, 64, 3]: digit `number` of the split at a random position, size and tint on a soft background."""
+def picture(split: str, number: int, made_of: Material, style: Style = STYLE) -> Pixels:
+    """[64, 64, 3]: digit `number` of the split, in this style."""
     rng = _generator(CLASSIFICATION, split, number)
-    cells = _photo_crop(rng, made_of.photos, BACKGROUND_CROPS, BACKGROUND_CELLS)
-    background = _faded(_resized(cells, PICTURE_SIDE, Image.Resampling.BICUBIC), BACKGROUND_FADE)
-    return _painted(rng, background, _placed(rng, made_of.digits[number], DIGIT_SIDES, PICTURE_SIDE), CONTRAST)
+    background = _background(rng, made_of, style)
+    coverage = _placed(rng, made_of.digits[number], style.sides, PICTURE_SIDE, style.centred)
+    if style.tint == "white":
+        return _blended(background, coverage, WHITE)
+    return _painted(rng, background, coverage, style.contrast)
+
+
+def _background(rng: np.random.Generator, made_of: Material, style: Style) -> Pixels:
+    """Draws what is behind the digit, [64, 64, 3]."""
+    if style.background == "photo":
+        cells = _photo_crop(rng, made_of.photos, BACKGROUND_CROPS, BACKGROUND_CELLS)
+        return _faded(_resized(cells, PICTURE_SIDE, Image.Resampling.BICUBIC), BACKGROUND_FADE)
+    level = int(rng.integers(*BACKGROUND_LEVELS, endpoint=True)) if style.background == "gray" else PLAIN
+    return np.full((PICTURE_SIDE, PICTURE_SIDE, 3), level, np.uint8)
 
 
 def scene(split: str, number: int, made_of: Material) -> Scene:
@@ -151,10 +186,14 @@ def _non_hiding_layer(rng: np.random.Generator, before: Sequence[Coverage], digi
             return layer
 
 
-def _placed(rng: np.random.Generator, digit: Pixels, sides: tuple[int, int], canvas: int) -> Coverage:
+def _placed(
+    rng: np.random.Generator, digit: Pixels, sides: tuple[int, int], canvas: int, centred: bool = False
+) -> Coverage:
     """[canvas, canvas], 0..1: `digit` [8, 8] smoothly enlarged to a random side, at a random position inside."""
     side = int(rng.integers(*sides, endpoint=True))
     top, left = (int(offset) for offset in rng.integers(canvas - side, size=2, endpoint=True))
+    if centred:
+        top = left = (canvas - side) // 2
     coverage = np.zeros((canvas, canvas))
     enlarged = _resized(np.pad(digit, 1), side, Image.Resampling.BICUBIC)  # padded: strokes end inside
     coverage[top : top + side, left : left + side] = enlarged / 255
@@ -167,6 +206,10 @@ def _painted(rng: np.random.Generator, image: Pixels, coverage: Coverage, contra
     tint = rng.uniform(0, 255, size=3)
     while abs(_luma(tint) - behind) < contrast:
         tint = rng.uniform(0, 255, size=3)
+    return _blended(image, coverage, tint)
+
+
+def _blended(image: Pixels, coverage: Coverage, tint: NDArray[np.float64]) -> Pixels:
     return np.rint(image + coverage[..., None] * (tint - image)).astype(np.uint8)
 
 

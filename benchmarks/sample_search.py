@@ -1,0 +1,75 @@
+"""Search for the settings of the sample's recipes: the same grid for each method, on a part of the training digits.
+
+python benchmarks/sample_search.py FOLDER [--recipes sample/cwrgp,sample/intl] [--part 0/2] [--show]
+
+Each recipe is tried with its own learning rate, three times it and a third of it, one seed each, trained on four fifths
+of the training digits and evaluated on the others (see `sample_trials.py`). A trial takes as many steps as the recipe
+does on all training digits; each recipe has its first trial before any has its second. Results are appended to
+`benchmarks/sample_search.csv`; what is there is not run again, so that a search can be continued at any time. A row is
+the trial of a recipe as it then was. `--show` prints the trials of each recipe, the best first.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.sample_trials import HELD_OUT, Trial, rows, run_pending  # noqa: E402
+from pretrain.data.sample.drawing import STYLE  # noqa: E402
+
+DATA = "sample-2"
+TABLE = Path(__file__).with_suffix(".csv")
+RATES = (1.0, 3.0, 1 / 3)
+"""Factors of the recipe's learning rate."""
+UNTRAINED = "sample/random"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of datasets and runs")
+    parser.add_argument("--recipes", help="names, separated by commas; default: all of the sample")
+    parser.add_argument("--part", default="0/1", metavar="I/N", help="the I-th of N processes that share the trials")
+    parser.add_argument("--show", action="store_true", help="print the best trials, run nothing")
+    options = parser.parse_args()
+    names = options.recipes.split(",") if options.recipes else _recipes()
+    if options.show:
+        print(_best(names))
+    else:
+        run_pending(
+            [trial for name in names for trial in _trials(name)], TABLE, options.folder, {DATA: STYLE}, options.part
+        )
+
+
+def _recipes() -> list[str]:
+    from pretrain.recipe import recipe_names
+
+    return [name for name in recipe_names() if name.startswith("sample/")]
+
+
+def _trials(name: str) -> list[Trial]:
+    """The settings are written out, so that a row keeps its meaning when the recipe takes other ones."""
+    from pretrain.recipe import load
+
+    recipe = load(name)
+    if name == UNTRAINED:
+        return [Trial(DATA, name, "", seed) for seed in range(len(RATES))]
+    epochs = round(recipe.schedule.epochs / (1 - HELD_OUT))
+    fixed = f"batch={recipe.batch} schedule.epochs={epochs}"
+    return [Trial(DATA, name, f"optimizer.lr={recipe.optimizer.lr * rate:.2g} {fixed}", 0) for rate in RATES]
+
+
+def _best(names: list[str]) -> str:
+    """A line per recipe: its trials, best first."""
+    lines = []
+    measured = list(rows(TABLE))
+    for name in names:
+        trials = sorted((row for row in measured if row["recipe"] == name), key=lambda row: -float(row["linear"]))
+        text = ", ".join(f"{row['linear']} ({row['overrides'] or 'untrained'})" for row in trials)
+        lines.append(f"{name}: {text or 'no trial yet'}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
