@@ -186,8 +186,9 @@ def check_transformer(protocol: Protocol, content: "Converted") -> None:
 def check_masks(protocol: Protocol, cfg: "CfgNode", data: "DetectionSet") -> None:
     """Raises `UserError` where the protocol trains masks and the data have boxes alone."""
     if cfg.MODEL.MASK_ON and not data.has_masks:
+        other = "" if has_vit(protocol.detectron2) else "c4-24k, or "
         raise UserError(
-            f"protocol {protocol.name} needs masks, and these annotations have boxes alone; use c4-24k, or a protocol "
+            f"protocol {protocol.name} needs masks, and these annotations have boxes alone; use {other}a protocol "
             f"of your own that extends {protocol.name} with detectron2: {{MODEL: {{MASK_ON: false}}}}"
         )
 
