@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("whitebench", "pretrain", "transfer", "slurm", "results")
-OTHER_WAYS = {"detectron2", "ffcv", "wandb", "timm", "pydantic_core"}
+OTHER_WAYS = {"detectron2", "ffcv", "lvis", "cityscapesscripts", "wandb", "timm", "pydantic_core"}
 """Installed by commands of their own (requirements-native.txt), by those who use them, or with another package."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
