@@ -19,6 +19,7 @@ from slurm.submissions import Entry, Ledger
 from whitebench.files import last_json_line
 from whitebench.locks import BEAT_S, is_taken, last_beat
 from whitebench.records import METRICS, Record, read_record
+from whitebench.slow_files import read_all
 from whitebench.text import duration
 
 State = Literal["done", "running", "queued", "failed", "interrupted", "blocked", "new"]
@@ -77,10 +78,14 @@ class Reader:
         self.ledger = ledger or Ledger()
         self.entries = self.ledger.by_key()
         self.now = filesystem_time(graph.leaderboard.folder)
+        self.records: dict[str, Record | None] = {}
+        """Of the jobs whose folders exist."""
         self.existing = {job.stage: _names(job.folder.parent) for job in _first_of_each_stage(graph)}
 
     def read(self) -> dict[str, JobState]:
         states: dict[str, JobState] = {}
+        begun = [job for job in self.graph.work if job.task.id in self.existing[job.stage]]
+        self.records = dict(zip((job.key for job in begun), read_all(read_record, (job.folder for job in begun))))
         for job in self.graph.work:
             state = self._state(job)
             needs = [states[need].state for need in job.needs]
@@ -94,8 +99,8 @@ class Reader:
         return self._without_trace(states)
 
     def _state(self, job: Job) -> JobState:
-        exists = job.task.id in self.existing[job.stage]
-        record = read_record(job.folder) if exists else None
+        exists = job.key in self.records
+        record = self.records.get(job.key)
         if record is not None and record.status == "done":
             return JobState("done", record)
         queued = self.queued.get(job.key)

@@ -16,6 +16,7 @@ from slurm.stages import LEADERBOARD
 from slurm.status_table import cell_table, leaderboard_line, notes, problems, running_lines, stage_table, summary
 from slurm.submissions import Ledger, read_ledger
 from slurm.waiting import read_waiting
+from whitebench.slow_files import read_all
 
 MOST_CELLS = 200
 """With more cells, the table has a line per stage instead of a line per cell."""
@@ -71,7 +72,8 @@ def orphans_of(graph: Graph, queued: Mapping[str, Queued], ledger: Ledger) -> di
 
 def status_json(status: Status) -> str:
     rows: list[dict[str, Any]] = []
-    for job in status.graph.work:
+    logs = read_all(log_of, (job.folder for job in status.graph.work))
+    for job, log in zip(status.graph.work, logs):
         state = status.states[job.key]
         record = state.record
         row = {
@@ -88,7 +90,7 @@ def status_json(status: Status) -> str:
             "metrics": record.metrics if record else {},
             "error": state.error or None,
             "folder": str(job.folder),
-            "log": log_of(job.folder) or state.log,
+            "log": log or state.log,
             "resources": asdict(job.resources),
         }
         rows.append(row)

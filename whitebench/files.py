@@ -58,6 +58,23 @@ def _regular_target(path: Path) -> Path:
     return target
 
 
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file, by one look at its name: on a slow file system each further look costs as much.
+
+    Raises:
+        OSError: it cannot be read; with ENXIO where it is a folder, a device or a FIFO, which could wait for ever.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        state = os.fstat(file)
+        if not stat.S_ISREG(state.st_mode):
+            raise OSError(errno.ENXIO, "not a regular file", str(path))
+        with open(file, "rb", closefd=False) as opened:
+            return opened.read()
+    finally:
+        os.close(file)
+
+
 def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(canonical(value), indent=1) + "\n").encode())
 

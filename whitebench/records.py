@@ -4,6 +4,7 @@ Tables, status and resumption are derived from these folders alone; they can be 
 `run.json` is replaced atomically; lines are appended to `metrics.jsonl`, one JSON object each.
 """
 
+import errno
 import json
 import os
 import shlex
@@ -12,7 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,14 @@ from whitebench.code_hash import code_files, code_hash
 from whitebench.energy import EnergyMeter
 from whitebench.environment import cpu_seconds, environment
 from whitebench.errors import Interrupted, UserError
-from whitebench.files import append_json_line, last_json_line, read_json_lines, write_atomically, write_json
+from whitebench.files import (
+    append_json_line,
+    last_json_line,
+    read_json_lines,
+    read_regular,
+    write_atomically,
+    write_json,
+)
 from whitebench.hashing import canonical, file_hash, run_id
 from whitebench.locks import Held, Lock
 from whitebench.sinks import Sinks, sink_names
@@ -96,13 +104,13 @@ def read_record(folder: Path) -> Record | None:
         UserError: the record is damaged or not readable.
     """
     path = folder / RECORD
-    if path.exists() and not path.is_file():  # reading a pipe or device would wait for ever
-        raise UserError(f"{path}: not a regular file")
     try:
-        return parse_record(path.read_bytes(), path)
+        return parse_record(read_regular(path), path)
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise UserError(f"{path}: not a regular file") from error
         raise UserError(f"{path}: not a readable record ({error})") from error
 
 
@@ -118,9 +126,8 @@ def parse_record(content: bytes, path: Path) -> Record:
         raise UserError(f"{path}: not a readable record ({error})") from error
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         raise UserError(f"{path}: not a record of schema {SCHEMA}")
-    names = {f.name for f in fields(Record)}
     try:
-        return Record(**{key: value for key, value in raw.items() if key in names})
+        return Record(**{key: value for key, value in raw.items() if key in Record.__dataclass_fields__})
     except TypeError as error:
         raise UserError(f"{path}: not a complete record ({error})") from error
 
