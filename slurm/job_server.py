@@ -30,15 +30,15 @@ SUBMITTED = "submitted.pkl"
 TORCH = ("torch", "torchvision", "numba", "pretrain.train", "submitit", "psutil", "pydantic")
 EVALUATION = (*TORCH, "pretrain.evaluate.stage", "pretrain.evaluate.features", "pretrain.checkpoint")
 DETECTION = (*TORCH, "pretrain.checkpoint", "transfer.stages", "transfer.detect", "transfer.trainer", "detectron2.data")
+DRAWING = ("detectron2.utils.visualizer", "matplotlib.figure", "matplotlib.backends.backend_agg")
 PRELOAD: dict[str, tuple[str, ...]] = {
     "pretrain": TORCH,
     "linear": (*EVALUATION, "pretrain.evaluate.linear"),
     "knn": (*EVALUATION, "pretrain.evaluate.knn"),
-    "semi": (*EVALUATION, "pretrain.evaluate.semi"),
-    "convert": (*DETECTION, "transfer.feature_maps"),
-    "detect": (*DETECTION, "detectron2.evaluation", "pycocotools.cocoeval", "matplotlib.figure", "tensorboard"),
+    "convert": (*DETECTION, "transfer.feature_maps", "timm"),
+    "detect": (*DETECTION, *DRAWING, "detectron2.evaluation", "pycocotools.cocoeval", "torch.utils.tensorboard"),
 }
-"""Modules by stage. Not FFCV's: importing it starts a thread of numba's. Not pandas: Arrow's import starts one, too."""
+"""Modules by stage; EVALUATION of any other. Not FFCV, pandas and scikit-learn: importing them starts threads."""
 
 
 class Server:
@@ -111,7 +111,7 @@ def preload(stages: list[str]) -> str | None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for module in dict.fromkeys(module for stage in stages for module in PRELOAD.get(stage, ())):
+        for module in dict.fromkeys(module for stage in stages for module in PRELOAD.get(stage, EVALUATION)):
             with contextlib.suppress(Exception):  # the job that needs it says what is missing
                 importlib.import_module(module)
     for stage in stages:

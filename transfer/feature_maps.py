@@ -8,6 +8,7 @@ in the tensors; where the file names such a network, `pretrain.stated_architectu
 
 import importlib.util
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ TOLERANCE = 1e-5
 """Of a map's largest absolute value: float32's rounding, summed over the layers."""
 STAGES = ("res2", "res3", "res4", "res5")
 HEIGHT, WIDTH = 224, 320
+PHOTOS = ("china.jpg", "flower.jpg")
 
 
 def compare_maps(backbone: "Backbone", network: nn.Module, content: "Converted") -> dict[str, float | None]:
@@ -101,10 +103,15 @@ def photos(mean: list[float], std: list[float]) -> Tensor:
     Args:
         mean, std: by channel, RGB, in 0..255.
     """
-    from sklearn.datasets import load_sample_images
+    import numpy as np
+    from PIL import Image
 
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None, "scikit-learn is a requirement"
+    assert package.origin is not None
     cut = []
-    for image in load_sample_images().images:  # uint8 [427, 640, 3], RGB
+    for name in PHOTOS:  # read here: importing sklearn.datasets takes longer than all of the comparison
+        image = np.asarray(Image.open(Path(package.origin).parent / "datasets" / "images" / name))  # [427, 640, 3], RGB
         top, left = (image.shape[0] - HEIGHT) // 2, (image.shape[1] - WIDTH) // 2
         cut.append(torch.from_numpy(image[top : top + HEIGHT, left : left + WIDTH].copy()))
     pixels = torch.stack(cut).permute(0, 3, 1, 2).float()
