@@ -86,24 +86,24 @@ def tico_loss(
     """1 - mean <a, b> + rho mean a^T C a,  C <- beta C + (1 - beta) a^T a / N,  rows a, b brought to length 1.
 
     Args:
-        online: a, [N, D]. target: b, [N, D]; no gradient flows to it. covariance: C before this step, [D, D].
+        online: a, [N, D]. target: b, [N, D]; no gradient flows to it. covariance: C before, symmetric [D, D].
         attached: whether gradients flow through C.
     """
     with float32_region(online):
         a, b = unit_rows(online), unit_rows(target.detach())
         batch = gram_of((a if attached else a.detach()).mT, (1 - beta) / len(a))
-        updated = beta * covariance.to(a) + batch
+        updated = torch.add(batch, covariance.to(a), alpha=beta)
         contrast = ((a @ updated) * a).sum(dim=1).mean() if attached else _QuadraticForm.apply(a, updated)
         loss = 1 - (a * b).sum(dim=1).mean() + rho * contrast
         return Outcome(loss, updated.detach())
 
 
 class _QuadraticForm(torch.autograd.Function):
-    """Mean of a_i^T C a_i over rows of a [N, D]; the gradient, to a alone, is of the product that the value takes."""
+    """Mean of a_i^T C a_i over rows of a [N, D], C symmetric; the gradient, to a alone, is 2 / N of the product a C."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, c: Tensor) -> Tensor:
-        product = a @ ((c + c.mT) / 2)
+        product = a @ c
         ctx.save_for_backward(product)
         return torch.linalg.vecdot(product, a).mean()
 
