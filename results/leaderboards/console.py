@@ -33,6 +33,8 @@ def render(tables: Tables, colour: bool = False, width: int = 200) -> str:
         console.print(_leaderboard(board))
         if len(board.table) > ROWS_SHOWN:
             console.print(f"and {len(board.table) - ROWS_SHOWN} more in leaderboard_{board.name}.csv", markup=False)
+    for name, table in tables.transfer.items():
+        console.print(_transfer(name, table))
     if any((board.table.spread_of == FINE_TUNING).any() for board in boards):
         console.print(f"{MARK} one pretraining: the spread is that of its evaluations only")
     for line in _footer(tables):
@@ -79,6 +81,20 @@ def _leaderboard(board: Leaderboard) -> Table:
         ]
         table.add_row(*_named(row), _count(row["epochs"]), *values, _cost(row), _setting(row))
     return table
+
+
+def _transfer(name: str, table: pd.DataFrame) -> Table:
+    """Encoders over several datasets, the best mean rank first."""
+    names = [str(column) for column in table if column != "mean_rank"]
+    sets = [column.removesuffix("_rank") for column in names if column.endswith("_rank")]
+    shown = _table(f"{name}: {len(sets)} datasets", ["method", "recipe"])
+    for title in ("mean rank", "mean %", *(f"{one} %" for one in sets)):
+        shown.add_column(escape(title), justify="right")
+    for row in rows_of(table.head(ROWS_SHOWN)):
+        numbers = [row[key] for key in ("mean_rank", "mean", *(f"{one}_mean" for one in sets))]
+        values = ["-" if pd.isna(number) else f"{number:.2f}" for number in numbers]
+        shown.add_row(escape(row["method"]), escape(row["recipe"]), *values)
+    return shown
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
