@@ -1,5 +1,6 @@
 """One launcher at a time submits, or runs a sweep on this machine."""
 
+import errno
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from whitebench.locks import Held, Lock
 PATIENCE_S = 600.0
 """Submitting 10,000 cells takes less; a launcher that was stopped (Ctrl-Z) keeps its lock for ever."""
 SILENCE_S = 1.0
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Busy(UserError):
@@ -33,7 +35,9 @@ def launch_lock(path: Path, wait: bool, what: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = Lock(path)
         _acquire(lock, PATIENCE_S if wait else 0.0, what)
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
         raise UserError(
             f"{path.parent}: this user may not write there; set WHITEBENCH_RUNS to a folder of yours"
         ) from error

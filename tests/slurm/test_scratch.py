@@ -66,3 +66,20 @@ def test_without_room_the_data_are_read_where_they_are_and_the_log_says_so(
     use_scratch(TASK)
     assert os.environ["WHITEBENCH_DATA"] == str(data)
     assert "no room for tiny" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ("/proc/nope", "scratch /proc/nope: No such file or directory"),
+        ("$NO_SUCH_VARIABLE/wb", "scratch $NO_SUCH_VARIABLE/wb: not a folder on this node: a variable is not set"),
+        ("scratch", "scratch scratch: not an absolute path"),
+    ],
+)
+def test_a_node_without_the_scratch_disk_reads_the_data_where_they_are(
+    setting: str, why: str, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(SCRATCH, setting)
+    use_scratch(TASK)
+    assert os.environ["WHITEBENCH_DATA"] == str(data)
+    assert f"{why}; tiny is read from {data}" in capsys.readouterr().out
