@@ -102,17 +102,25 @@ def loss_benchmarks(options: argparse.Namespace) -> Iterator[Part]:
 
 
 def step_parts(options: argparse.Namespace) -> Iterator[Part]:
-    large = {"recipe": "imagenet1k/simclr-100ep", "dataset": "gpu-224", "batch": 256, "loaders": ["folder", "ffcv"]}
-    small = {"recipe": "cifar10/simclr", "dataset": "gpu-32", "batch": 512, "loaders": ["device"]}
     forms = ("eager", "compiled", "graphs") if options.device == "cuda" else ("eager",)
-    for title, case in (("resnet50 2x224", large), ("resnet18 cifar", small)):
+    in_loader, on_device, both = ("loader",), ("accelerator",), ("loader", "accelerator")
+    cases: list[tuple[str, dict[str, Any], list[tuple[str, str, tuple[str, ...]]]]] = [
+        (
+            "resnet50 2x224",
+            {"recipe": "imagenet1k/simclr-100ep", "batch": 256},
+            [("gpu-224", "folder", both), ("gpu-224-raw", "folder", in_loader), ("gpu-224", "ffcv", both)],
+        ),
+        ("resnet18 cifar", {"recipe": "cifar10/simclr", "batch": 512}, [("gpu-32", "device", on_device)]),
+    ]
+    for title, case, inputs in cases:
         for form in forms:
-            arguments = {**case, "source": "synthetic", "form": form, "loader": case["loaders"][0]}  # type: ignore[index]
+            arguments = {**case, "source": "synthetic", "form": form, "dataset": inputs[0][0], "loader": inputs[0][1]}
             yield inside(options, f"3 step {title} synthetic {form}", "step", arguments, 60)
-        for loader in case["loaders"]:  # type: ignore[attr-defined]
-            for source in ("accelerator",) if loader == "device" else ("loader", "accelerator"):
-                arguments = {**case, "source": source, "form": "eager", "loader": loader}
-                yield inside(options, f"3 step {title} {loader}, colour in the {source}", "step", arguments, 60)
+        for dataset, loader, places in inputs:
+            for place in places:
+                arguments = {**case, "source": place, "form": "eager", "dataset": dataset, "loader": loader}
+                name = f"3 step {title} {loader} of {dataset}, colour in the {place}"
+                yield inside(options, name, "step", arguments, 60)
     for name in ("simclr", "cwrgp-2view", "intl", "swav", "moco-v2"):
         yield inside(options, f"3 waits {name}", "waits", {"recipe": f"cifar10/{name}", "dataset": "gpu-32"}, 40)
 

@@ -25,15 +25,13 @@ def part_check(options: argparse.Namespace, arguments: dict[str, Any]) -> dict[s
 def part_datasets(options: argparse.Namespace, arguments: dict[str, Any]) -> dict[str, Any]:
     from benchmarks.gpu_speed import dataset
 
-    small, large = (64, 32) if options.tiny else (10_000, 2_000)
+    small, large, side = (64, 32, 64) if options.tiny else (10_000, 1_000, 400)
     dataset("gpu-32", None, small, 32)
-    dataset("gpu-224", options.images, large, 64 if options.tiny else 400)
     dataset("gpu-cifar10", options.cifar10, small, 32)
-    return {
-        "passed": True,
-        "cifar10": str(options.cifar10 or "random images"),
-        "images": str(options.images or "random"),
-    }
+    dataset("gpu-224", options.images, large, side)
+    dataset("gpu-224-raw", options.images, large, side, raw=True)
+    sources = {"cifar10": options.cifar10, "images": options.images}
+    return {"passed": True, **{name: str(path or "random") for name, path in sources.items()}}
 
 
 def part_step(options: argparse.Namespace, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -30,25 +30,33 @@ FORMS = ("eager", "compiled", "graphs")
 SYNTHETIC = "synthetic"
 
 
-def write_random_images(folder: Path, count: int, side: int, noise: bool) -> None:
-    """An ImageFolder of two classes, train and val: smooth patterns, which JPEG stores about as it does photos."""
+def write_random_images(archive: Path, count: int, side: int) -> None:
+    """A tar of two classes, train and val: smooth patterns, which JPEG stores about as it does photos."""
+    import io
+    import tarfile
+
     from PIL import Image
 
     generator = np.random.default_rng(0)
-    for split, images in (("train", count), ("val", max(4, count // 8))):
-        for number in range(images):
-            coarse = generator.integers(0, 256, (max(2, side // 8), max(2, side // 8), 3), dtype=np.uint8)
-            image = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
-            path = folder / split / f"class{number % 2}" / f"{number:05}.{'png' if noise else 'jpg'}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path, quality=90)  # which PNG ignores
+    kind = "png" if side <= 64 else "jpeg"
+    with tarfile.open(archive, "w") as tar:
+        for split, images in (("train", count), ("val", max(4, count // 8))):
+            for number in range(images):
+                coarse = generator.integers(0, 256, (max(2, side // 8), max(2, side // 8), 3), dtype=np.uint8)
+                content = io.BytesIO()
+                Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(content, kind, quality=90)
+                member = tarfile.TarInfo(f"{split}/class{number % 2}/{number:05}.{kind}")
+                member.size = content.tell()
+                content.seek(0)
+                tar.addfile(member, content)
 
 
 def dataset(name: str, source: Path | None, count: int, side: int, raw: bool = False) -> None:
-    """Writes the dataset `name` from a folder of images, or of random ones where `source` is None; once."""
+    """Writes the dataset `name` from images, or from random ones where `source` is None; once."""
     import os
     import tempfile
 
+    from pretrain.data.betons.images import WriteSettings
     from pretrain.data.betons.write import write_dataset
 
     root = Path(os.environ["WHITEBENCH_DATA"])
@@ -56,9 +64,9 @@ def dataset(name: str, source: Path | None, count: int, side: int, raw: bool = F
         return
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
-            write_random_images(Path(folder), count, side, noise=side <= 64)
-        options: dict[str, Any] = {"raw": True} if raw else {}
-        write_dataset(source or Path(folder), root / name, workers=4, skip_bad=True, **options)
+            source = Path(folder) / "random.tar"  # of an archive, loader=folder reads the beton, not files
+            write_random_images(source, count, side)
+        write_dataset(source, root / name, workers=4, skip_bad=True, settings=WriteSettings(raw=raw))
 
 
 def measure(recipe_name: str, overrides: list[str], source: str, form: str, steps: int, tiny: bool) -> dict[str, Any]:
@@ -90,14 +98,10 @@ def device_card() -> Card | None:
     """The card of this machine, where the throughput model knows it."""
     if not torch.cuda.is_available():
         return None
-    name = torch.cuda.get_device_name()
-    words = name.replace("-", " ").split()
-    for candidate in (name, *(word for word in words if any(letter.isdigit() for letter in word))):
-        try:
-            return constants().card(candidate)
-        except UserError:
-            continue
-    return None
+    try:
+        return constants().card(torch.cuda.get_device_name())
+    except UserError:
+        return None
 
 
 def _compile_backbones(form: str) -> None:

@@ -14,6 +14,7 @@ examples:
   whitebench plan imagenet1k/resa-100ep --gpu h100 --gpus 8            one node of 8 GPUs
   whitebench plan imagenet1k/intl-100ep batch=1024 --gpu a100 --gpus 8 --nodes 4 --cores 128
   whitebench plan --sweep ladder-imagenet --gpu h100                   a whole table
+  whitebench plan --detect c4-2x --gpu a100 --gpus 8                   one fine-tuning on COCO
   whitebench plan sample/intl --gpu cpu --cores 2                      no GPU at all
 
 Every constant behind a plan is in benchmarks/constants.yaml, with its source and interval."""
@@ -29,8 +30,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name of `whitebench recipes`, or a YAML file")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys; with --sweep also sweep.key")
     command.add_argument("--sweep", metavar="SWEEP", help="a sweep instead: its name, or the path of a YAML file")
+    command.add_argument("--detect", metavar="PROTOCOL", help="a detection protocol instead, e.g. c4-2x")
     command.add_argument("--gpu", default="h100", metavar="NAME", help="the card, or cpu (default: %(default)s)")
-    command.add_argument("--gpus", type=int, metavar="N", help="per node; default: the recipe's world_size")
+    command.add_argument("--gpus", type=int, metavar="N", help="per node; default: the recipe's processes, or 8")
     command.add_argument("--nodes", type=int, default=1, metavar="N", help="(default: %(default)s)")
     command.add_argument("--cores", type=int, metavar="N", help="CPU cores per node; default: the recipe's workers")
     command.add_argument("--network-gbit", type=float, default=200.0, metavar="X", help="a node's link (%(default)g)")
@@ -51,8 +53,12 @@ def main() -> int:
     arguments = command.parse_intermixed_args()
     if arguments.images is not None and arguments.images < 1:
         raise UserError(f"--images: must be positive, not {arguments.images}")
+    if arguments.detect is not None:
+        if arguments.sweep is not None or arguments.recipe is not None:
+            command.error("--detect goes without a recipe and without --sweep")
+        return plan_detection(arguments)
     if arguments.sweep is None and arguments.recipe is None:
-        command.error("a recipe is needed, or --sweep (whitebench recipes lists them)")
+        command.error("a recipe is needed, or --sweep, or --detect (whitebench recipes lists them)")
     return plan_sweep(arguments) if arguments.sweep is not None else plan_recipe(arguments)
 
 
@@ -69,6 +75,15 @@ def plan_recipe(arguments: argparse.Namespace) -> int:
         gpus = recipe.processes // max(1, arguments.nodes) or 1
     plan = estimate(recipe, _hardware(arguments, gpus), arguments.images)
     print(json.dumps(plan.as_json(), indent=1) if arguments.json else estimate_text(plan))
+    return 0
+
+
+def plan_detection(arguments: argparse.Namespace) -> int:
+    from slurm.cost.stages import plan_of_detection
+    from slurm.cost.table import detection_text
+
+    plan = plan_of_detection(arguments.detect, _hardware(arguments, arguments.gpus or 8))
+    print(json.dumps(plan.as_json(), indent=1) if arguments.json else detection_text(plan))
     return 0
 
 

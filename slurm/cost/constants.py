@@ -71,15 +71,17 @@ class Constants:
         return self(f"{section}.{name if name in alternatives or 'other' not in alternatives else 'other'}")
 
     def card(self, name: str) -> Card:
-        """The card of a name, whatever its case and hyphens.
+        """The card of a name, whatever its case and hyphens; also as drivers say it, `NVIDIA H100 80GB HBM3`.
 
         Raises:
             UserError: unknown; the nearest names, or all of them.
         """
-        wanted = _plain(name)
-        for card in self.cards.values():
-            if wanted in map(_plain, (card.name, card.title, *card.names)):
-                return card
+        words = name.replace("-", " ").replace("_", " ").split()
+        models = [word for word in words if any(letter.isdigit() for letter in word)]
+        for spelling in (name, *(models if len(words) > 1 else [])):
+            for card in self.cards.values():
+                if _plain(spelling) in map(_plain, (card.name, card.title, *card.names)):
+                    return card
         raise UserError(f"unknown GPU '{name}'{nearest(name.lower(), self.cards)}; see cards in {FILE.name}")
 
     def quantities(self) -> dict[str, tuple[Quantity, str]]:

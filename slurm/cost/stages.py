@@ -1,14 +1,16 @@
 """What the stages after a pretraining cost: linear probe, k-NN, fine-tuning on few labels, and detection."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from slurm.cost.constants import Card, constants
+from slurm.cost.estimate import energy_kwh
 from slurm.cost.hardware import Hardware
 from slurm.cost.quantity import Quantity, largest
 from slurm.cost.reading import dataset_of, reading_of
 from slurm.cost.step import step_time
 from slurm.cost.work import work_of
+from whitebench.errors import UserError
 
 if TYPE_CHECKING:
     from pretrain.recipe import Recipe
@@ -61,6 +63,54 @@ def detect_hours(hardware: Hardware, options: dict[str, Any]) -> Quantity:
     evaluation = known("detection.images") * known(f"detection.evaluation_seconds.{family}") / hardware.processes
     size = (settings.image_size / 800) ** 2
     return (iteration * settings.iterations + evaluation) * (size / 3600) / _over_v100(hardware.card)
+
+
+@dataclass(frozen=True)
+class DetectionPlan:
+    protocol: str
+    hardware: Hardware
+    hours: Quantity
+    memory_gb: Quantity | None
+    """Per GPU, by Detectron2's table for 2 images per GPU; None on a CPU."""
+
+    @property
+    def gpu_hours(self) -> Quantity:
+        return self.hours * (self.hardware.processes if self.hardware.card else 0)
+
+    def as_json(self) -> dict[str, Any]:
+        kwh = energy_kwh(self.gpu_hours, self.hardware)
+        return {
+            "protocol": self.protocol,
+            "hardware": str(self.hardware),
+            "hours": self.hours.as_list(),
+            "gpu_hours": self.gpu_hours.as_list(),
+            "kwh": kwh.as_list() if kwh else None,
+            "memory_gb": self.memory_gb.as_list() if self.memory_gb else None,
+        }
+
+
+def plan_of_detection(protocol: str, hardware: Hardware) -> DetectionPlan:
+    """One fine-tuning and its evaluation.
+
+    Raises:
+        UserError: an unknown protocol, a batch that does not divide over the GPUs, or too little memory.
+    """
+    from transfer.protocol import load_protocol, resolve
+
+    loaded = load_protocol(protocol)
+    batch = resolve(loaded).batch
+    if batch % hardware.processes:
+        raise UserError(f"{protocol}: a batch of {batch} does not divide over {hardware.processes} GPUs")
+    memory = None
+    if hardware.card:
+        of_two = constants()(f"detection.memory_gb.{detection_family(loaded.base)}")
+        memory = of_two * (batch / hardware.processes / 2)
+        if memory.low > hardware.card.memory_gb:
+            raise UserError(
+                f"{protocol}: {batch // hardware.processes} images per GPU need {memory} GB, and a "
+                f"{hardware.card.title} has {hardware.card.memory_gb:g}; use more GPUs"
+            )
+    return DetectionPlan(protocol, hardware, detect_hours(hardware, {"protocol": protocol}), memory)
 
 
 def detection_family(base: str) -> str:

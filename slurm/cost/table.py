@@ -1,7 +1,8 @@
 """Plans as text for people."""
 
-from slurm.cost.estimate import Estimate
+from slurm.cost.estimate import Estimate, energy_kwh
 from slurm.cost.quantity import Quantity
+from slurm.cost.stages import DetectionPlan
 from slurm.cost.sweep import Row, SweepCost
 
 
@@ -28,6 +29,17 @@ def estimate_text(plan: Estimate) -> str:
         ]
     lines += [f"  bottleneck      {plan.bottleneck}", "", *_bottlenecks(plan)]
     lines += [f"  note: {note}" for note in plan.notes]
+    return "\n".join([*lines, "", *SMALL_PRINT])
+
+
+def detection_text(plan: DetectionPlan) -> str:
+    lines = [f"detection {plan.protocol} on {plan.hardware}", "", f"  hours           {plan.hours}"]
+    if plan.hardware.card:
+        lines += [
+            f"  GPU-hours       {plan.gpu_hours}",
+            f"  energy, kWh     {energy_kwh(plan.gpu_hours, plan.hardware)}, of the cards alone",
+            f"  memory, GB      {plan.memory_gb} per GPU, of {plan.hardware.card.memory_gb:g}",
+        ]
     return "\n".join([*lines, "", *SMALL_PRINT])
 
 

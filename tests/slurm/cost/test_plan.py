@@ -81,6 +81,8 @@ def test_plan_is_a_command_of_whitebench(capsys: Any) -> None:
         (["sample/intl", "data.dataset=my-own"], "give --images"),
         (["imagenet1k/resa-100ep", "batch=4096", "--gpu", "rtx3090"], "images per GPU fit"),
         (["--sweep", "ladder-imagenett"], "did you mean 'ladder-imagenet'"),
+        (["--detect", "c4-3x"], "did you mean"),
+        (["--detect", "c4-2x", "--gpus", "3"], "does not divide over 3 GPUs"),
     ],
 )
 def test_mistakes_are_one_line(monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str) -> None:
@@ -160,6 +162,19 @@ def test_detection_scales_with_iterations_and_gpus() -> None:
     assert two.value / one.value == pytest.approx(2, rel=0.01)
     assert detect_hours(hardware("v100", gpus=4), {"protocol": "c4-1x"}).value == pytest.approx(2 * one.value)
     assert one.value == pytest.approx(90_000 * 0.584 / 3600, rel=0.01)
+
+
+def test_a_detection_alone_is_planned(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    text = plan(monkeypatch, capsys, "--detect", "c4-2x", "--gpu", "v100", "--json")
+    read = json.loads(text)
+    assert read["hours"][0] == pytest.approx(180_000 * 0.584 / 3600, rel=0.01)
+    assert read["gpu_hours"][0] == pytest.approx(8 * read["hours"][0], rel=1e-4)
+    assert "GPU-hours" in plan(monkeypatch, capsys, "--detect", "fpn-1x", "--gpu", "a100", "--gpus", "4")
+
+
+@pytest.mark.parametrize("name", ["H100", "NVIDIA H100 80GB HBM3", "nvidia-h100", "A100-SXM4-80GB", "GeForce RTX 4090"])
+def test_cards_are_known_by_the_names_that_drivers_and_clusters_give_them(name: str) -> None:
+    assert constants().card(name).name in ("h100", "a100", "rtx4090")
 
 
 def test_the_cost_of_a_table_is_the_sum_of_its_jobs() -> None:
