@@ -171,6 +171,7 @@ def test_timms_plain_resnet_is_torchvisions(tmp_path: Path) -> None:
     assert load_proven(detectron2_resnet("resnet18"), content).matched == 100
 
 
+@pytest.mark.long
 def test_every_layout_that_is_read_arrives_in_a_detector(tmp_path: Path) -> None:
     """Checkpoints of all projects that `read_backbone` knows: proven, or with a reason why ViTDet cannot take them."""
     from pretrain.checkpoint import read_backbone
