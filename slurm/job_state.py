@@ -83,20 +83,16 @@ class Reader:
         self.existing = {job.stage: _names(job.folder.parent) for job in _first_of_each_stage(graph)}
 
     def read(self) -> dict[str, JobState]:
-        states: dict[str, JobState] = {}
         begun = [job for job in self.graph.work if job.task.id in self.existing[job.stage]]
         self.records = dict(zip((job.key for job in begun), read_all(read_record, (job.folder for job in begun))))
-        for job in self.graph.work:
-            state = self._state(job)
-            needs = [states[need].state for need in job.needs]
-            if (
-                state.state in ("new", "failed")
-                and state.record is None
-                and any(n in ("failed", "blocked") for n in needs)
-            ):
-                state = JobState("blocked")
-            states[job.key] = state
-        return self._without_trace(states)
+        states = {job.key: self._state(job) for job in self.graph.work}
+        self._mark_without_trace(states)
+        for job in self.graph.work:  # needs come before what needs them
+            state = states[job.key]
+            stopped = any(states[need].state in ("failed", "blocked") for need in job.needs)
+            if stopped and state.state in ("new", "failed") and state.record is None:
+                states[job.key] = JobState("blocked")
+        return states
 
     def _state(self, job: Job) -> JobState:
         exists = job.key in self.records
@@ -157,7 +153,7 @@ class Reader:
         entry = self._last_entry(job.key)
         return str(entry.log(job.key)) if entry and entry.folder else None
 
-    def _without_trace(self, states: dict[str, JobState]) -> dict[str, JobState]:
+    def _mark_without_trace(self, states: dict[str, JobState]) -> None:
         """Jobs that left the queue without even a log: SLURM is asked how, for as long as it remembers."""
         suspects = {
             job.key: entry
@@ -178,7 +174,6 @@ class Reader:
             how = f"ended as {end}" if end else f"left the queue, the last of {times} submissions that did so"
             error = f"job {job_id} {how} without a log: can the nodes write to {entry.folder}?"
             states[key] = JobState("failed", error=error, log=str(entry.log(key)))
-        return states
 
     def _stalled(self, folder: Path, last: Mapping[str, Any], elapsed: float) -> str:
         """Of a job that has run for `elapsed` seconds: whether its process has fallen silent, or its metrics have.

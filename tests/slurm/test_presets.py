@@ -180,20 +180,28 @@ STATES = st.sampled_from(["PENDING", "RUNNING", "COMPLETING"])
 MARKED = "whitebench:" + "0123456789abcdef" * 2
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 10**9), STATES, st.text(max_size=60))), STATES)
-def test_our_job_is_read_among_jobs_with_any_comments(others: list[tuple[int, str, str]], state: str) -> None:
-    lines = [f"{job}|{s}|None|(null)|0:00|n1|{comment}" for job, s, comment in others]
-    ours = f"77_3|{state}|Priority|afterok:5(unfulfilled)|1-02:03:04|n[1-2]|a|b;{MARKED}"
-    for at in (0, len(lines)):
-        answer = "\n".join([*lines[:at], ours, *lines[at:]])
-        jobs = [job for job, comment in parse_queue(answer.splitlines()) if MARKED in comment.split("\n")[0]]
-        assert [(job.id, job.state, job.node, job.seconds) for job in jobs] == [("77_3", state, "n[1-2]", 93784.0)]
+EXAMPLES = pytest.mark.parametrize("examples", [200, pytest.param(10_000, marks=pytest.mark.long)])
+
+
+@EXAMPLES
+def test_our_job_is_read_among_jobs_with_any_comments(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(st.lists(st.tuples(st.integers(1, 10**9), STATES, st.text(max_size=60))), STATES)
+    def check(others: list[tuple[int, str, str]], state: str) -> None:
+        lines = [f"{job}|{s}|None|(null)|0:00|n1|{comment}" for job, s, comment in others]
+        ours = f"77_3|{state}|Priority|afterok:5(unfulfilled)|1-02:03:04|n[1-2]|a|b;{MARKED}"
+        for at in (0, len(lines)):
+            answer = "\n".join([*lines[:at], ours, *lines[at:]])
+            jobs = [job for job, comment in parse_queue(answer.splitlines()) if MARKED in comment.split("\n")[0]]
+            assert [(job.id, job.state, job.node, job.seconds) for job in jobs] == [("77_3", state, "n[1-2]", 93784.0)]
+
+    check()
 
 
 @pytest.mark.parametrize("parse", [parse_job_records, parse_limits, lambda text: list(parse_queue(text.splitlines()))])
-def test_answers_that_make_no_sense_raise_nothing(parse: Any) -> None:
-    @settings(max_examples=300, deadline=None)
+@EXAMPLES
+def test_answers_that_make_no_sense_raise_nothing(examples: int, parse: Any) -> None:
+    @settings(max_examples=examples, deadline=None)
     @given(
         st.text() | st.lists(st.sampled_from(["JobId=", "7", "|", "=", " ", "JobState=", "FAILED", "\n"])).map("".join)
     )
@@ -243,13 +251,13 @@ def check_loading(examples: int, keys: list[str], load: Any) -> None:
     check()
 
 
-@pytest.mark.parametrize("examples", [200, pytest.param(10_000, marks=pytest.mark.long)])
+@EXAMPLES
 def test_any_preset_loads_or_is_one_line(examples: int, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     check_loading(examples, PRESET_KEYS, lambda content: load_preset(write(path, content), dry_run=True))
 
 
-@pytest.mark.parametrize("examples", [200, pytest.param(10_000, marks=pytest.mark.long)])
+@EXAMPLES
 def test_any_sweep_loads_or_is_one_line(examples: int, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     check_loading(examples, SWEEP_KEYS, lambda content: load_sweep(write(path, content), [], []))

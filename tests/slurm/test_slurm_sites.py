@@ -143,6 +143,23 @@ def test_a_setup_that_ends_the_job_is_reported_with_its_log_and_not_submitted_ag
     assert jobs(launch, sweep)["linear"]["state"] == "done"
 
 
+def test_nodes_that_do_not_share_the_runs_folder_are_reported(place: Path, launch: Any) -> None:
+    sweep, launches = write_sweep(place, TWO, seeds=1), place / "runs" / "sweeps" / "mine" / "launches"
+    _update_nodes("drain")
+    try:
+        launch(sweep, "--cluster", "lab")
+        launches.rename(place / "elsewhere")
+    finally:
+        _update_nodes("resume")
+    wait_until(lambda: not queue())
+    (place / "elsewhere").rename(launches)
+    found = jobs(launch, sweep)
+    assert (found["pretrain"]["state"], found["linear"]["state"]) == ("failed", "blocked")
+    assert "without a log: can the nodes write to" in found["pretrain"]["error"]
+    code, shown = launch(sweep, "--cluster", "lab")
+    assert (code, "submitted" in shown) == (1, False)
+
+
 def test_a_job_without_python_is_reported_with_the_end_of_its_log(place: Path, launch: Any) -> None:
     broken = ["srun() { echo no python on this node; return 127; }", "handle_end() { return 1; }"]
     sweep = write_sweep(place, ONE, seeds=1)
