@@ -10,7 +10,7 @@ from pretrain.data.batch import Batch
 from pretrain.losses.whitening import at_least_float32
 from pretrain.method import Encoder, Method, find_method, method_names
 from tests.support.method_cases import CASES, Case, embedded
-from tests.support.two_ranks import NOT_TRAINED
+from tests.support.two_ranks import NOT_TRAINED, batch_case, build_case
 from whitebench.config import validated
 from whitebench.errors import UserError
 
@@ -99,8 +99,17 @@ def assert_finite_or_refused(case: Case, kind: str, narrow: bool) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("pixels", [lambda x: x, torch.ones_like, torch.zeros_like, lambda x: 1e6 * x])
+def test_mae_whose_loss_is_of_pixels_is_finite(pixels: Callable[[Tensor], Tensor]) -> None:
+    method, batch = build_case("vit-mae"), batch_case("vit-mae")
+    loss = method(Batch([pixels(view) for view in batch.views], batch.index, batch.label)).loss
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
+
+
 def test_every_method_is_tried() -> None:
-    assert {case.name for case in CASES} | NOT_TRAINED == set(method_names())
+    assert {case.name for case in CASES} | NOT_TRAINED | {"mae"} == set(method_names())
 
 
 def test_the_usual_input_gives_the_embeddings_their_spread() -> None:

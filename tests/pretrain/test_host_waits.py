@@ -1,15 +1,17 @@
 """No step of a method holds the host until an accelerator has caught up, except where that is listed with a reason."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
+from pretrain.data.batch import Batch
 from pretrain.losses import deferred
-from pretrain.method import method_names
+from pretrain.method import Method, method_names
 from tests.support.host_waits import host_waits
 from tests.support.method_cases import CASES, Case
-from tests.support.two_ranks import NOT_TRAINED
+from tests.support.two_ranks import NOT_TRAINED, TRANSFORMERS, batch_case, build_case
 
 EIGENVALUES = {"_linalg_eigh"}
 """torch.linalg.eigh reads LAPACK's status, and has no variant that leaves it on the device."""
@@ -21,6 +23,7 @@ WAITS: dict[str, set[str]] = {
     "mmcr": EIGENVALUES,
     "ivne": EIGENVALUES,
     "tregs": {"cpu", "numpy"},  # the tree is grown on the host
+    "mae": {"cpu", "numpy"},  # masks are drawn on the host, from the images' indices
     "pcl": {"nonzero"},  # how many prototypes are of none of the batch's images is a matter of values
     "pauc": {"nonzero", "_unique2", "__int__"},  # so is how many prototypes the batch has
     "visreg": {"__int__", "numpy"},  # a seed drawn on the host; sorting on a CPU alone
@@ -50,17 +53,26 @@ def test_a_step_waits_for_the_accelerator_only_where_that_is_listed(accelerator:
     options = {**case.options, **BEGUN.get(case.name, {})}
     projector = case.projector and case.name != "supervised"
     begun = Case(case.name, options, case.label, case.images, case.views, projector, case.width)
-    method, batch = begun.build(torch.float32), begun.batch(torch.float32)
+    assert waits_of(begun.build(torch.float32), begun.batch(torch.float32)) <= WAITS.get(case.name, set())
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_so_does_a_step_of_a_transformer(accelerator: None, name: str) -> None:
+    assert waits_of(build_case(name), batch_case(name)) <= WAITS.get(TRANSFORMERS[name][0], set())
+
+
+def waits_of(method: Method[Any], batch: Batch) -> set[str]:
+    """In a step that is not the first one after the start."""
     method(batch)  # what is read once after the start is read here
     with host_waits() as waits:
         method(batch).loss.backward()
         method.before_update()
         method.after_update()
-    assert set(waits) <= WAITS.get(case.name, set())
+    return set(waits)
 
 
 def test_every_method_is_looked_at_and_every_exception_is_one() -> None:
-    names = {case.name for case in VARIANTS}
+    names = {case.name for case in VARIANTS} | {name for name, _ in TRANSFORMERS.values()}
     assert names | NOT_TRAINED == set(method_names())
     assert set(WAITS) <= names
 
