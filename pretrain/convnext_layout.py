@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pretrain.tensor_checks import clean, dimensions
-from pretrain.timm_layout import complete
+from pretrain.tensor_checks import check_plain, clean, dimensions
+from pretrain.timm_layout import check_options, complete
 from pretrain.vit_layout import Recognised
 from whitebench.errors import UserError
 
@@ -28,6 +28,7 @@ def recognise_convnext(tensors: Mapping[str, Tensor]) -> Recognised:
         UserError: another network; tensors missing or left over.
     """
     trunk = {name: _flat(name, tensor) for name, tensor in tensors.items() if TRUNK.match(name)}
+    check_plain(trunk)
     depths, dims = _depths(trunk), _dims(trunk)
     gated, scaled = "stages.0.blocks.0.mlp.grn.weight" in trunk, "stages.0.blocks.0.gamma" in trunk
     options: dict[str, Any] = {
@@ -36,6 +37,7 @@ def recognise_convnext(tensors: Mapping[str, Tensor]) -> Recognised:
         "use_grn": gated,
         "ls_init_value": 1e-6 if scaled else None,
     }
+    check_options(options)
     size = NAMES.get((depths[2] if len(depths) > 2 else 0, dims[0]), "tiny")
     architecture = f"timm:convnext{'v2' if gated else ''}_{'huge' if gated and size == 'xlarge' else size}"
     if gated and size == "small":
@@ -58,7 +60,7 @@ def _depths(trunk: Mapping[str, Tensor]) -> list[int]:
         if match:
             stages.setdefault(int(match[1]), set()).add(int(match[2]))
     depths = [len(stages[number]) for number in sorted(stages)]
-    if sorted(stages) != list(range(len(stages))) or len(stages) != 4:
+    if sorted(stages) != list(range(len(stages))) or len(stages) != 4 or max(depths) > 128:
         raise UserError(
             f"a ConvNeXt of {len(stages)} stages ({depths} blocks): only those of four stages are supported"
         )
@@ -70,7 +72,7 @@ def _dims(trunk: Mapping[str, Tensor]) -> list[int]:
     if trunk[STEM].ndim != 4 or trunk[STEM].shape[1] != 3:
         raise UserError(f"{STEM} is {dimensions(tuple(trunk[STEM].shape))}: not a convolution from RGB")
     weights = [trunk.get(f"stages.{stage}.blocks.0.conv_dw.weight") for stage in range(4)]
-    if any(weight is None for weight in weights):
+    if any(weight is None or weight.ndim != 4 for weight in weights):
         raise UserError("a ConvNeXt without the first block of a stage")
     return [int(weight.shape[0]) for weight in weights if weight is not None]
 

@@ -31,7 +31,8 @@ def recognise_transformer_or_convnext(
     if not is_vit(tensors):
         return None
     names = list(stated_names(content, path))
-    width = int(tensors["patch_embed.proj.weight"].shape[0])
+    patches = tensors["patch_embed.proj.weight"]
+    width = int(patches.shape[0]) if patches.ndim else 0
     for key, name in names:
         _check_name(key, name.lower(), width)
     activation = next_config(path).get("hidden_act", "gelu")

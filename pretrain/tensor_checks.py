@@ -7,6 +7,9 @@ from torch import Tensor
 
 from whitebench.errors import UserError
 
+LARGEST = 2**28
+"""Elements of a tensor: four times those of the largest in a network of 7 billion parameters."""
+
 
 def check_shapes(
     arch: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], hint: str = ""
@@ -27,6 +30,18 @@ def check_shapes(
             stated = dimensions(tuple(tensors[name].shape))
             end = hint if ".conv2." in name or ".conv1." in name else ""
             raise UserError(f"{name} is {stated}, in a {arch} it is {dimensions(shape)}{end}")
+
+
+def check_plain(tensors: Mapping[str, Tensor]) -> None:
+    """Raises `UserError` for tensors without numbers of their own, or larger than any of a known network."""
+    for name, tensor in tensors.items():
+        if not has_values(tensor):
+            kind = tensor.device if tensor.device.type != "cpu" else tensor.layout
+            raise UserError(f"{clean(name)} holds no plain values (it is a {str(kind).removeprefix('torch.')} tensor)")
+        if not tensor.is_floating_point():
+            raise UserError(f"{clean(name)} is of type {str(tensor.dtype).removeprefix('torch.')}, not floating point")
+        if tensor.numel() > LARGEST or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(f"{clean(name)} is {dimensions(tuple(tensor.shape))}: more than the file has values for")
 
 
 def as_float32(name: str, tensor: Tensor) -> Tensor:

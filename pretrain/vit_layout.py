@@ -5,6 +5,7 @@ of attention heads: it is taken from what the file states, or from the width as 
 Each tensor is used, or listed as not used with the reason, or the file is refused.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.tensor_checks import clean, dimensions
-from pretrain.timm_layout import complete
+from pretrain.tensor_checks import check_plain, clean, dimensions
+from pretrain.timm_layout import check_options, complete
 from pretrain.vit_tensors import merged
 from whitebench.errors import UserError
 
@@ -73,10 +74,13 @@ def recognise_vit(tensors: Mapping[str, Tensor], prefix: str = "", heads: int | 
         for pattern, meaning in REFUSED:
             if re.search(pattern, name):
                 raise UserError(f"holds a vision transformer with {meaning} ({clean(name)}), which is not supported")
+    own = {_plain(name): tensor for name, tensor in unchunked.items() if TRUNK.match(_plain(name))}
+    check_plain(own)
     rotary = _check_rotary(unchunked)
-    trunk = merged({_plain(name): t for name, t in unchunked.items() if TRUNK.match(_plain(name))}, rotary)
+    trunk = merged(own, rotary)
     remarks = _not_used(unchunked, _width(trunk))
     options, assumed = _options(trunk, prefix, heads, rotary)
+    check_options(options)
     architecture = _architecture(trunk, options, rotary)
     remarks += assumed
     complete_tensors = complete(architecture, options, trunk)
@@ -91,7 +95,7 @@ def _plain(name: str) -> str:
 
 def _width(trunk: Mapping[str, Tensor]) -> int:
     weight = trunk[PATCHES]
-    if weight.ndim != 4 or weight.shape[1] != 3 or weight.shape[2] != weight.shape[3]:
+    if weight.ndim != 4 or weight.shape[1] != 3 or weight.shape[2] != weight.shape[3] or not weight.numel():
         raise UserError(f"{PATCHES} is {dimensions(tuple(weight.shape))}: not a convolution of square patches of RGB")
     return int(weight.shape[0])
 
@@ -126,8 +130,10 @@ def _check_rotary(tensors: Mapping[str, Tensor]) -> bool:
     names = set(map(_plain, tensors))
     if periods is None:
         return "pos_embed" not in names and "reg_token" in names
-    expected = 100.0 ** (torch.arange(len(periods), dtype=torch.float64) / len(periods))
-    if periods.ndim != 1 or not torch.allclose(periods.double().cpu(), expected, rtol=1e-2):
+    check_plain({"rope_embed.periods": periods})
+    count = periods.numel()
+    expected = 100.0 ** (torch.arange(min(count, 4096), dtype=torch.float64) / max(1, count))
+    if not count or periods.shape != expected.shape or not torch.allclose(periods.double(), expected, rtol=1e-2):
         raise UserError("rope_embed.periods are not DINOv3's (base 100): rotary positions of another kind")
     return True
 
@@ -139,15 +145,16 @@ def _options(
     width, patch = _width(trunk), int(trunk[PATCHES].shape[2])
     depth = _depth(trunk)
     hidden = trunk.get("blocks.0.mlp.fc1.weight", trunk.get("blocks.0.mlp.fc1_g.weight"))
+    rows = int(hidden.shape[0]) if hidden is not None and hidden.ndim == 2 else 4 * width
     options: dict[str, Any] = {
         "patch_size": patch,
         "embed_dim": width,
         "depth": depth,
-        "mlp_ratio": _ratio(width, int(hidden.shape[0]) if hidden is not None else 4 * width),
+        "mlp_ratio": _ratio(width, rows),
         "dynamic_img_size": True,
     }
     options["num_heads"], remarks = _heads(trunk, width, prefix, stated_heads, rotary)
-    class_token, registers = "cls_token" in trunk, trunk["reg_token"].shape[1] if "reg_token" in trunk else 0
+    class_token, registers = "cls_token" in trunk, _registers(trunk, width)
     options["class_token"] = class_token
     options["qk_norm"] = "blocks.0.attn.q_norm.weight" in trunk
     options["num_reg_tokens" if rotary else "reg_tokens"] = registers
@@ -166,6 +173,15 @@ def _options(
             options["global_pool"] = "avg"
         options |= _positions(trunk, patch, class_token, registers)
     return options, remarks
+
+
+def _registers(trunk: Mapping[str, Tensor], width: int) -> int:
+    tokens = trunk.get("reg_token")
+    if tokens is None:
+        return 0
+    if tokens.ndim != 3 or tokens.shape[0] != 1 or tokens.shape[2] != width:
+        raise UserError(f"its registers are {dimensions(tuple(tokens.shape))}, not 1 x R x {width}")
+    return int(tokens.shape[1])
 
 
 def _depth(trunk: Iterable[str]) -> int:
@@ -229,6 +245,8 @@ def _positions(trunk: dict[str, Tensor], patch: int, class_token: bool, register
     if table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != trunk[PATCHES].shape[0]:
         raise UserError(f"pos_embed is {dimensions(tuple(table.shape))}, not one row per token")
     count, no_embed_class = int(table.shape[1]), False
+    if class_token and tuple(trunk["cls_token"].shape) != (1, 1, table.shape[2]):
+        raise UserError(f"cls_token is {dimensions(tuple(trunk['cls_token'].shape))}, not one token")
     if registers and class_token and _is_square(count - 1) and not _is_square(count):
         trunk["cls_token"] = trunk["cls_token"] + table[:, :1]
         trunk["pos_embed"], count, no_embed_class = table[:, 1:], count - 1, True
@@ -245,7 +263,7 @@ def _positions(trunk: dict[str, Tensor], patch: int, class_token: bool, register
 
 
 def _is_square(number: int) -> bool:
-    return number > 0 and round(number**0.5) ** 2 == number
+    return number > 0 and math.isqrt(number) ** 2 == number
 
 
 def _architecture(trunk: Mapping[str, Tensor], options: dict[str, Any], rotary: bool) -> str:
@@ -253,7 +271,7 @@ def _architecture(trunk: Mapping[str, Tensor], options: dict[str, Any], rotary: 
     if rotary:
         return "timm:vit_small_patch16_dinov3" + ("_qkvb" if options["qkv_bias"] else "")
     fc1, fc2 = trunk.get("blocks.0.mlp.fc1.weight"), trunk.get("blocks.0.mlp.fc2.weight")
-    if fc1 is not None and fc2 is not None and fc1.shape[0] == 2 * fc2.shape[1]:
+    if fc1 is not None and fc2 is not None and fc1.ndim == fc2.ndim == 2 and fc1.shape[0] == 2 * fc2.shape[1]:
         return "timm:vit_giant_patch14_dinov2"  # SwiGLU
     size = NAMES.get((options["embed_dim"], options["depth"]), "base")
     return f"timm:vit_{size}_patch{14 if size == 'huge' else 16}_224"

@@ -22,6 +22,9 @@ def merged(trunk: Tensors, rotary: bool) -> Tensors:
     """
     tensors = dict(trunk)
     blocks = sorted({match[0] for name in trunk if (match := re.match(r"blocks\.\d+\.", name))})
+    biased = [block for block in blocks if f"{block}attn.k_proj.bias" in trunk]
+    if biased and biased != blocks:
+        raise UserError(f"{biased[0]}attn.k_proj has a bias, and that of another block has none")
     for block in blocks:
         _merge_projections(tensors, f"{block}attn.")
         _unmask(tensors, f"{block}attn.")
@@ -36,7 +39,7 @@ def merged(trunk: Tensors, rotary: bool) -> Tensors:
 
 
 def _merge_projections(tensors: Tensors, attention: str) -> None:
-    """q_proj, k_proj, v_proj -> qkv; a missing bias among others is zero."""
+    """q_proj, k_proj, v_proj -> qkv; keys may be without a bias (BEiT, DINOv3), which is zero then."""
     parts = [tensors.pop(f"{attention}{part}_proj.weight", None) for part in "qkv"]
     biases = [tensors.pop(f"{attention}{part}_proj.bias", None) for part in "qkv"]
     if all(part is None for part in parts):
@@ -46,7 +49,11 @@ def _merge_projections(tensors: Tensors, attention: str) -> None:
     weights = [part for part in parts if part is not None]
     tensors[f"{attention}qkv.weight"] = torch.cat(weights)
     if any(bias is not None for bias in biases):
+        if biases[0] is None or biases[2] is None:
+            raise UserError(f"{attention}q_proj and v_proj: the bias of one of them is missing")
         zero = weights[0].new_zeros(weights[0].shape[0])
+        if any(bias is not None and bias.shape != zero.shape for bias in biases):
+            raise UserError(f"{attention}q_proj, k_proj and v_proj have biases of other sizes")
         tensors[f"{attention}qkv.bias"] = torch.cat([zero if bias is None else bias for bias in biases])
 
 
@@ -57,6 +64,8 @@ def _unmask(tensors: Tensors, attention: str) -> None:
         return
     if bias is None or mask.shape != bias.shape:
         raise UserError(f"{attention}qkv.bias_mask is {dimensions(tuple(mask.shape))}, without a bias of that size")
+    if mask.ndim != 1 or not mask.is_floating_point():
+        raise UserError(f"{attention}qkv.bias_mask is not a vector of numbers")
     if mask.isnan().all():
         mask = torch.ones_like(mask)
         mask[len(mask) // 3 : 2 * len(mask) // 3] = 0
@@ -69,11 +78,13 @@ def _merge_biases(tensors: Tensors, attention: str, rotary: bool) -> None:
     if (q is None) is not (v is None):
         raise UserError(f"{attention}q_bias and v_bias: one of them is missing")
     if q is not None and v is not None:
-        if f"{attention}qkv.bias" in tensors or q.shape != v.shape:
+        if f"{attention}qkv.bias" in tensors or q.shape != v.shape or q.ndim != 1:
             raise UserError(f"{attention}q_bias and v_bias beside a qkv.bias, or of two sizes")
         tensors[f"{attention}qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
     if not rotary or (bias := tensors.pop(f"{attention}qkv.bias", None)) is None:
         return
+    if bias.ndim != 1 or len(bias) % 3:
+        raise UserError(f"{attention}qkv.bias is {dimensions(tuple(bias.shape))}, not that of three matrices")
     q, k, v = bias.chunk(3)
     if k.any():
         raise UserError(f"{attention}qkv.bias is not zero for keys: DINOv3's networks have no such bias")
