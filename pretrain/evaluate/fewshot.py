@@ -78,9 +78,10 @@ def images_by_class(manifest: "Manifest", protocol: FewShot) -> list["NDArray[np
     members = [every[labels == number] for number in range(len(manifest.classes))]
     for name, images in zip(manifest.classes, members, strict=True):
         if len(images) < most:
+            advice = f"; name fewer, e.g. --shots {len(images)}" if len(images) else ""
             raise UserError(
                 f"dataset '{manifest.dataset}': class '{name}' has {len(images)} labelled training images, fewer than "
-                f"{most} shots; name fewer, e.g. --shots {max(1, len(images))}"
+                f"{most} shots{advice}"
             )
     return members
 

@@ -140,8 +140,13 @@ def evaluate(frozen: "FrozenEncoder", shifted: ShiftedSet, weight: Tensor, bias:
     errors = {name: 100 - mean["top1"] for name, mean in means.items()}
     complete = set(ALEXNET_ERROR) <= set(errors) and all(len(tops[name]) == len(SEVERITIES) for name in ALEXNET_ERROR)
     if complete and len(shifted.classes) == len(names) == IMAGENET_CLASSES:
-        metrics["mCE"] = _mean([errors[name] / error for name, error in ALEXNET_ERROR.items()])
+        metrics["mCE"] = mean_corruption_error(errors)
     return {**metrics, "mean_error": 100 - metrics["top1"], "corruptions": {n: m["top1"] for n, m in means.items()}}
+
+
+def mean_corruption_error(errors: Mapping[str, float]) -> float:
+    """Mean over ImageNet-C's corruptions of the error (per cent, mean over severities) over AlexNet's, in per cent."""
+    return _mean([errors[name] / error for name, error in ALEXNET_ERROR.items()])
 
 
 def _mean(values: list[float]) -> float:

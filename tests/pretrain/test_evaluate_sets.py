@@ -158,6 +158,13 @@ def test_shifted_sets_are_matched_by_the_names_of_their_classes(data: Path, eval
         evaluate("robust", "--datasets", "shapes", "--shifts", "empty")
 
 
+def test_alexnets_own_errors_are_a_mean_corruption_error_of_100() -> None:
+    assert len(robust.ALEXNET_ERROR) == 15
+    errors = {name: 100 * error for name, error in robust.ALEXNET_ERROR.items()}
+    assert robust.mean_corruption_error(errors) == pytest.approx(100)
+    assert robust.mean_corruption_error({**errors, "fog": 0.0}) == pytest.approx(100 * 14 / 15)
+
+
 def test_severities_are_told_from_classes_that_are_digits(tmp_path: Path) -> None:
     digits = ("0", "1", "2")
     plain = robust.read_set(str(shifted_folder(tmp_path / "plain", digits)), digits)
