@@ -75,14 +75,16 @@ def test_two_processes_give_the_result_of_one(runs: dict[int, Path], stage: str,
     assert two.metrics.get("mAP") == pytest.approx(one.metrics.get("mAP"))
     losses = [[line["loss"] for line in read_metrics(folder)] for folder in (alone, joint)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    states = [list(tensors(resume.load(folder))) for folder in (alone, joint)]
+    loaded = [resume.load(folder) or {} for folder in (alone, joint)]
+    states = [list(tensors(state)) for state in loaded]
     assert len(states[0]) == len(states[1])
     assert bool(states[0]) == (stage in ("semi", "finetune") or protocol == "short-crops")
-    # Weights, and the optimizer's momentum: the sum of gradients. Batch norms of few images enlarge rounding errors;
-    # the fine-tuning runs in float64.
-    share, absolute = (1e-8, 1e-10) if stage == "finetune" else (3e-2, 1e-4)
-    for a, b in zip(*states, strict=True):
-        assert (a - b).double().norm() <= share * a.double().norm() + absolute
+    # In float64, weights and momentum (the sum of gradients) differ by the order of sums alone. In float32 batch norms
+    # of few images enlarge rounding errors of gradients; the weights still agree.
+    share = 1e-8 if stage == "finetune" else 1e-3
+    compared = states if stage == "finetune" else [list(tensors(whole.get("network", whole))) for whole in loaded]
+    for a, b in zip(*compared, strict=True):
+        assert (a - b).double().norm() <= share * (a.double().norm() + 1)
     probes = [folder / "probe.safetensors" for folder in (alone, joint)]
     if probes[0].exists():
         for a, b in zip(load_probe(alone), load_probe(joint), strict=True):
