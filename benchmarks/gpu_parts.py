@@ -82,7 +82,6 @@ def part_evaluate(options: argparse.Namespace, arguments: dict[str, Any]) -> dic
     if not backbone.is_file():
         raise UserError(f"{id}: not trained to its end")
     raw = {"protocol": getattr(recipe.evaluation, stage), "loader": "folder", "device": options.device}
-    raw |= {"epochs": 1} if options.tiny and stage == "linear" else {}
     record = run(stage, backbone, Target.of_recipe(recipe, id), validated(Options, raw, where=stage), {})
     assert record is not None, "this process is the main one"
     return {"passed": True, "id": record.id, **{key: record.metrics.get(key) for key in ("top1", "top5")}}

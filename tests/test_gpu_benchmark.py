@@ -105,6 +105,18 @@ def test_mistakes_are_one_line(call: Any, options: list[str], message: str) -> N
     assert message in done.stderr
 
 
+def test_every_training_of_the_list_has_a_schedule_for_its_epochs() -> None:
+    from argparse import Namespace
+
+    from benchmarks.gpu import CIFAR_RECIPES, cifar_overrides
+    from pretrain.recipe import load
+
+    for name in CIFAR_RECIPES:
+        recipe = load(f"cifar10/{name}", cifar_overrides(name, Namespace(tiny=False, epochs=200, device="cuda")))
+        assert recipe.schedule.epochs == 200
+        assert all(-200 < step < 0 or 0 < step < 200 for step in recipe.schedule.steps), name
+
+
 def test_without_a_gpu_the_command_says_so(call: Any) -> None:
     import torch
 

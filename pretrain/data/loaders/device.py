@@ -106,5 +106,5 @@ def _read_all(manifest: Manifest, split: str, workers: int) -> tuple[Tensor, Int
             raise UserError(
                 f"data.loader=device: the images of '{manifest.dataset}' differ in size; use data.loader=ffcv"
             )
-        block[index] = torch.from_numpy(pixels)
+        block.numpy()[index] = pixels
     return block.permute(0, 3, 1, 2).contiguous(), images.label
