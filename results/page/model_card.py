@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pretrain.architectures import timm_architecture
+from pretrain.architectures import resnet_width, timm_architecture
 from results.leaderboards.console import TITLES
 from results.leaderboards.leaderboard import Tables
 from results.leaderboards.repeat_command import repeat
@@ -69,6 +69,16 @@ network.eval()
 """Python that loads a backbone of timm, as its file states it."""
 
 
+NARROW_CODE = """from pretrain.networks import build_backbone  # Whitebench: torchvision has no ResNet of this width
+from safetensors.torch import load_file
+
+network = build_backbone("{arch}", "{stem}")
+network.load_state_dict(load_file("backbone.safetensors"))
+network.eval()
+"""
+FULL_WIDTH = 64
+
+
 def library(record: Record) -> str:
     """The package that builds the backbone."""
     return "timm" if timm_architecture(str(at(record.config, "network", "backbone"))) else "torchvision"
@@ -79,6 +89,8 @@ def loading(record: Record) -> str:
     arch, stem = at(record.config, "network", "backbone"), str(at(record.config, "network", "stem"))
     if library(record) == "timm":
         return TIMM_CODE
+    if resnet_width(str(arch)) != FULL_WIDTH:
+        return NARROW_CODE.format(arch=arch, stem=stem)
     return (
         "import torch, torchvision\n"
         "from safetensors.torch import load_file\n\n"

@@ -23,14 +23,14 @@ def records(tmp_path: Path) -> Records:
     return Records(tmp_path / "runs")
 
 
-def _pretrained(records: Records, seed: int = 0, stem: str = "imagenet") -> Path:
+def _pretrained(records: Records, seed: int = 0, stem: str = "imagenet", arch: str = "resnet18") -> Path:
     """A done pretraining with weights; its folder."""
     from pretrain.checkpoint import write_backbone
     from pretrain.networks import build_backbone
 
-    config = {"network": {"stem": stem}}
+    config = {"network": {"backbone": arch, "stem": stem}}
     folder = records.root / "pretrain" / records.pretrain("intl", seed, config=config)
-    write_backbone(folder / "backbone.safetensors", build_backbone("resnet18", stem).state_dict(), {"stem": stem})
+    write_backbone(folder / "backbone.safetensors", build_backbone(arch, stem).state_dict(), {"stem": stem})
     sha = file_hash(folder / "backbone.safetensors")
     command = f"python -m pretrain sample/intl seed={seed}"
     records.pretrain("intl", seed, config=config, artifacts={"backbone": {"sha256": sha}}, command=command)
@@ -61,21 +61,24 @@ def test_a_bundle_has_weights_card_numbers_and_command(records: Records, tmp_pat
     assert index["results"][1]["metrics"] == [{"type": "top1", "name": "linear, features", "value": 80.0}]
 
 
-@pytest.mark.parametrize("stem", ["imagenet", "cifar", "cifar-pad2", "small"])
+@pytest.mark.parametrize(
+    ("arch", "stem"),
+    [*(("resnet18", stem) for stem in ("imagenet", "cifar", "cifar-pad2", "small")), ("resnet18-32", "cifar")],
+)
 def test_the_cards_code_loads_the_weights(
-    records: Records, tmp_path: Path, stem: str, monkeypatch: pytest.MonkeyPatch
+    records: Records, tmp_path: Path, arch: str, stem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
     from pretrain.checkpoint import read_backbone
     from pretrain.networks import build_backbone
 
-    bundle = export(str(_pretrained(records, stem=stem)), [records.root], tmp_path / "out")
+    bundle = export(str(_pretrained(records, stem=stem, arch=arch)), [records.root], tmp_path / "out")
     code = (bundle / "README.md").read_text().split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(bundle)
     names: dict[str, Any] = {}
     exec(code, names)
-    ours = build_backbone("resnet18", stem).eval()
+    ours = build_backbone(arch, stem).eval()
     ours.load_state_dict(read_backbone(bundle / "backbone.safetensors").tensors, strict=False)
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(names["network"](images), ours(images))
