@@ -54,4 +54,5 @@ def make_repeatable(threads: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # filling costs 5 %
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # of convolutions; the next line is of products alone
     torch.set_float32_matmul_precision("highest")
