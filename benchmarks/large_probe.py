@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pretrain.evaluate.knn import nearest_neighbours
 from pretrain.evaluate.linear import Embedded, linear_head, train_epoch, with_rates
-from pretrain.evaluate.protocols import KNN, Linear, find_protocol
+from pretrain.evaluate.protocol_kinds import KNN, Linear
+from pretrain.evaluate.protocols import find_protocol
 
 VALIDATION = 50_000
 CHUNK = 16_384

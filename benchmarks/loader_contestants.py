@@ -38,7 +38,7 @@ def suite_loader(views: list[dict[str, Any]], written: str = "original", **colou
     def start(options: argparse.Namespace) -> Epoch:
         from pretrain.data.betons.manifest import read_manifest
         from pretrain.data.loaders.build import training_loader
-        from pretrain.recipe import Colour, Data, Views
+        from pretrain.recipe_sections import Colour, Data, Views
 
         data = Data(dataset=written, views=tuple(Views(**view) for view in views), colour=Colour(**colour))
         manifest = read_manifest(options.datasets / written)

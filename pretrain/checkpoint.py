@@ -31,7 +31,7 @@ class Backbone:
     arch: str
     """resnet18, resnet34, resnet50 or resnet101 (torchvision's), or `timm:NAME`."""
     stem: str
-    """As `pretrain.recipe.Network.stem`; "imagenet" of networks of timm, which have none to choose."""
+    """As `pretrain.recipe_sections.Network.stem`; "imagenet" of networks of timm, which have none to choose."""
     tensors: "dict[str, Tensor]"
     """torchvision's or timm's names without head and batch counters; float32, on the CPU, all finite."""
     metadata: dict[str, Any]

@@ -63,7 +63,7 @@ class Encoder(nn.Module):
 
 ConfigT = TypeVar("ConfigT")
 Counting = Literal["from-one", "from-zero", "inclusive"]
-"""See `recipe.Schedule.counting`."""
+"""See `recipe_sections.Schedule.counting`."""
 
 
 Embed = Callable[[nn.Module], Tensor]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pretrain.architectures import RESNETS, resnet_width, timm_architecture
 from pretrain.method import Encoder
-from pretrain.recipe import Network
+from pretrain.recipe_sections import Network
 from pretrain.single_pixel_conv import skip_padding
 from pretrain.timm_networks import build_for_recipe, feature_width
 from pretrain.whitening_layer import Whitening
@@ -23,7 +23,7 @@ STEMS = ("imagenet", "cifar", "cifar-pad2", "small")
 def build_backbone(
     arch: str, stem: str = "imagenet", zero_init_residual: bool = False, stem_init: str = "default"
 ) -> nn.Module:
-    """A torchvision ResNet without its classifier: [B, 3, S, S] -> [B, F]. Stems: see `recipe.Network`."""
+    """A torchvision ResNet without its classifier: [B, 3, S, S] -> [B, F]. Stems: see `recipe_sections.Network`."""
     from pretrain.resnets import build_resnet  # torchvision takes as long as torch; planning a sweep needs neither
 
     if arch not in RESNETS:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain import recipe
+from pretrain import recipe_sections
 from whitebench.errors import UserError
 
 FINAL = ("norm.", "fc_norm.", "head.")
@@ -16,7 +16,7 @@ FINAL = ("norm.", "fc_norm.", "head.")
 
 
 def build_optimizer(
-    module: nn.Module, optimizer: recipe.Optimizer, batch: int, constant: Iterable[nn.Module] = ()
+    module: nn.Module, optimizer: recipe_sections.Optimizer, batch: int, constant: Iterable[nn.Module] = ()
 ) -> torch.optim.Optimizer:
     """The recipe's optimizer over all trainable parameters of `module`, at its base rate for this global batch.
 
@@ -79,7 +79,7 @@ def layer_shares(module: nn.Module, decay: float | None) -> dict[int, float]:
     return {id(p): decay ** (0 if name in final else last - layers[name]) for name, p in named}
 
 
-def base_rate(optimizer: recipe.Optimizer, batch: int) -> float:
+def base_rate(optimizer: recipe_sections.Optimizer, batch: int) -> float:
     """The peak learning rate for a global batch: scaled linearly, unless `lr_batch` is None."""
     return optimizer.lr if optimizer.lr_batch is None else optimizer.lr * batch / optimizer.lr_batch
 
@@ -194,14 +194,14 @@ def clip_gradients(parameters: Iterable[Tensor], clip: float, norm: str = "tenso
 class LearningRate:
     """The learning rate of each step, a pure function of the step: a resumed run needs no state of it.
 
-    Warm-up is linear; after it, `cosine` falls to final_lr * base. See `recipe.Schedule.counting` for which step has
-    which rate. `cosine-by-epoch` is a function of the epoch alone, counted from the start of training; `step`
+    Warm-up is linear; after it, `cosine` falls to final_lr * base. `recipe_sections.Schedule.counting` says which step
+    has which rate. `cosine-by-epoch` is a function of the epoch alone, counted from the start of training; `step`
     multiplies by gamma at the start of each epoch in `steps`, as PyTorch's MultiStepLR does: a milestone that warm-up
     has not yet passed is overwritten by it.
     """
 
     def __init__(
-        self, schedule: recipe.Schedule, optimizer: recipe.Optimizer, batch: int, steps_per_epoch: int
+        self, schedule: recipe_sections.Schedule, optimizer: recipe_sections.Optimizer, batch: int, steps_per_epoch: int
     ) -> None:
         self.schedule, self.steps_per_epoch = schedule, steps_per_epoch
         self.base = base_rate(optimizer, batch)
@@ -238,7 +238,7 @@ class LearningRate:
         return self.base * (share + (1 - share) * self.schedule.final_lr)
 
 
-def weight_decay_at(optimizer: recipe.Optimizer, progress: float) -> float:
+def weight_decay_at(optimizer: recipe_sections.Optimizer, progress: float) -> float:
     """The weight decay when a share `progress` of all steps is done: a cosine where it has an end of its own."""
     final = optimizer.weight_decay if optimizer.final_weight_decay is None else optimizer.final_weight_decay
     return final + (optimizer.weight_decay - final) * (1 + math.cos(math.pi * progress)) / 2

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.architectures import TIMM, check_timm_name, patch_of, timm_architecture
-from pretrain.recipe import Network
+from pretrain.recipe_sections import Network
 from whitebench.errors import UserError
 
 Options = dict[str, Any]

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw
 from pretrain.data.batch import Batch
 from pretrain.data.betons.manifest import read_manifest
 from pretrain.data.loaders.build import evaluation_batches, training_loader
-from pretrain.recipe import Colour, Recipe
+from pretrain.recipe import Recipe
+from pretrain.recipe_sections import Colour
 from whitebench.errors import UserError
 
 GAP = 4

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pretrain.evaluate.protocols import FewShot, Linear, LinearGrid, Protocol
+from pretrain.evaluate.protocol_kinds import FewShot, Linear, LinearGrid, Protocol
 from pretrain.evaluate.target import Options, Target
 from whitebench.errors import UserError
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pretrain.checkpoint import Backbone
     from pretrain.evaluate.encoder import Trained
-    from pretrain.evaluate.protocols import Interpolation
+    from pretrain.evaluate.protocol_kinds import Interpolation
     from pretrain.evaluate.target import Options, Target
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pretrain.data.betons.format import read_samples
 from pretrain.evaluate.knn import joint_accuracy
-from pretrain.evaluate.protocols import FewShot
+from pretrain.evaluate.protocol_kinds import FewShot
 from pretrain.evaluate.subset import every_labelled
 from pretrain.repeatable import derive_seed
 from whitebench.errors import UserError

@@ -20,12 +20,12 @@ from pretrain.evaluate.layer_decay import parameter_groups
 from pretrain.evaluate.linear import linear_head
 from pretrain.evaluate.mixing import Mixing
 from pretrain.evaluate.online import evaluating
-from pretrain.evaluate.protocols import Finetune, Semi
+from pretrain.evaluate.protocol_kinds import Finetune, Semi
 from pretrain.evaluate.ranks import Progress, joint_loss, own_share, sum_gradients, with_empty_batches
 from pretrain.evaluate.selection import best_epoch
 from pretrain.evaluate.subset import choose
 from pretrain.optim import clip_gradients
-from pretrain.recipe import Data, Views
+from pretrain.recipe_sections import Data, Views
 from pretrain.repeatable import derive_seed, make_repeatable
 from pretrain.timm_networks import feature_width
 from whitebench.errors import UserError

@@ -18,10 +18,10 @@ from pretrain.distributed import sum_over_ranks
 from pretrain.evaluate.blocks import LastBlocks
 from pretrain.evaluate.knn import joint_accuracy
 from pretrain.evaluate.linear import Augmented, Embedded, learning_rate, linear_head, save_probe
-from pretrain.evaluate.protocols import Linear, LinearGrid
+from pretrain.evaluate.protocol_kinds import Linear, LinearGrid
 from pretrain.evaluate.ranks import Progress, joint_loss, sum_gradients
 from pretrain.evaluate.subset import every_labelled
-from pretrain.recipe import Views
+from pretrain.recipe_sections import Views
 from pretrain.repeatable import derive_seed
 from whitebench.errors import UserError
 from whitebench.records import Run

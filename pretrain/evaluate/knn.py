@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretrain.distributed import sum_over_ranks, world_size
-from pretrain.evaluate.protocols import KNN
+from pretrain.evaluate.protocol_kinds import KNN
 from pretrain.evaluate.ranks import gather_rows, joint_rows
 from whitebench.errors import UserError
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from pretrain.data.loaders.build import training_loader
 from pretrain.distributed import rank, sum_over_ranks, world_size
 from pretrain.evaluate.knn import joint_accuracy
-from pretrain.evaluate.protocols import Linear
+from pretrain.evaluate.protocol_kinds import Linear
 from pretrain.evaluate.ranks import Progress, joint_loss, row_offset, sum_gradients, with_empty_batches
 from pretrain.evaluate.selection import best_epoch
 from pretrain.optim import LARC
-from pretrain.recipe import Data, Views
+from pretrain.recipe_sections import Data, Views
 from pretrain.repeatable import derive_seed
 from whitebench.errors import UserError
 from whitebench.files import write_atomically

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from pretrain.distributed import rank, sum_over_ranks, world_size
-from pretrain.evaluate.protocols import Finetune
+from pretrain.evaluate.protocol_kinds import Finetune
 from pretrain.repeatable import derive_seed
 
 

@@ -12,7 +12,7 @@ from pretrain.data.loaders.build import evaluation_batches
 from pretrain.distributed import gather_with_gradient, rank, world_size
 from pretrain.evaluate.features import collect
 from pretrain.evaluate.knn import accuracy
-from pretrain.evaluate.protocols import KNN
+from pretrain.evaluate.protocol_kinds import KNN
 from pretrain.recipe import Recipe
 
 PROTOCOL = KNN("online", "this suite: as cosine-20, among a part of the training images", 20, "cosine")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pretrain.evaluate.finetune import Classifier, FineTuning
-from pretrain.evaluate.protocols import Semi
+from pretrain.evaluate.protocol_kinds import Semi
 from whitebench.records import Run
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.evaluate.protocols import (
+from pretrain.evaluate.protocol_kinds import (
     KNN,
     SVM,
     FewShot,
@@ -23,8 +23,8 @@ from pretrain.evaluate.protocols import (
     Retrieval,
     Robust,
     Semi,
-    find_protocol,
 )
+from pretrain.evaluate.protocols import find_protocol
 from pretrain.evaluate.target import Options, Target
 from whitebench.errors import UserError
 from whitebench.hashing import ADDED, run_id

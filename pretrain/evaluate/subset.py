@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.data.betons.manifest import Manifest
-from pretrain.evaluate.protocols import Finetune, Semi
+from pretrain.evaluate.protocol_kinds import Finetune, Semi
 from whitebench.errors import UserError
 
 SOURCE = "github.com/google-research/simclr, imagenet_subsets/{1,10}percent.txt"

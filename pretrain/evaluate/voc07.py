@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.evaluate.image_files import encode, find_folder, squeezed
-from pretrain.evaluate.protocols import SVM
+from pretrain.evaluate.protocol_kinds import SVM
 from whitebench.errors import UserError
 from whitebench.hashing import content_hash
 

@@ -10,7 +10,8 @@ from whitebench.errors import UserError
 
 if TYPE_CHECKING:
     from pretrain.data.betons.manifest import Manifest
-    from pretrain.recipe import Colour, Recipe
+    from pretrain.recipe import Recipe
+    from pretrain.recipe_sections import Colour
 
 
 @dataclass(frozen=True)

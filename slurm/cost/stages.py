@@ -20,7 +20,8 @@ EVALUATION_BATCH = 256
 
 def linear_hours(recipe: "Recipe", hardware: Hardware, options: dict[str, Any], images: int | None) -> Quantity:
     """A probe that sees new crops passes through the network in every epoch, else once."""
-    from pretrain.evaluate.protocols import Linear, find_protocol
+    from pretrain.evaluate.protocol_kinds import Linear
+    from pretrain.evaluate.protocols import find_protocol
 
     protocol = find_protocol("linear", options.get("protocol") or recipe.evaluation.linear)
     assert isinstance(protocol, Linear)
@@ -37,7 +38,8 @@ def knn_hours(recipe: "Recipe", hardware: Hardware, options: dict[str, Any], ima
 
 
 def semi_hours(recipe: "Recipe", hardware: Hardware, options: dict[str, Any], images: int | None) -> Quantity:
-    from pretrain.evaluate.protocols import Semi, find_protocol
+    from pretrain.evaluate.protocol_kinds import Semi
+    from pretrain.evaluate.protocols import find_protocol
 
     protocol = find_protocol("semi", options.get("protocol") or recipe.evaluation.semi)
     assert isinstance(protocol, Semi)
@@ -142,7 +144,7 @@ def _passes(recipe: "Recipe", hardware: Hardware, images: int | None, trained: b
 def backbone_alone(recipe: "Recipe") -> "Recipe":
     """The recipe's backbone as a classifier of one view of the evaluation's size, in float32 as evaluations run."""
     from pretrain.method import find_method
-    from pretrain.recipe import Colour, Views
+    from pretrain.recipe_sections import Colour, Views
 
     crop = recipe.evaluation_crop
     return replace(

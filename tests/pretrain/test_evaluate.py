@@ -16,7 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from pretrain.evaluate import knn, linear
-from pretrain.evaluate.protocols import KNN, PROTOCOLS, Linear, find_protocol
+from pretrain.evaluate.protocol_kinds import KNN, Linear
+from pretrain.evaluate.protocols import PROTOCOLS, find_protocol
 from whitebench.errors import UserError
 from whitebench.records import Run
 

@@ -14,7 +14,8 @@ import torch
 from pretrain.evaluate import __main__ as command
 from pretrain.evaluate import fewshot, retrieval, robust, voc07
 from pretrain.evaluate.image_files import read_image
-from pretrain.evaluate.protocols import SVM, FewShot, find_protocol
+from pretrain.evaluate.protocol_kinds import SVM, FewShot
+from pretrain.evaluate.protocols import find_protocol
 from pretrain.evaluate.stage import plan
 from pretrain.evaluate.target import Options, Target
 from results.leaderboards.collect import collect

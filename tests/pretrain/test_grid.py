@@ -13,7 +13,8 @@ from pretrain.evaluate import linear
 from pretrain.evaluate.blocks import LastBlocks
 from pretrain.evaluate.grid import build_probes, fit, held_out_mask
 from pretrain.evaluate.linear import Embedded
-from pretrain.evaluate.protocols import LinearGrid, find_protocol
+from pretrain.evaluate.protocol_kinds import LinearGrid
+from pretrain.evaluate.protocols import find_protocol
 from pretrain.evaluate.ranks import Progress
 from pretrain.networks import build_backbone
 from tests.pretrain.test_evaluate import clusters

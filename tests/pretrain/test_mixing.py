@@ -8,7 +8,8 @@ from torchvision.transforms import v2
 from pretrain.evaluate import mixing
 from pretrain.evaluate.finetune import rate_share
 from pretrain.evaluate.mixing import Mixing
-from pretrain.evaluate.protocols import Finetune, find_protocol
+from pretrain.evaluate.protocol_kinds import Finetune
+from pretrain.evaluate.protocols import find_protocol
 from pretrain.repeatable import derive_seed
 
 

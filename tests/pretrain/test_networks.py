@@ -9,7 +9,7 @@ from torch import nn
 
 from pretrain.architectures import RESNETS
 from pretrain.networks import MomentumCopy, build_backbone, build_encoder, build_projector, embed_jointly
-from pretrain.recipe import Network
+from pretrain.recipe_sections import Network
 from tests.support.tiny_encoder import images, tiny_encoder
 from whitebench.errors import UserError
 

@@ -18,7 +18,8 @@ from pretrain.optim import (
     clip_gradients,
     weight_decay_at,
 )
-from pretrain.recipe import Optimizer, Schedule, load
+from pretrain.recipe import load
+from pretrain.recipe_sections import Optimizer, Schedule
 from whitebench.errors import UserError
 
 

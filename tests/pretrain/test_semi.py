@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pretrain.data.betons.manifest import Manifest, read_manifest
 from pretrain.data.loaders.order import ShuffledPart
-from pretrain.evaluate.protocols import PROTOCOLS, Semi, find_protocol
+from pretrain.evaluate.protocol_kinds import Semi
+from pretrain.evaluate.protocols import PROTOCOLS, find_protocol
 from pretrain.evaluate.semi import rate_share
 from pretrain.evaluate.subset import choose, deviation, identity, list_hash, read_list
 from whitebench.errors import UserError

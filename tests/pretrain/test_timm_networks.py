@@ -12,7 +12,8 @@ from pretrain.architectures import canonical_backbone, check_sizes, timm_archite
 from pretrain.checkpoint import read_backbone, write_backbone
 from pretrain.evaluate.features import load_backbone
 from pretrain.networks import build_encoder, embed_by_size
-from pretrain.recipe import Network, load
+from pretrain.recipe import load
+from pretrain.recipe_sections import Network
 from pretrain.timm_networks import feature_width, sine_positions
 from whitebench.errors import UserError
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pretrain.networks import build_encoder
-from pretrain.recipe import Network
+from pretrain.recipe_sections import Network
 from pretrain.whitening_layer import Whitening
 from whitebench.errors import UserError
 

@@ -93,7 +93,7 @@ def test_the_cards_code_loads_a_network_of_timm(
     from pretrain.architectures import timm_architecture
     from pretrain.checkpoint import write_backbone
     from pretrain.networks import build_encoder
-    from pretrain.recipe import Network
+    from pretrain.recipe_sections import Network
 
     encoder = build_encoder(Network(backbone=name), [32]).eval()
     config = {"network": {"backbone": name, "stem": "imagenet"}}

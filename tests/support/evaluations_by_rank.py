@@ -13,7 +13,8 @@ from pretrain import resume
 from pretrain.checkpoint import read_backbone
 from pretrain.evaluate import finetune, ranks
 from pretrain.evaluate.named_sets import prepare_datasets
-from pretrain.evaluate.protocols import PROTOCOLS, Finetune, Linear, LinearGrid, Semi
+from pretrain.evaluate.protocol_kinds import Finetune, Linear, LinearGrid, Semi
+from pretrain.evaluate.protocols import PROTOCOLS
 from pretrain.evaluate.stage import run
 from pretrain.evaluate.target import Options, Target
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from pretrain import recipe
+from pretrain import recipe_sections as sections
 from pretrain.method import find_method, method_names
+from pretrain.recipe import Recipe
 from whitebench.reference import markdown_table
 
 PATH = Path(__file__).parents[2] / "docs" / "recipe-reference.md"
@@ -12,20 +13,20 @@ INTRODUCTION = """\
 
 Every key of a recipe, with the values it takes; `python -m pretrain RECIPE key=value` overrides it by its dotted name.
 A value out of its range, NaN, an infinity and an unknown key are refused before anything runs. Generated from the types
-in `pretrain/recipe.py` and `pretrain/methods/` by `python -m tests.support.recipe_reference`.
+in `pretrain/recipe_sections.py` and `pretrain/methods/` by `python -m tests.support.recipe_reference`.
 """
 SECTIONS = {
-    "": recipe.Recipe,
-    "data": recipe.Data,
-    "data.views.0": recipe.Views,
-    "data.colour": recipe.Colour,
-    "network": recipe.Network,
-    "optimizer": recipe.Optimizer,
-    "schedule": recipe.Schedule,
-    "evaluation": recipe.Evaluation,
-    "monitor": recipe.Monitor,
-    "machine": recipe.Machine,
-    "paper": recipe.Paper,
+    "": Recipe,
+    "data": sections.Data,
+    "data.views.0": sections.Views,
+    "data.colour": sections.Colour,
+    "network": sections.Network,
+    "optimizer": sections.Optimizer,
+    "schedule": sections.Schedule,
+    "evaluation": sections.Evaluation,
+    "monitor": sections.Monitor,
+    "machine": sections.Machine,
+    "paper": sections.Paper,
 }
 
 

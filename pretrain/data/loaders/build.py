@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pretrain.data.betons.manifest import Manifest
     from pretrain.data.loaders.order import SequentialOrder, ShuffledOrder, ShuffledPart
     from pretrain.data.views.view_sets import Interpolation, ViewSet
-    from pretrain.recipe import Data, Recipe
+    from pretrain.recipe import Recipe
+    from pretrain.recipe_sections import Data
 
 
 class Renderer(Protocol):

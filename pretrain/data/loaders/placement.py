@@ -9,13 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pretrain.recipe import Placement
+from pretrain.recipe_sections import Placement
 from whitebench.errors import UserError
 from whitebench.hashing import content_hash
 from whitebench.records import data_root
 
 if TYPE_CHECKING:
-    from pretrain.recipe import Data
+    from pretrain.recipe_sections import Data
 
 FILE = "placement.json"
 PLACEMENTS: tuple[Placement, ...] = ("loader", "accelerator")

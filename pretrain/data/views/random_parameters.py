@@ -12,7 +12,7 @@ from numba import uint64
 from numpy.typing import NDArray
 
 from pretrain.data.views.jit import inner, kernel
-from pretrain.recipe import Colour, Views
+from pretrain.recipe_sections import Colour, Views
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

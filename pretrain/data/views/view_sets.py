@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pretrain.data.views import random_parameters as columns
 from pretrain.data.views.random_parameters import Floats, Integers
-from pretrain.recipe import Colour, Placement, Views
+from pretrain.recipe_sections import Colour, Placement, Views
 from whitebench.errors import UserError
 
 Interpolation = Literal["bilinear", "bicubic"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from pretrain.data.views import colour, colour_batched
 from pretrain.data.views import random_parameters as draws
 from pretrain.data.views.jit import kernel
-from pretrain.recipe import Colour, Views
+from pretrain.recipe_sections import Colour, Views
 from tests.support.photos import photo
 
 inner_recolour = colour.recolour

@@ -12,7 +12,7 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
 from pretrain.data.views import random_parameters as draws
-from pretrain.recipe import Colour, Views
+from pretrain.recipe_sections import Colour, Views
 
 COLOUR = Colour(
     jitter=(0.4, 0.4, 0.2, 0.1),

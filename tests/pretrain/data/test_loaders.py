@@ -24,7 +24,7 @@ from pretrain.data.betons.read import BetonImages
 from pretrain.data.betons.write import write_dataset
 from pretrain.data.loaders.build import evaluation_batches, make_loader, training_loader
 from pretrain.data.loaders.placement import placement_of
-from pretrain.recipe import Colour, Data, Views
+from pretrain.recipe_sections import Colour, Data, Views
 from tests.support.photos import image_folder
 from whitebench.errors import UserError
 
@@ -372,7 +372,7 @@ from pretrain.data.loaders import ffcv
 from pretrain.data.loaders.build import training_loader
 from pretrain.data.views import random_parameters
 from pretrain.data.betons.manifest import read_manifest
-from pretrain.recipe import Data, Views
+from pretrain.recipe_sections import Data, Views
 data = Data(dataset="photos", views=(Views(size=16),))
 next(training_loader(data, read_manifest(Path({str(photos.folder)!r})), seed=0, batch=2).epoch(0))
 for kernel in (ffcv._render, random_parameters._fill, random_parameters._fill_keys):

@@ -28,7 +28,7 @@ from pretrain.data.loaders.order import ShuffledOrder
 from pretrain.data.views import crop
 from pretrain.data.views import random_parameters as draws
 from pretrain.data.views import simd as vectors
-from pretrain.recipe import Colour, Data, Views
+from pretrain.recipe_sections import Colour, Data, Views
 from tests.support.photos import image_folder, photo
 from whitebench.errors import UserError
 

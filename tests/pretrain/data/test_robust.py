@@ -23,7 +23,7 @@ from pretrain.data.loaders.build import training_loader
 from pretrain.data.loaders.host import Host, filesystem_of
 from pretrain.data.loaders.placement import placement_of
 from pretrain.data.views import random_parameters as draws
-from pretrain.recipe import Colour, Data, Views
+from pretrain.recipe_sections import Colour, Data, Views
 from tests.support.photos import image_folder
 from whitebench.errors import UserError
 

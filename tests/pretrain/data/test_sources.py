@@ -23,7 +23,7 @@ from pretrain.data.betons.write import verify_dataset, write_dataset, write_subs
 from pretrain.data.loaders.build import evaluation_batches, training_loader
 from pretrain.data.sources.class_lists import choose_classes
 from pretrain.data.sources.source import ImageSource
-from pretrain.recipe import Data, Views
+from pretrain.recipe_sections import Data, Views
 from whitebench.errors import UserError
 
 WNIDS = ("n01440764", "n01443537", "n01484850")

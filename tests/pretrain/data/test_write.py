@@ -28,7 +28,7 @@ from pretrain.data.betons.split_writer import SplitWriter
 from pretrain.data.betons.write import WRITING, verify_dataset, write_dataset, write_subset
 from pretrain.data.loaders.build import training_loader
 from pretrain.data.statistics import IMAGENET_MEAN
-from pretrain.recipe import Data, Views
+from pretrain.recipe_sections import Data, Views
 from tests.support.photos import CLASSES, image_folder, jpeg, photo
 from whitebench.errors import UserError, run_command
 from whitebench.hashing import file_hash
@@ -563,7 +563,7 @@ def test_a_contact_sheet_shows_the_views(source: Path, root: Path, tmp_path: Pat
     from types import SimpleNamespace
 
     from pretrain.data.show import GAP, LINE, write_contact_sheet
-    from pretrain.recipe import Data, Views
+    from pretrain.recipe_sections import Data, Views
 
     write_dataset(source, root / "photos")
     data = Data(dataset="photos", views=(Views(size=40, count=2), Views(size=20)))
