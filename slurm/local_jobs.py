@@ -92,15 +92,15 @@ class JobServer:
     """The launcher's end of a `slurm.job_server`."""
 
     def __init__(self, stages: list[str], environment: dict[str, str], log: Path) -> None:
-        self.connection, theirs = socket.socketpair()
-        with theirs, open(log, "ab") as output, children_without_signals():
+        self.connection, server_end = socket.socketpair()
+        with server_end, open(log, "ab") as output, children_without_signals():
             self.process = subprocess.Popen(
-                [sys.executable, "-u", "-m", "slurm.job_server", str(theirs.fileno()), *stages],
+                [sys.executable, "-u", "-m", "slurm.job_server", str(server_end.fileno()), *stages],
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[server_end.fileno()],
             )
         self.unread = b""
         self.ready: bool | None = None

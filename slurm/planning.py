@@ -133,9 +133,13 @@ class Planner:
                 )
             parents = [job for need in needs for job in jobs_by_stage[need]]
             variants = list(self._variants(planned.recipe, name))
-            made = {v: [self._job(planned, v, seed, parents) for seed in spec.seeds or (None,)] for v in variants}
-            jobs_by_stage[name] = [job for variant, jobs in made.items() if variant.epoch is None for job in jobs]
-            yield from (job for jobs in made.values() for job in jobs)
+            jobs_by_variant = {
+                v: [self._job(planned, v, seed, parents) for seed in spec.seeds or (None,)] for v in variants
+            }
+            jobs_by_stage[name] = [
+                job for variant, jobs in jobs_by_variant.items() if variant.epoch is None for job in jobs
+            ]
+            yield from (job for jobs in jobs_by_variant.values() for job in jobs)
 
     def _variants(self, recipe: Recipe, name: str) -> Iterator[Variant]:
         """A stage once, or once per dataset, and for each backbone that the pretraining keeps."""
@@ -144,8 +148,8 @@ class Planner:
         if sets is not None and not (isinstance(sets, list) and sets and all(isinstance(one, str) for one in sets)):
             raise UserError(f"sweep {self.sweep.name}: stages.{name}.datasets: not a list of names: {sets!r}")
         during = not spec.function and (spec.stage or name) in DURING_TRAINING and "epoch" not in spec.options
-        kept = kept_epochs(recipe.schedule.epochs, recipe.machine.keep_every) if during else []
-        for epoch in (None, *kept):
+        epochs = kept_epochs(recipe.schedule.epochs, recipe.machine.keep_every) if during else []
+        for epoch in (None, *epochs):
             yield from (Variant(name, dataset, epoch) for dataset in sets or (None,))
 
     def leaderboard(self, needs: tuple[str, ...]) -> Job:
@@ -270,8 +274,10 @@ def _processes(name: str, spec: StageSpec, recipe: Recipe) -> int:
         return 1
     if name == "pretrain":
         return recipe.processes
-    asked = spec.options.get("world_size", 1)
-    return asked if isinstance(asked, int) and asked > 0 else 1  # another value is refused with the other options
+    processes = spec.options.get("world_size", 1)
+    return (
+        processes if isinstance(processes, int) and processes > 0 else 1
+    )  # another value is refused with the other options
 
 
 def _one_process_per_gpu(name: str, spec: StageSpec) -> bool:

@@ -75,13 +75,15 @@ def _layouts(folder: Path) -> list[tuple[SplitFiles, SplitFiles]]:
     def roboflow(name: str) -> SplitFiles:
         return SplitFiles(name, folder / name / ROBOFLOW_FILE, (folder / name, folder / name / "images"))
 
-    def lvis(stem: str, name: str, place: Path) -> SplitFiles:
-        return SplitFiles(name, place / f"{stem}_{name}.json", (folder, folder / "images", folder / "coco", place))
+    def lvis(stem: str, name: str, annotations: Path) -> SplitFiles:
+        return SplitFiles(
+            name, annotations / f"{stem}_{name}.json", (folder, folder / "images", folder / "coco", annotations)
+        )
 
     lvis_layouts = [
-        (lvis(stem, "train", place), lvis(stem, "val", place))
+        (lvis(stem, "train", annotations), lvis(stem, "val", annotations))
         for stem in LVIS_VERSIONS
-        for place in (folder, folder / "annotations")
+        for annotations in (folder, folder / "annotations")
     ]
     return [
         *((named(train), named(val)) for train, val in NAMED),

@@ -60,9 +60,9 @@ def lvis_evaluator(name: str, images: list[dict[str, Any]], tasks: tuple[str, ..
 
         def _judge(self, task: str) -> Any:
             """As Detectron2 does: masks are judged by their own areas, without boxes."""
-            kept = ("image_id", "category_id", "score", "bbox" if task == "bbox" else "segmentation")
-            found = [{key: item[key] for key in kept} for item in self.detections]
-            judged = api.LVISEval(self.truth, api.LVISResults(self.truth, found, max_dets=MOST_DETECTIONS), task)
+            keys = ("image_id", "category_id", "score", "bbox" if task == "bbox" else "segmentation")
+            detections = [{key: item[key] for key in keys} for item in self.detections]
+            judged = api.LVISEval(self.truth, api.LVISResults(self.truth, detections, max_dets=MOST_DETECTIONS), task)
             judged.run()
             return judged
 

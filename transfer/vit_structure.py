@@ -132,9 +132,9 @@ def _structure(
     arch: str, options: tuple[tuple[str, Any], ...], shapes: tuple[tuple[str, tuple[int, ...]], ...]
 ) -> VitStructure:
     kinds = dict(options)
-    known = {key: kinds[key] for key in kinds if key not in NOT_OF_THE_STRUCTURE}
-    pooling = {"global_pool": ""} if known.get("class_token") is False else {}
-    network = timm_network(arch, {**known, **pooling}, on_meta=True)
+    structural = {key: kinds[key] for key in kinds if key not in NOT_OF_THE_STRUCTURE}
+    pooling = {"global_pool": ""} if structural.get("class_token") is False else {}
+    network = timm_network(arch, {**structural, **pooling}, on_meta=True)
     _check_plain(arch, network)
     sizes = dict(shapes) or {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     prefix, block = int(network.num_prefix_tokens), network.blocks[0]

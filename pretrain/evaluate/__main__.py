@@ -182,16 +182,15 @@ def _targets(arguments: argparse.Namespace, world: "World") -> Iterator[tuple[Pa
 
 def line_of(record: "Record") -> str:
     """What was evaluated, and its main metrics."""
-    shown = [
+    metrics = [
         f"{name} {value:.2f}"
         for name, value in record.metrics.items()
         if isinstance(value, float) and (name in SHOWN or name.startswith("shot"))
     ]
     cell, seed = record.cell, record.config.get("seed", 0)
-    kept = f", epoch {cell['kept_epoch']}" if "kept_epoch" in cell else ""
-    return (
-        f"{record.stage} {cell['protocol']} on {cell['dataset']}{kept}, seed {seed}: {'  '.join(shown)}  ({record.id})"
-    )
+    epoch = f", epoch {cell['kept_epoch']}" if "kept_epoch" in cell else ""
+    what = f"{record.stage} {cell['protocol']} on {cell['dataset']}{epoch}, seed {seed}"
+    return f"{what}: {'  '.join(metrics)}  ({record.id})"
 
 
 SHOWN = ("top1", "top5", "mAP", "mAP_easy", "mAP_medium", "mAP_hard", "mCE", "mean_error", "held_out_top1")

@@ -102,16 +102,16 @@ def read_set(dataset: str, classes: tuple[str, ...]) -> ShiftedSet:
         parts = [Part("", "", class_folders(folder))]
     empty = next((part for part in parts if not part.images), None)
     if empty is not None:
-        place = "/".join(filter(None, (str(folder), empty.corruption, empty.severity)))
-        raise UserError(f"{place}: no images in folders of classes")
-    found = ShiftedSet(folder, tuple(parts))
-    unknown = [name for name in found.classes if name not in classes]
+        path = "/".join(filter(None, (str(folder), empty.corruption, empty.severity)))
+        raise UserError(f"{path}: no images in folders of classes")
+    shifted_set = ShiftedSet(folder, tuple(parts))
+    unknown = [name for name in shifted_set.classes if name not in classes]
     if unknown:
         raise UserError(
-            f"{folder}: {len(unknown)} of {len(found.classes)} classes are not among those of the probe's dataset, "
-            f"e.g. '{unknown[0]}'{nearest(unknown[0], classes)}"
+            f"{folder}: {len(unknown)} of {len(shifted_set.classes)} classes are not among those of the probe's "
+            f"dataset, e.g. '{unknown[0]}'{nearest(unknown[0], classes)}"
         )
-    return found
+    return shifted_set
 
 
 def evaluate(frozen: "FrozenEncoder", shifted: ShiftedSet, weight: Tensor, bias: Tensor) -> dict[str, Any]:

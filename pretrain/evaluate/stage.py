@@ -139,12 +139,12 @@ def _open_run(stage: str, target: Target, options: Options, resolved: dict[str, 
 
     foreign = target.parent.startswith("sha256:")
     data = evaluation_data(stage, resolved["protocol"], target, options)
-    kept = {} if target.epoch is None else {"kept_epoch": target.epoch}
+    epoch = {} if target.epoch is None else {"kept_epoch": target.epoch}
     return Run(
         stage,
         target.label,
         resolved,
-        cell={**target.cell, "dataset": data.name, "protocol": resolved["protocol"].name, **kept, **cell},
+        cell={**target.cell, "dataset": data.name, "protocol": resolved["protocol"].name, **epoch, **cell},
         parents=[] if foreign else [target.parent],
         hashes={"data": resolved["data_hash"]},
         data={"manifest": data.summary},

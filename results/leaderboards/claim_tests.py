@@ -161,13 +161,13 @@ def _correlation_row(claim: Claim, test: Correlation, measured: Measured) -> dic
     row = {"claim": claim.claim, "paper": claim.paper, "test": str(test), "other_mean": test.other}
     row |= {"arm_mean": None, "arm_sd": None, "arm_n": runs, "other_sd": None, "other_n": None}
     row |= {"difference": math.nan, "ci95_low": math.nan, "ci95_high": math.nan, "p": math.nan, "beyond": False}
-    found = rank_correlation(groups)
-    if found is None:
+    correlation = rank_correlation(groups)
+    if correlation is None:
         return {**row, "why": "not measured" if not runs else "too few arms, or no spread"}
-    low, high = (end - test.other for end in found.interval)
-    row |= {"arm_mean": found.rho, "difference": found.rho - test.other, "ci95_low": low, "ci95_high": high}
-    beyond = found.rho > test.other if test.above else found.rho < test.other
-    return {**row, "p": found.p(test.other), "beyond": beyond, "why": ""}
+    low, high = (end - test.other for end in correlation.interval)
+    row |= {"arm_mean": correlation.rho, "difference": correlation.rho - test.other, "ci95_low": low, "ci95_high": high}
+    beyond = correlation.rho > test.other if test.above else correlation.rho < test.other
+    return {**row, "p": correlation.p(test.other), "beyond": beyond, "why": ""}
 
 
 def _difference(

@@ -87,14 +87,14 @@ def _transfer(name: str, table: pd.DataFrame) -> Table:
     """Encoders over several datasets, the best mean rank first."""
     names = [str(column) for column in table if column != "mean_rank"]
     sets = [column.removesuffix("_rank") for column in names if column.endswith("_rank")]
-    shown = _table(f"{name}: {len(sets)} datasets", ["method", "recipe"])
+    board = _table(f"{name}: {len(sets)} datasets", ["method", "recipe"])
     for title in ("mean rank", "mean %", *(f"{one} %" for one in sets)):
-        shown.add_column(escape(title), justify="right")
+        board.add_column(escape(title), justify="right")
     for row in rows_of(table.head(ROWS_SHOWN)):
         numbers = [row[key] for key in ("mean_rank", "mean", *(f"{one}_mean" for one in sets))]
         values = ["-" if pd.isna(number) else f"{number:.2f}" for number in numbers]
-        shown.add_row(escape(row["method"]), escape(row["recipe"]), *values)
-    return shown
+        board.add_row(escape(row["method"]), escape(row["recipe"]), *values)
+    return board
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:

@@ -22,8 +22,8 @@ def over_epochs(kept: pd.DataFrame, last: pd.DataFrame) -> pd.DataFrame:
     if kept.empty:
         return pd.DataFrame(columns=list(COLUMNS))
     identity = [name for name in BY if name != "epoch"]
-    known = set(kept[identity].itertuples(index=False, name=None))
-    belongs = [row in known for row in last[identity].itertuples(index=False, name=None)]
+    experiments = set(kept[identity].itertuples(index=False, name=None))
+    belongs = [row in experiments for row in last[identity].itertuples(index=False, name=None)]
     runs = pd.concat([kept.assign(epoch=kept.kept_epoch), last[belongs].assign(epoch=last[belongs].epochs)])
     parts = []
     for stage, part in runs.groupby("stage"):

@@ -86,17 +86,17 @@ class Constants:
 
     def quantities(self) -> dict[str, tuple[Quantity, str]]:
         """All constants with an interval, by dotted name, with their sources."""
-        found: dict[str, tuple[Quantity, str]] = {}
+        quantities: dict[str, tuple[Quantity, str]] = {}
 
         def walk(node: Any, prefix: str) -> None:
             if isinstance(node, dict) and "value" in node:
-                found[prefix] = self(prefix), str(node["source"])
+                quantities[prefix] = self(prefix), str(node["source"])
             elif isinstance(node, dict):
                 for key, child in node.items():
                     walk(child, f"{prefix}.{key}" if prefix else str(key))
 
         walk({key: part for key, part in self.raw.items() if key not in ("cards", "step_rates")}, "")
-        return found
+        return quantities
 
 
 @cache

@@ -188,7 +188,7 @@ def _notes(
             notes.append(f"world_size={hardware.processes} is another run than world_size={recipe.world_size}: {error}")
     if not work.complete:
         notes.append("the loss works on the host or needs data: it is counted in part")
-    if recipe.data.loader != "device" and not dataset.known:
+    if recipe.data.loader != "device" and not dataset.is_known:
         notes.append(f"'{dataset.name}' is not here: {dataset.train:,} images of {dataset.kilobytes:g} KB are assumed")
     if recipe.data.placement == "accelerator" and recipe.data.loader != "device":
         notes.append("colour on the accelerator has not been measured and is not counted")

@@ -72,11 +72,11 @@ def hardware(
 
 
 def _card(name: str) -> Card:
-    known = constants()
+    constant = constants()
     try:
-        return known.card(name)
+        return constant.card(name)
     except UserError:
-        choices = [*known.cards, CPU]
+        choices = [*constant.cards, CPU]
         listed = nearest(name.lower(), choices)
         rest = "" if "valid:" in listed else f" (all: {', '.join(sorted(choices))})"
         raise UserError(f"--gpu: unknown GPU '{name}'{listed}{rest}") from None

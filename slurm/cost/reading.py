@@ -37,7 +37,7 @@ class Dataset:
     validation: int
     kilobytes: float
     """Per image."""
-    known: bool
+    is_known: bool
     """Whether its own file was looked at."""
 
     @property
@@ -59,16 +59,16 @@ def dataset_of(recipe: "Recipe", hardware: Hardware, images: int | None = None) 
     except UserError:
         published = constants().entry("datasets.images")
         if images is None and name not in published:
-            known = ", ".join(sorted(published))
+            names = ", ".join(sorted(published))
             raise UserError(
-                f"dataset '{name}': not in $WHITEBENCH_DATA, and its size is not known (known: {known}); give --images"
+                f"dataset '{name}': not in $WHITEBENCH_DATA, and its size is not known (known: {names}); give --images"
             ) from None
         validation = constants().entry("datasets.validation").get(name, 0)
         kilobytes = float(constants().entry("datasets.kilobytes").get(name, kilobytes))
-        return Dataset(name, images or published.get(name, 0), validation, kilobytes, known=False)
+        return Dataset(name, images or published.get(name, 0), validation, kilobytes, is_known=False)
     train = manifest.split("train").count if images is None else images
     validation = manifest.splits["val"].count if "val" in manifest.splits else 0
-    return Dataset(name, train, validation, _kilobytes(manifest) or kilobytes, known=True)
+    return Dataset(name, train, validation, _kilobytes(manifest) or kilobytes, is_known=True)
 
 
 def _kilobytes(manifest: "Manifest") -> float | None:
@@ -81,25 +81,25 @@ def reading_of(recipe: "Recipe", hardware: Hardware, dataset: Dataset) -> Readin
     nothing = Quantity.exact(0.0)
     if recipe.data.loader == "device":
         return Reading(nothing, nothing, nothing, 0.0)
-    known = constants()
-    speed = known("reading.cpu_speed")
-    decode = known(f"reading.decode_ms.{hardware.written}")
+    constant = constants()
+    speed = constant("reading.cpu_speed")
+    decode = constant(f"reading.decode_ms.{hardware.written}")
     if hardware.written != "raw":  # decoding takes as long as the file is large
-        decode = decode * (dataset.kilobytes / float(known.entry(f"reading.kilobytes.{hardware.written}")))
+        decode = decode * (dataset.kilobytes / float(constant.entry(f"reading.kilobytes.{hardware.written}")))
     pixels = [size * size for size in recipe.view_sizes]
-    crop = known("reading.crop_ns") * (sum(pixels) / 1e6)
+    crop = constant("reading.crop_ns") * (sum(pixels) / 1e6)
     colour = nothing if recipe.data.placement == "accelerator" else _colour(recipe.data.colour, pixels)
     if recipe.data.loader == "folder":
-        decode, crop = (part * known("reading.folder_factor") for part in (decode, crop))
+        decode, crop = (part * constant("reading.folder_factor") for part in (decode, crop))
     return Reading(decode / speed, crop / speed, colour / speed, dataset.kilobytes)
 
 
 def _colour(colour: "Colour", pixels: list[int]) -> Quantity:
     """Milliseconds; gray, solarize and invert are too quick to count."""
-    known = constants()
+    constant = constants()
     total = Quantity.exact(0.0)
     for key, cost in (("jitter_p", "reading.jitter_ns"), ("blur_p", "reading.blur_ns")):
         share = getattr(colour, key)
         shares = share if isinstance(share, list) else [share] * len(pixels)
-        total = total + known(cost) * (sum(p * size for p, size in zip(shares, pixels)) / 1e6)
+        total = total + constant(cost) * (sum(p * size for p, size in zip(shares, pixels)) / 1e6)
     return total

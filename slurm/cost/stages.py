@@ -54,15 +54,15 @@ def detect_hours(hardware: Hardware, options: dict[str, Any]) -> Quantity:
     """From Detectron2's own table for 8 V100, by iterations, batch, number of GPUs and memory bandwidth."""
     from transfer.protocol import load_protocol, resolve
 
-    known = constants()
+    constant = constants()
     protocol = load_protocol(str(options.get("protocol", "sample")))
     settings = resolve(protocol, iterations=options.get("iterations"), batch=options.get("batch"))
     if hardware.card is None:
-        one = known("detection.cpu_seconds") * (settings.batch / 4 * (settings.image_size / 96) ** 2 / 3600)
+        one = constant("detection.cpu_seconds") * (settings.batch / 4 * (settings.image_size / 96) ** 2 / 3600)
         return one * float(settings.iterations)
     family = detection_family(protocol.base)
-    iteration = known(f"detection.seconds.{family}") * (settings.batch / 16 * 8 / hardware.processes)
-    evaluation = known("detection.images") * known(f"detection.evaluation_seconds.{family}") / hardware.processes
+    iteration = constant(f"detection.seconds.{family}") * (settings.batch / 16 * 8 / hardware.processes)
+    evaluation = constant("detection.images") * constant(f"detection.evaluation_seconds.{family}") / hardware.processes
     size = (settings.image_size / 800) ** 2
     return (iteration * settings.iterations + evaluation) * (size / 3600) / _over_v100(hardware.card)
 
@@ -122,8 +122,8 @@ def detection_family(base: str) -> str:
 
 def _over_v100(card: Card) -> Quantity:
     """Speed of a detector over that on a V100."""
-    known = constants()
-    ratio, share = card.bandwidth / known.card("v100").bandwidth, known("detection.card_share")
+    constant = constants()
+    ratio, share = card.bandwidth / constant.card("v100").bandwidth, constant("detection.card_share")
     return Quantity(ratio**share.value, *sorted((ratio**share.low, ratio**share.high)))
 
 

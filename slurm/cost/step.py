@@ -40,20 +40,20 @@ def step_time(recipe: "Recipe", work: Work, hardware: Hardware, local_batch: int
 
 def _compute(recipe: "Recipe", work: Work, card: Card, local_batch: int) -> Quantity:
     """The slowest of memory traffic, products, and the host that starts kernels; and then the loss and the update."""
-    known, half = constants(), recipe.precision != "fp32"
-    share = known.choice("step.activation_share", _family(recipe.network.backbone))
+    constant, half = constants(), recipe.precision != "fp32"
+    share = constant.choice("step.activation_share", _family(recipe.network.backbone))
     if not half:
-        share = share * known("step.single_precision_factor")
-    kept = work.kept_bytes * (0.5 if half else 1.0)
-    traffic = Quantity.exact(local_batch * kept / (card.bandwidth * 1e9)) / share
+        share = share * constant("step.single_precision_factor")
+    kept_bytes = work.kept_bytes * (0.5 if half else 1.0)
+    traffic = Quantity.exact(local_batch * kept_bytes / (card.bandwidth * 1e9)) / share
     peak = card.half_tflops if half else card.single_tflops
     trained = work.encoder_flops * 3 / (3 + work.target_share)
-    products = Quantity.exact(local_batch * trained / (peak * 1e12)) / known("step.peak_share")
-    encoder = largest(traffic, products) * (known("step.forward_only") * work.target_share + 1.0)
+    products = Quantity.exact(local_batch * trained / (peak * 1e12)) / constant("step.peak_share")
+    encoder = largest(traffic, products) * (constant("step.forward_only") * work.target_share + 1.0)
     other = Quantity.exact(local_batch * work.other_flops / (card.single_tflops * 1e12))
-    other = other / known("step.loss_peak_share") + Quantity.exact(0.0)
-    update = known("step.update_bytes") * (work.parameters / (card.bandwidth * 1e9))
-    host = known("step.launch_us") * (work.operations / 1e6)
+    other = other / constant("step.loss_peak_share") + Quantity.exact(0.0)
+    update = constant("step.update_bytes") * (work.parameters / (card.bandwidth * 1e9))
+    host = constant("step.launch_us") * (work.operations / 1e6)
     return largest(encoder + other + update, host)
 
 
@@ -85,9 +85,9 @@ def _between_nodes(work: Work, hardware: Hardware) -> Quantity:
 
 def memory_gb(recipe: "Recipe", work: Work, local_batch: int) -> Quantity:
     """Of one card: weights, gradients, optimizer, views, and activations kept for the backward pass."""
-    known, half = constants(), recipe.precision != "fp32"
+    constant, half = constants(), recipe.precision != "fp32"
     states = 2 if recipe.optimizer.name.startswith("adam") else 1
     fixed = 4 * (work.parameters + (1 + states) * work.trained)
     views = 3 * sum(size * size for size in recipe.view_sizes) * (1 + 4)
     activations = work.kept_bytes * (0.5 if half else 1.0) + work.other_bytes + views
-    return known("memory.overhead") * ((fixed + local_batch * activations) / 1e9) + known("memory.context_gb")
+    return constant("memory.overhead") * ((fixed + local_batch * activations) / 1e9) + constant("memory.context_gb")

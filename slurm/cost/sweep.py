@@ -169,5 +169,5 @@ def _stage_hours(
 ) -> Quantity | None:
     if stage == "detect":
         return detect_hours(hardware, options)
-    known = {"linear": linear_hours, "knn": knn_hours, "semi": semi_hours}
-    return known[stage](recipe, hardware, options, images) if stage in known else None
+    estimates = {"linear": linear_hours, "knn": knn_hours, "semi": semi_hours}
+    return estimates[stage](recipe, hardware, options, images) if stage in estimates else None

@@ -72,11 +72,11 @@ def sweep_text(cost: SweepCost) -> str:
 def sweep_rows(cost: SweepCost, most: int | None = None) -> list[str]:
     """A table of at most so many rows, the sum, and what is not in it."""
     heads = ("recipe", "stage", "jobs", "GPUs", "hours each", "GPU-hours", "bottleneck")
-    shown = cost.rows if most is None else cost.rows[:most]
-    rows = [heads, *(_cells(row) for row in shown)]
+    table_rows = cost.rows if most is None else cost.rows[:most]
+    rows = [heads, *(_cells(row) for row in table_rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    lines += [f"  ... and {len(cost.rows) - len(shown)} more rows"] if len(shown) < len(cost.rows) else []
+    lines += [f"  ... and {len(cost.rows) - len(table_rows)} more rows"] if len(table_rows) < len(cost.rows) else []
     return [*lines, "", f"  {summary(cost)}", *(f"  not estimated: {text}" for text in (*cost.unknown, *cost.errors))]
 
 
