@@ -143,6 +143,7 @@ def csv_bytes(table: pd.DataFrame) -> bytes:
     """Plain floats of up to six decimals, whatever their size; empty where there is no value."""
     texts = [str(name) for name in table if not pd.api.types.is_numeric_dtype(table[name].dtype)]
     safe = table.assign(**{name: table[name].map(inert, na_action="ignore") for name in texts})
+    safe.columns = [str(inert(str(name))) for name in safe]  # some hold the names of datasets
     text: str = safe.to_csv(index=False, float_format=_plain, lineterminator="\n")
     return text.encode()
 

@@ -212,8 +212,9 @@ def test_a_ground_truth_that_would_run_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "gnd_evil.pkl").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(UserError, match="not a readable ground truth"):
         retrieval.read_set(str(tmp_path))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="neither a ground truth"):
-        retrieval.read_set(str(tmp_path.parent / tmp_path.name / ".."))
+        retrieval.read_set(str(tmp_path / "empty"))
 
 
 def test_voc07_has_a_mean_precision_over_classes(data: Path, evaluate: Evaluate) -> None:

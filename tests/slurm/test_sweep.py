@@ -153,7 +153,7 @@ def test_ids_hang_on_what_determines_a_stage_and_on_nothing_else(load: Any) -> N
     assert ids(base) == ids({**base, "name": "other", "stages": {"linear": {"hours": 3, "cpus": 2}, "knn": {}}})
     changed = ids({**base, "stages": {"linear": {"protocol": "moco"}, "knn": {}}})
     assert {stage for stage in changed if changed[stage] != ids(base)[stage]} == {"linear"}
-    changed = ids({**base, "overrides": {"batch": 64}})
+    changed = ids({**base, "overrides": {"batch": 32}})
     assert {stage for stage in changed if changed[stage] != ids(base)[stage]} == {"pretrain", "linear", "knn"}
 
 

@@ -66,7 +66,7 @@ def test_parts_of_all_processes_make_up_the_batch(processes: int) -> None:
     cfg: Any = SimpleNamespace(
         SEED=3,
         SOLVER=SimpleNamespace(IMS_PER_BATCH=16),
-        DATALOADER=SimpleNamespace(ASPECT_RATIO_GROUPING=True),
+        DATALOADER=SimpleNamespace(ASPECT_RATIO_GROUPING=True, SAMPLER_TRAIN="TrainingSampler"),
     )
     images = [{"width": 64 + k % 3, "height": 65} for k in range(50)]
 

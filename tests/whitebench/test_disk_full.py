@@ -19,6 +19,7 @@ SMALL = (
     "sample/simclr",
     "data.dataset=tiny",
     "batch=64",
+    "network.backbone=resnet18",
     "schedule.epochs=1",
     "schedule.warmup_epochs=0",
     "data.views=[{count: 2, size: 32}]",

@@ -20,7 +20,6 @@ def total(values: Any) -> Any:
     return result
 
 
-PATIENCE_S = 1.0
 SIGNATURES = [(types.Array(types.int64, 1, "C"),), (types.Array(types.float64, 1, "C"),)]
 
 
@@ -38,10 +37,10 @@ def compiled_without_saving(signature: Any, monkeypatch: pytest.MonkeyPatch) -> 
     return function
 
 
-def write_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def write_at_once(monkeypatch: pytest.MonkeyPatch, patience_s: float) -> None:
     """Two writers: both read the index before either writes it, and the first to write it is the last with its data.
 
-    Neither waits longer than `PATIENCE_S` for the other, who may be waiting for the lock.
+    Neither waits longer than `patience_s` for the other, who may be waiting for the lock.
     """
     functions = [compiled_without_saving(signature, monkeypatch) for signature in SIGNATURES]
     both_have_read, other_is_done, indices_written = threading.Barrier(2), threading.Event(), []
@@ -51,7 +50,7 @@ def write_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_index_together(self: Any) -> Any:
         index = load_index(self)
         with suppress(threading.BrokenBarrierError):
-            both_have_read.wait(timeout=PATIENCE_S)
+            both_have_read.wait(timeout=patience_s)
         return index
 
     def save_index_noting_order(self: Any, overloads: Any) -> None:
@@ -60,7 +59,7 @@ def write_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def save_data_in_reverse_order(self: Any, name: str, data: Any) -> None:
         if self is indices_written[0]:
-            other_is_done.wait(timeout=PATIENCE_S)
+            other_is_done.wait(timeout=patience_s)
         save_data(self, name, data)
         other_is_done.set()
 
@@ -79,7 +78,7 @@ def write_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_writers_at_once_do_not_take_the_same_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_at_once(monkeypatch)
+    write_at_once(monkeypatch, patience_s=1.0)
     fresh = jit.kernel(total)
     assert fresh(np.array([1, 2])) == 3
     assert fresh(np.array([0.5, 0.25])) == 0.75
@@ -89,7 +88,7 @@ def test_writers_at_once_do_not_take_the_same_file(folder: Path, monkeypatch: py
 def test_numbas_own_cache_mixes_them_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shows that the test above can fail."""
     monkeypatch.setattr(jit._SharedCache, "save_overload", FunctionCache.save_overload)
-    write_at_once(monkeypatch)
+    write_at_once(monkeypatch, patience_s=60.0)
     fresh = jit.kernel(total)
     for signature in SIGNATURES:
         fresh.compile(signature)
