@@ -146,12 +146,12 @@ def cifar_overrides(recipe: str, options: argparse.Namespace) -> list[str]:
     words = ["data.dataset=gpu-cifar10", "data.loader=device", f"device={options.device}", f"schedule.epochs={epochs}"]
     words += ["monitor.spectra_every=0", "monitor.knn_every=0", "machine.checkpoint_minutes=1"]
     words += ["precision=fp32" if options.device == "cpu" else "precision=bf16"]
-    known = load(f"cifar10/{recipe}")
+    published = load(f"cifar10/{recipe}")
     if options.tiny:
         words += ["schedule.kind=constant", "schedule.steps=[]"]
-    elif known.schedule.epochs != epochs and known.schedule.kind == "step":  # keep the share of the training
-        last = known.schedule.epochs
-        steps = [step if step < 0 else step - last for step in known.schedule.steps]
+    elif published.schedule.epochs != epochs and published.schedule.kind == "step":  # keep the share of the training
+        last = published.schedule.epochs
+        steps = [step if step < 0 else step - last for step in published.schedule.steps]
         words.append(f"schedule.steps={[-max(1, round(-step * epochs / last)) for step in steps]}".replace(" ", ""))
     if options.tiny:
         words += ["batch=32", "network.stem=imagenet", "schedule.warmup_epochs=0", "schedule.warmup_iterations=0"]

@@ -117,13 +117,17 @@ def verdict(part: Part, code: int, output: str, stopped: bool, attempts: int) ->
 def machine(device: str) -> dict[str, Any]:
     import torch
 
-    known: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count()}
+    description: dict[str, Any] = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
     if device == "cuda":
         if not torch.cuda.is_available():
             raise UserError("--device cuda, but torch sees no CUDA device here; --device cpu --tiny is a rehearsal")
         properties = torch.cuda.get_device_properties(0)
-        known |= {"gpu": properties.name, "memory_gb": round(properties.total_memory / 1e9, 1)}
-    return known
+        description |= {"gpu": properties.name, "memory_gb": round(properties.total_memory / 1e9, 1)}
+    return description
 
 
 def status_of(state: dict[str, Any], part: Part) -> str:

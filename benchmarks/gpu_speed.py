@@ -138,7 +138,7 @@ def synchronisations(recipe_name: str, overrides: list[str], steps: int) -> dict
     return {"passed": True, "per_step": sum(places.values()) / steps, "places": places, "device": recipe.device}
 
 
-def _count_waits(step: Any, places: dict[str, int]) -> None:
+def _count_waits(step: Any, waits: dict[str, int]) -> None:
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -148,8 +148,8 @@ def _count_waits(step: Any, places: dict[str, int]) -> None:
         torch.cuda.set_sync_debug_mode("default")
     for warning in caught:
         if "synchroniz" in str(warning.message):
-            place = f"{Path(warning.filename).name}:{warning.lineno}"
-            places[place] = places.get(place, 0) + 1
+            source_line = f"{Path(warning.filename).name}:{warning.lineno}"
+            waits[source_line] = waits.get(source_line, 0) + 1
 
 
 def fitting_batch(recipe: Recipe, batch: int, memory_gb: float) -> int:

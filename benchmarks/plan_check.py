@@ -126,9 +126,9 @@ def pretraining(name: str, card: Hardware, overrides: dict[str, Any] | None = No
 
 
 def published_rows() -> list[Row]:
-    known = constants()
+    step_rates = constants().raw["step_rates"]
     rows = []
-    for entry in known.raw["step_rates"]:
+    for entry in step_rates:
         for precision, key in (("bf16", "half"), ("fp32", "single")):
             if key in entry and _has(entry["backbone"]):
                 rate = classifier(entry["backbone"], 224, hardware(entry["card"]), precision)

@@ -5,8 +5,8 @@ python benchmarks/sample_factors.py FOLDER [--seeds 0,1,2] [--part 0/2] [--show]
 The base is version 2 of the sample with the settings of its recipes. Each other row changes one factor: the background
 (a gray of its own for each picture; a soft photo crop, which makes version 1), the tint, the position, the sizes, the
 size of the views, the number of steps. Linear accuracy is that on the fifth of the training digits that is held out
-(see `sample_trials.py`). Results are appended to
-FOLDER/factors.csv; what is there is not run again. `--show` prints the table as Markdown.
+(see `sample_trials.py`). Results are appended to FOLDER/factors.csv; trials that are in it are not run again. `--show`
+prints the table as Markdown.
 """
 
 import argparse

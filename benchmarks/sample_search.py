@@ -5,8 +5,8 @@ python benchmarks/sample_search.py FOLDER [--recipes sample/cwrgp,sample/intl] [
 Each recipe is tried with its own learning rate, three times it and a third of it, one seed each, trained on four fifths
 of the training digits and evaluated on the others (see `sample_trials.py`). A trial takes as many steps as the recipe
 does on all training digits; each recipe has its first trial before any has its second. Results are appended to
-`benchmarks/sample_search.csv`; what is there is not run again, so that a search can be continued at any time. A row is
-the trial of a recipe as it then was. `--show` prints the trials of each recipe, the best first.
+`benchmarks/sample_search.csv`; trials that are in it are not run again, so that a search can be continued at any time.
+A row is the trial of a recipe as it then was. `--show` prints the trials of each recipe, the best first.
 """
 
 import argparse

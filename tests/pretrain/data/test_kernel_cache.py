@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import Timeout
 from numba import types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
@@ -95,11 +96,24 @@ def test_numbas_own_cache_mixes_them_up(folder: Path, monkeypatch: pytest.Monkey
     assert len(fresh.overloads) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "method", "error"),
+    [
+        (IndexDataCacheFile, "save", OSError(28, "No space left on device")),
+        (jit.FileLock, "acquire", NotImplementedError("FileSystem does not appear to support flock")),
+        (jit.FileLock, "acquire", Timeout("lock")),
+    ],
+)
 def test_a_cache_that_cannot_be_written_costs_only_the_compilation(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type, method: str, error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Any, key: Any, data: Any) -> None:
-        raise OSError(28, "No space left on device")
+    failures = []
 
-    monkeypatch.setattr(IndexDataCacheFile, "save", full)
+    def fail(*arguments: Any, **options: Any) -> None:
+        failures.append(error)
+        raise error
+
+    monkeypatch.setattr(kind, method, fail)
     assert jit.kernel(total)(np.array([1, 2])) == 3
+    assert failures == [error]
+    assert not list(folder.rglob("*.nbc"))
