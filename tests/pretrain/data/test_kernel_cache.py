@@ -44,7 +44,8 @@ def write_at_once(monkeypatch: pytest.MonkeyPatch, patience_s: float) -> None:
     Neither waits longer than `patience_s` for the other, who may be waiting for the lock.
     """
     functions = [compiled_without_saving(signature, monkeypatch) for signature in SIGNATURES]
-    both_have_read, other_is_done, indices_written = threading.Barrier(2), threading.Event(), []
+    both_have_read, other_is_done, one_at_a_time = threading.Barrier(2), threading.Event(), threading.Lock()
+    indices_written: list[Any] = []
     load_index, save_index = IndexDataCacheFile._load_index, IndexDataCacheFile._save_index
     save_data = IndexDataCacheFile._save_data
 
@@ -55,8 +56,9 @@ def write_at_once(monkeypatch: pytest.MonkeyPatch, patience_s: float) -> None:
         return index
 
     def save_index_noting_order(self: Any, overloads: Any) -> None:
-        indices_written.append(self)
-        save_index(self, overloads)
+        with one_at_a_time:
+            indices_written.append(self)
+            save_index(self, overloads)
 
     def save_data_in_reverse_order(self: Any, name: str, data: Any) -> None:
         if self is indices_written[0]:
