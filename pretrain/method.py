@@ -119,7 +119,10 @@ class Method(nn.Module, Generic[ConfigT]):
 
     @classmethod
     def joint_batch(cls, config: ConfigT) -> bool:
-        """Whether the loss is one of the joint batch, however many processes share it (see `pretrain.processes`)."""
+        """Whether several processes train as one with the joint batch, where batch norms are over all of them.
+
+        `machine.processes` then may divide the batch among another number of them (see `pretrain.processes`).
+        """
         return False
 
     def check_dataset(self, images: int, classes: int) -> None:

@@ -22,8 +22,9 @@ def check_processes(recipe: Recipe, method: type[Method[Any]]) -> None:
         raise UserError(f"machine.processes={recipe.processes}: batch norms are per process (network.sync_bn=false)")
     if not method.joint_batch(recipe.method):
         raise UserError(
-            f"machine.processes={recipe.processes}: the loss of {recipe.method_name} is computed per process, of "
-            f"{recipe.batch // recipe.world_size} images; another number of processes would train something else"
+            f"machine.processes={recipe.processes}: what {recipe.method_name} computes of a process's own "
+            f"{recipe.batch // recipe.world_size} images would be of another number of them; it would train something "
+            f"else (planned: world_size={recipe.world_size})"
         )
 
 

@@ -19,7 +19,8 @@ from transfer.annotation_checks import Faults, box_fault
 from transfer.coco_sections import ascii_text, check_names
 from transfer.image_checks import check_images
 from transfer.voc_layout import VocList, image_files, voc_lists
-from transfer.voc_xml import VocImage, VocObject, parse_image
+from transfer.voc_reading import read_images
+from transfer.voc_xml import VocImage, VocObject
 from whitebench.errors import UserError, nearest
 
 CLASSES = (
@@ -107,9 +108,12 @@ def read_voc(folder: Path, skip: bool = False, categories: tuple[str, ...] | Non
         skip: leave out every faulty annotation.
         categories: names in the order in which a detector knows them; None: VOC's, or the set's own.
     Raises:
-        UserError: lists, annotations or images missing, not VOC's XML, an unknown class, faulty boxes.
+        UserError: lists, annotations or images missing, not VOC's XML, not read in time, unknown classes, faulty
+            boxes.
     """
-    images = {use: [_read_images(source) for source in lists] for use, lists in voc_lists(folder).items()}
+    files = {use: [_files(source) for source in lists] for use, lists in voc_lists(folder).items()}
+    parsed = iter(read_images([pair for parts in files.values() for part in parts for pair in part]))
+    images = {use: [[next(parsed) for _ in part] for part in parts] for use, parts in files.items()}
     dataset_classes = _classes(folder, images)
     if categories is not None:
         check_names(folder, dataset_classes, categories)
@@ -174,7 +178,8 @@ def detectron2_images(images: tuple[VocImage, ...], categories: tuple[str, ...])
     ]
 
 
-def _read_images(source: VocList) -> list[VocImage]:
+def _files(source: VocList) -> list[tuple[Path, Path]]:
+    """Annotation and image of each image of a list."""
     names = source.names()
     if len(names) < 2:
         raise UserError(f"{source.path}: lists {len(names)} images; at least 2 are needed")
@@ -188,7 +193,7 @@ def _read_images(source: VocList) -> list[VocImage]:
         raise UserError(
             f"{folder}: {len(missing)} of {len(names)} images are missing, e.g. {ascii_text(missing[0])}.jpg"
         )
-    return [parse_image(source.folder / "Annotations" / f"{name}.xml", files[name]) for name in names]
+    return [(source.folder / "Annotations" / f"{name}.xml", files[name]) for name in names]
 
 
 def _classes(folder: Path, images: dict[str, list[list[VocImage]]]) -> tuple[str, ...]:

@@ -99,6 +99,10 @@ class DINO(Method[Config]):
     def begins_after(cls, config: Config) -> dict[str, float]:
         return {"frozen_epochs": config.frozen_epochs}
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
     @torch.no_grad()
     def _move_centre(self, targets: Tensor) -> None:
         mean = mean_over_ranks(targets.mean(dim=0)).to(self.centre.dtype)

@@ -58,6 +58,10 @@ class MAE(Method[Config]):
             losses.append(mae_loss(view, prediction, mask, self.patch, self.config.normalise))
         return Step(torch.stack(losses).mean())
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
     def encode(self, images: Tensor, visible: Tensor) -> Tensor:
         """Tokens [B, 1 + K, D] after the final norm, of the class and of the visible patches, indices [B, K]."""
         backbone: Any = self.encoder.backbone

@@ -31,5 +31,9 @@ class MoCo(Method[Config]):
     def encoders(self) -> dict[str, Encoder]:
         return self.contrast.encoders(self.encoder)
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return config.bn_splits == 1  # parts of a process's batch
+
     def check(self, batch: int, views: int) -> None:
         check_contrast("moco", self.config, batch, views)

@@ -66,6 +66,10 @@ class PAUC(Method[Config]):
     def encoders(self) -> dict[str, Encoder]:
         return self.contrast.momentum.encoders(self.encoder)
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return config.bn_splits == 1  # parts of a process's batch
+
     def check(self, batch: int, views: int) -> None:
         check_contrast("pauc", self.config, batch, views)
 

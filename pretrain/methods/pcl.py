@@ -56,6 +56,10 @@ class PCL(Method[Config]):
     def encoders(self) -> dict[str, Encoder]:
         return self.contrast.momentum.encoders(self.encoder)
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return config.bn_splits == 1  # parts of a process's batch
+
     def check(self, batch: int, views: int) -> None:
         check_contrast("pcl", self.config, batch, views)
 

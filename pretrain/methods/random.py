@@ -14,3 +14,7 @@ class Random(Method[Config]):
 
     trains = False
     minimum_views = 1
+
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True

@@ -47,6 +47,10 @@ class ReSSL(Method[Config]):
     def encoders(self) -> dict[str, Encoder]:
         return self.contrast.encoders(self.encoder)
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return config.bn_splits == 1  # parts of a process's batch
+
     def check(self, batch: int, views: int) -> None:
         check_contrast("ressl", self.config, batch, views)
 

@@ -79,6 +79,10 @@ class SwAV(Method[Config]):
     def begins_after_steps(cls, config: Config) -> dict[str, int]:
         return {"frozen_iterations": config.frozen_iterations}
 
+    @classmethod
+    def joint_batch(cls, config: Config) -> bool:
+        return True
+
     @torch.no_grad()
     def _assign(self, index: int, view: Tensor, prototypes: Tensor) -> Tensor:
         """Assignments [B, K] of this process's images, balanced over those of all processes and of the queue."""

@@ -23,7 +23,7 @@ from pretrain.distributed import (
     mean_over_ranks,
     world_size,
 )
-from pretrain.method import Method, method_names
+from pretrain.method import Method, find_method, method_names
 from pretrain.whitening_layer import Whitening
 from tests.support.tiny_encoder import batch_of, images, part_of, tiny_encoder
 from tests.support.two_ranks import (
@@ -218,11 +218,17 @@ def test_every_method_is_trained_on_two_ranks() -> None:
     assert tested | NOT_TRAINED == set(method_names())
 
 
-@pytest.mark.parametrize("name", PER_PROCESS)
-def test_a_loss_of_own_images_does_not_say_that_it_is_the_joint_batch_s(name: str) -> None:
-    """By that `machine.processes` refuses to continue its run on another number of processes."""
-    method = build(*PER_PROCESS[name][:2])
-    assert not type(method).joint_batch(method.config)
+@pytest.mark.parametrize("name", [*COUPLED, *TRANSFORMERS, *PER_PROCESS])
+def test_exactly_what_trains_as_one_process_may_change_their_number(name: str) -> None:
+    """`machine.processes` continues its run on another number of processes, and refuses to for all others."""
+    method = build(*PER_PROCESS[name][:2]) if name in PER_PROCESS else build_case(name)
+    assert type(method).joint_batch(method.config) == (name not in PER_PROCESS)
+
+
+@pytest.mark.parametrize("name", ["moco", "pcl", "pauc", "ressl"])
+def test_parts_with_batch_norms_of_their_own_are_of_a_process_s_batch(name: str) -> None:
+    kind = find_method(name)
+    assert [kind.joint_batch(kind.Config(bn_splits=splits)) for splits in (1, 2)] == [True, False]
 
 
 def test_gathering_keeps_the_order_of_ranks_and_sums_gradients(ranks: list[dict[str, Any]]) -> None:

@@ -32,7 +32,12 @@ TINY = {"data.dataset": "tiny", "batch": 64, "schedule.epochs": 2, "monitor.knn_
         ("simclr", {"schedule.warmup_epochs": 0, "schedule.warmup_iterations": 12}, "12 of 12 steps"),
         ("swav", {"method.queue": 0, "method.frozen_iterations": 313}, "method.frozen_iterations: 313 of 12 steps"),
         ("supervised", {"method.classes": 7}, "method.classes=7, but the dataset has 3 classes"),
-        ("cwrgp", {"world_size": 2, "machine.processes": 1}, "the loss of cwrgp is computed per process, of 32 images"),
+        ("cwrgp", {"world_size": 2, "machine.processes": 1}, "cwrgp computes of a process's own 32 images"),
+        (
+            "moco",
+            {"world_size": 2, "machine.processes": 1, "method.bn_splits": 4},
+            "moco computes of a process's own 32 images",
+        ),
         ("intl", {"world_size": 2, "machine.processes": 1, "network.sync_bn": False}, "batch norms are per process"),
         ("intl", {"machine.processes": 3}, "batch: 64 is not divisible by machine.processes=3"),
     ],

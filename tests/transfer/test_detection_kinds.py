@@ -19,7 +19,10 @@ from transfer.coco_layout import Files
 from transfer.coco_set import CocoSet, read_coco
 from transfer.detection_set import annotation_hashes, check_image_files, find_folder, read_data, register
 from transfer.evaluation_trial import try_annotations, try_masks
+from transfer.trial_process import Fault, run_trial
+from transfer.voc_reading import read_images
 from transfer.voc_set import CLASSES, VocSet
+from transfer.voc_xml import parse_image
 from whitebench.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -171,12 +174,35 @@ def test_a_mask_that_pycocotools_never_ends_on_is_named_and_the_process_ended(tm
 
 
 def test_an_annotation_of_voc_that_never_ends_is_named_and_the_process_ended(tmp_path: Path) -> None:
-    from transfer.evaluation_trial import _run
-
     write_voc(tmp_path / "voc")
     folder = tmp_path / "voc" / "VOC2007" / "Annotations"
     os.mkfifo(folder / "000001x.xml")  # whose end never comes
-    assert _run(str(folder), "the parser", 3) == ("000001x", "the parser takes more than 3 s")
+    assert run_trial("transfer.evaluation_trial", folder, "the parser", 3) == Fault(
+        "000001x", "the parser takes more than 3 s"
+    )
+    files = [(path, path.with_suffix(".jpg")) for path in sorted(folder.iterdir())]
+    with pytest.raises(UserError, match=r"000001x\.xml: cannot be read \(the XML parser takes more than 3 s\)"):
+        read_images(files, seconds=3)
+
+
+def test_a_process_that_the_system_ends_is_not_called_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ended.py").write_text(
+        "import os\nprint('ready')\nprint('try 7', flush=True)\nos.kill(os.getpid(), 9)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    fault = run_trial("ended", tmp_path, "the parser")
+    assert fault == Fault("7", "the parser was ended by signal 9; out of memory?")
+
+
+def test_annotations_read_in_another_process_are_those_of_this_one(tmp_path: Path) -> None:
+    folder = write_voc(tmp_path / "voc") / "VOC2007"
+    first = folder / "Annotations" / "000000.xml"
+    first.write_text(first.read_text().replace("<xmin>3", "<xmin>3.125").replace(">cat<", ">chat \u00e9\n noir<"))
+    files = [(path, folder / "JPEGImages" / f"{path.stem}.jpg") for path in sorted(first.parent.iterdir())]
+    assert read_images(files) == [parse_image(*pair) for pair in files]
+    first.write_text("<annotation>")
+    with pytest.raises(UserError, match=r"000000\.xml: not XML, or truncated"):
+        read_images(files)
 
 
 def test_run_length_codes_are_those_of_pycocotools() -> None:
