@@ -37,9 +37,9 @@ def main() -> None:
     if options.show:
         print(_best(names))
     else:
-        run_pending(
-            [trial for name in names for trial in _trials(name)], TABLE, options.folder, {DATA: STYLE}, options.part
-        )
+        of_recipe = [_trials(name) for name in names]
+        trials = [trial for of_rate in zip(*of_recipe, strict=True) for trial in of_rate]
+        run_pending(trials, TABLE, options.folder, {DATA: STYLE}, options.part)
 
 
 def _recipes() -> list[str]:
