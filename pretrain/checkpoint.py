@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 METADATA = "whitebench"
 """The one metadata key of our files (several keys come out in changing order); also a key of our checkpoint.pt."""
+MATCHING = "matching_heuristics"
+"""A key of files for Detectron2: how it is to match names."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def read_backbone(path: Path, encoder: str | None = None, unsafe_pickle: bool = 
     content = read_content(path, unsafe_pickle)
     metadata = _metadata(path, _stated(content))
     if str(metadata.get("arch", "")).startswith(TIMM):
+        _refuse_converted(path, content, metadata)
         return _own_timm(path, content, metadata, encoder)
     try:
         match = find_encoder(content.tensors, encoder)
@@ -114,6 +117,16 @@ def _own_timm(path: Path, content: Content, metadata: dict[str, Any], encoder: s
         raise UserError(f"{path}: {error}") from error
     origin = f"{content.kind}, {match.description}"
     return Backbone(arch, "imagenet", tensors, metadata, origin, content.sha256, arch, options)
+
+
+def _refuse_converted(path: Path, content: Content, metadata: dict[str, Any]) -> None:
+    """Raises `UserError` for a transformer that `--convert-only` wrote: LayerScale and patches cannot be restored."""
+    if content.metadata is None and MATCHING in content.tensors:
+        pretraining, file = metadata.get("id"), metadata.get("recipe", "the file that was converted")
+        raise UserError(
+            f"{path}: a {one_line(metadata['arch'])} in the form for Detectron2, which is not read back; give what it "
+            f"was converted from: {f'the folder of the pretraining {pretraining}' if pretraining else file}"
+        )
 
 
 def write_backbone(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, Any]) -> None:

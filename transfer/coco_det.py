@@ -12,8 +12,9 @@ from whitebench.errors import UserError, parse_seeds, run_command
 from whitebench.records import Record
 
 PROTOCOLS, DATA = ("c4-1x", "vitdet-b-100ep", "vitdet-s-100ep", "vitdet-l-100ep"), "coco"
-SAMPLE_PROTOCOLS, SAMPLE_DATA = ("sample", "sample-vitdet"), "sample-det"
-"""Of a backbone that was pretrained on the sample."""
+SAMPLE_PROTOCOLS = ("sample", "sample-full", "sample-r50", "sample-vitdet", "sample-sfp-frozen")
+SAMPLE_DATA = "sample-det"
+"""Of a backbone that was pretrained on the sample, or is tried on its scenes."""
 
 
 def _metrics_line(metrics: dict[str, Any]) -> str:
@@ -40,9 +41,10 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--protocol",
         help="ResNets: c4-1x, c4-2x (CW-RGP's and INTL's), fpn-1x, fpn-2x, r18-fpn-1x, c4-24k (VOC), lvis-fpn-1x, "
-        "cityscapes-fpn-24k, c4-1x-frozen, fpn-1x-frozen, r18-fpn-1x-frozen, sample, sample-frozen; transformers: "
-        "vitdet-b-100ep, vitdet-s-100ep, vitdet-l-100ep, vitdet-b-lvis-100ep, vitdet-1x, sfp-frozen, sample-vitdet, "
-        "sample-sfp-frozen; or a path (default: c4-1x, or vitdet-*-100ep; the sample's for its own)",
+        "cityscapes-fpn-24k, c4-1x-frozen, fpn-1x-frozen, r18-fpn-1x-frozen, sample, sample-full, sample-r50, "
+        "sample-frozen; transformers: vitdet-b-100ep, vitdet-s-100ep, vitdet-l-100ep, vitdet-b-lvis-100ep, vitdet-1x, "
+        "sfp-frozen, sample-vitdet, sample-sfp-frozen; or a path (default: c4-1x, or vitdet-*-100ep; for sample-det or "
+        "a backbone pretrained on the sample, the first of the sample's that fits)",
     )
     add(
         "--coco",
@@ -105,8 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.convert_only:
         print(folder / conversion.artifacts["detectron2"]["path"])
         return
-    on_sample = conversion.cell["pretrained_on"] == "sample"
-    protocol = args.protocol or default_protocol(conversion.metrics.get("arch", ""), on_sample)
+    on_sample = conversion.cell["pretrained_on"] == "sample" or Path(args.coco or "").name == SAMPLE_DATA
+    trainable = conversion.metrics.get("vitdet", "yes") == "yes"
+    protocol = args.protocol or default_protocol(conversion.metrics.get("arch", ""), on_sample, trainable)
     seeds = args.seeds or [args.seed]
     records = [
         detect_stage(folder, _options(args, seed, protocol, on_sample), encoder=args.encoder, out=args.out)
@@ -115,12 +118,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _summarise(records, args.out)
 
 
-def default_protocol(arch: str, on_sample: bool) -> str:
-    """The first protocol that takes the architecture; where none does, the one whose message says which would."""
+def default_protocol(arch: str, on_sample: bool, trainable: bool = True) -> str:
+    """The first protocol that takes the architecture; where none does, the one whose message says which would.
+
+    Args:
+        trainable: whether Detectron2 has a network that can hold the backbone (see `VitStructure.refusal`); where not,
+            a frozen protocol is preferred.
+    """
     from transfer.protocol import fits, load_protocol
 
     names = SAMPLE_PROTOCOLS if on_sample else PROTOCOLS
-    return next((name for name in names if fits(load_protocol(name), arch)), names[0])
+    fitting = [protocol for protocol in map(load_protocol, names) if fits(protocol, arch)]
+    frozen = [protocol for protocol in fitting if protocol.frozen]
+    candidates = fitting if trainable else frozen or fitting
+    return candidates[0].name if candidates else names[0]
 
 
 def _options(args: argparse.Namespace, seed: int, protocol: str, on_sample: bool) -> Options:

@@ -81,15 +81,14 @@ def detect(folder: Path, run: Run | None, content: "Converted", options: "Option
     """
     from pretrain.repeatable import resolve_device
     from transfer.detection_set import find_folder, read_data
+    from transfer.deviations import deviations, schedule_lines
     from transfer.protocol import (
         build_cfg,
         check_federated,
         check_masks,
-        deviations,
         load_protocol,
         published_cfg,
         resolve,
-        schedule_lines,
     )
 
     protocol = load_protocol(options.protocol)

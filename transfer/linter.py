@@ -1,6 +1,6 @@
 """Rules for what is about to be trained, checked before the first iteration.
 
-`transfer.protocol.deviations` compares a run with its protocol's file, key by key. A file of one's own can be wrong
+`transfer.deviations` compares a run with its protocol's file, key by key. A file of one's own can be wrong
 itself, and a model can differ from its config: so these rules check the config and the built model against what the
 weights need and what the papers do (facebookresearch/moco, detection/configs).
 """

@@ -10,16 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transfer.convert import IMAGENET_MEAN, IMAGENET_STD, Converted
+from transfer.deviations import deviations, schedule_lines
 from transfer.linter import Finding, lint, not_yet_named
 from transfer.protocol import (
     build_cfg,
     check_fit,
-    deviations,
     load_protocol,
     protocol_names,
     published_cfg,
     resolve,
-    schedule_lines,
 )
 from whitebench.errors import UserError
 

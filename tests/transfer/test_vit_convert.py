@@ -1,5 +1,6 @@
 """A vision transformer arrives in Detectron2 whole, or is refused by name."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,20 @@ def test_file_is_loaded_alike_by_detectron2s_own_reader(tmp_path: Path) -> None:
     DetectionCheckpointer(official).load(str(tmp_path / "d2.pkl"))
     ours_state, official_state = ours.state_dict(), official.state_dict()
     assert all(torch.equal(ours_state[name], official_state[name]) for name in ours_state)
+
+
+@pytest.mark.parametrize("stated", [{"id": "intl-s0-0123456789ab"}, {"recipe": "dino.pth"}])
+def test_a_converted_transformer_is_not_taken_for_a_checkpoint(tmp_path: Path, stated: dict[str, str]) -> None:
+    """What was done for Detectron2 cannot be undone; the message says which file to give."""
+    from pretrain.checkpoint import read_backbone
+
+    backbone = vit_backbone()
+    metadata = {key: value for key, value in backbone.metadata.items() if key not in ("id", "recipe")}
+    write_d2(tmp_path / "d2.pkl", converted(replace(backbone, metadata={**metadata, **stated})))
+    for path in (tmp_path / "d2.pkl", tmp_path):  # also by its folder
+        with pytest.raises(UserError, match=f"form for Detectron2.*{next(iter(stated.values()))}") as error:
+            read_backbone(path)
+        assert "\n" not in str(error.value)
 
 
 def test_timms_plain_resnet_is_torchvisions(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 from tests.support.vit_backbone import VIT_TINY, vit_content
 from transfer.coco_det import default_protocol
 from transfer.convert import Converted
+from transfer.deviations import deviations
 from transfer.linter import lint, not_yet_named
-from transfer.protocol import build_cfg, check_fit, deviations, load_protocol, published_cfg, resolve
+from transfer.protocol import build_cfg, check_fit, load_protocol, published_cfg, resolve
 from whitebench.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -152,7 +153,19 @@ def test_another_kind_of_backbone_gets_the_protocols_for_it(protocol: str, arch:
         ("timm:vit_small_patch14_dinov2", False, "vitdet-s-100ep"),
         ("timm:vit_large_patch16_224", False, "vitdet-l-100ep"),
         ("", False, "c4-1x"),
+        ("resnet18-16", True, "sample"),
+        ("resnet34", True, "sample-full"),
+        ("resnet50", True, "sample-r50"),
+        ("resnet101", True, "sample-r50"),
+        ("timm:vit_base_patch16_224", True, "sample-vitdet"),
     ],
 )
 def test_default_protocol_fits_the_backbone(arch: str, on_sample: bool, name: str) -> None:
     assert default_protocol(arch, on_sample) == name
+
+
+def test_what_detectron2_cannot_hold_is_tried_frozen_on_the_sample_alone() -> None:
+    """On COCO the published protocol is refused, with the names of the frozen ones: a default trains the backbone."""
+    assert default_protocol("timm:vit_small_patch16_dinov3", on_sample=True, trainable=False) == "sample-sfp-frozen"
+    assert default_protocol("timm:vit_small_patch16_dinov3", on_sample=False, trainable=False) == "vitdet-s-100ep"
+    assert default_protocol("resnet50", on_sample=True, trainable=True) == "sample-r50"
