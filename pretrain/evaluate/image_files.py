@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,19 +50,26 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
     return {name: paths for name, paths in images.items() if paths}
 
 
-def encode(frozen: "FrozenEncoder", items: Sequence[T], prepare: Callable[[T], Tensor]) -> Tensor:
+def encode(
+    frozen: "FrozenEncoder",
+    items: Sequence[T],
+    prepare: Callable[[T], Tensor],
+    embed: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Features of all items [N, F], on every process; each encodes its share.
 
     Args:
         prepare: an item (a file, say) to its view, uint8 [3, S, S].
+        embed: instead of `frozen`, uint8 [1, 3, H, W] to features [1, F]; views then may differ in size.
     Raises:
         UserError: an image does not decode, or features are not finite.
     """
     own = items[own_share(len(items))]
-    parts = [frozen(torch.stack(views)) for views in _batches(own, prepare, frozen.options.workers)]
+    forward, size = (frozen, BATCH) if embed is None else (embed, 1)
+    parts = [forward(torch.stack(views)) for views in _batches(own, prepare, frozen.options.workers, size)]
     if not parts:  # fewer images than processes
         side = frozen.target.crop
-        parts = [frozen(torch.zeros(1, 3, side, side, dtype=torch.uint8))[:0]]
+        parts = [forward(torch.zeros(1, 3, side, side, dtype=torch.uint8))[:0]]
     features = gather_rows(torch.cat(parts).float())
     if not bool(features.isfinite().all()):
         raise UserError("features are not finite: the network overflows in float32, and has no accuracy")
@@ -86,27 +94,38 @@ def squeezed(path: Path, target: "Target", box: Box | None = None) -> Tensor:
 
 def read_image(path: Path, box: Box | None = None) -> Tensor:
     """uint8 [3, H, W]."""
+    with open_image(path) as picture:
+        rgb = picture.convert("RGB")
+        return torch.from_numpy(np.array(rgb if box is None else rgb.crop(within(box, rgb.size)))).permute(2, 0, 1)
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """An image by Pillow.
+
+    Raises:
+        UserError: it does not decode, also while it is used.
+    """
     try:
         with Image.open(path) as picture:
-            rgb = picture.convert("RGB")
-            return torch.from_numpy(np.array(rgb if box is None else rgb.crop(_within(box, rgb.size)))).permute(2, 0, 1)
+            yield picture
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: does not decode ({error})") from error
 
 
-def _within(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def within(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """The box in whole pixels, inside the image and not empty."""
     left, top = (min(max(0, int(value)), side - 1) for value, side in zip(box[:2], size, strict=True))
     right, bottom = (min(round(value), side) for value, side in zip(box[2:], size, strict=True))
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def _batches(items: Sequence[T], prepare: Callable[[T], Tensor], workers: int) -> Iterator[list[Tensor]]:
-    """Views in batches, some read ahead."""
+def _batches(items: Sequence[T], prepare: Callable[[T], Tensor], workers: int, size: int) -> Iterator[list[Tensor]]:
+    """Views in batches of `size`, some read ahead."""
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[list[Future[Tensor]]] = deque()
-        for start in range(0, len(items), BATCH):
-            pending.append([pool.submit(prepare, item) for item in items[start : start + BATCH]])
+        for start in range(0, len(items), size):
+            pending.append([pool.submit(prepare, item) for item in items[start : start + size]])
             if len(pending) > 2:
                 yield [view.result() for view in pending.popleft()]
         while pending:

@@ -240,6 +240,14 @@ class Retrieval:
 
     name: str
     source: str
+    longest: PositiveInt | None = added(None)
+    """Images keep their shape, reduced until the longer side has this many pixels. None: squares of the crop's size."""
+    boxes: bool = added(True)
+    """Whether a query is cut to the box that the ground truth gives it."""
+    scales: tuple[PositiveFloat, ...] = added((1.0,))
+    """Features are averaged over the image at these scales."""
+    unit_scales: bool = added(False)
+    """Whether the features of each scale have length 1 before they are averaged."""
 
 
 @strict

@@ -100,6 +100,12 @@ _vit_finetune = partial(
     smoothing=0.1,
     interpolation="bicubic",
 )
+_DINO = "facebookresearch/dino@7c446df: eval_image_retrieval.py, whose queries are whole images"
+_CIRTORCH = (
+    "filipradenovic/cnnimageretrieval-pytorch@1e66a41: cirtorch/examples/test.py, with the encoder's own pooling and "
+    "without learned whitening"
+)
+_THREE_SCALES = (1.0, 0.5**0.5, 0.5)
 _MAE = "facebookresearch/mae@2f170f2: FINETUNE.md and main_finetune.py"
 _BEIT = "microsoft/unilm@006195f: beit/get_started_for_image_classification.md and run_class_finetuning.py"
 _VISSL = "facebookresearch/vissl@04788de: benchmark/fulltune/imagenet1k/eval_resnet_8gpu_transfer_in1k_fulltune.yaml"
@@ -335,6 +341,17 @@ PROTOCOLS: dict[str, list[Protocol]] = {
             "filipradenovic/revisitop@3bb68d3: python/evaluate.py (ground truth, boxes of queries, mAP); that whole "
             "images are squeezed to squares is this suite's own",
         ),
+        *(
+            Retrieval(f"dino-224{name}", f"{_DINO}{argument}", longest=224, boxes=False, scales=scales)
+            for name, argument, scales in (("", "", (1.0,)), ("-multiscale", " --multiscale true", _THREE_SCALES))
+        ),
+        *(
+            Retrieval(f"longest-1024{name}", f"{_CIRTORCH}{argument}", longest=1024, scales=scales, unit_scales=True)
+            for name, argument, scales in (
+                ("", "", (1.0,)),
+                ("-multiscale", " --multiscale '[1, 1/2**(1/2), 1/2]'", _THREE_SCALES),
+            )
+        ),
     ],
     "robust": [
         Robust(
@@ -356,4 +373,4 @@ def find_protocol(stage: str, name: str) -> Protocol:
 
 def describe(stage: str) -> str:
     """The stage's protocols, a line each, for --help."""
-    return "\n".join(f"  {protocol.name:16} {protocol.source}" for protocol in PROTOCOLS[stage])
+    return "\n".join(f"  {protocol.name:23} {protocol.source}" for protocol in PROTOCOLS[stage])

@@ -19,11 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretrain.evaluate.image_files import Box, class_folders, encode, find_folder, squeezed
+from pretrain.evaluate.whole_images import at_scales, in_proportion
 from whitebench.errors import UserError
 from whitebench.hashing import content_hash
 
 if TYPE_CHECKING:
     from pretrain.evaluate.features import FrozenEncoder
+    from pretrain.evaluate.protocol_kinds import Retrieval
 
 REVISITED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "mAP_easy": (("easy",), ("junk", "hard")),
@@ -77,23 +79,34 @@ def read_set(dataset: str) -> RetrievalSet:
     return _with_truth(folder, truths[0]) if truths else _by_class(folder)
 
 
-def evaluate(frozen: "FrozenEncoder") -> dict[str, float]:
+def evaluate(frozen: "FrozenEncoder", protocol: "Retrieval") -> dict[str, float]:
     """The metrics that the set has, in per cent: "mAP", of revisited sets "mAP_easy", "mAP_medium" and "mAP_hard", too.
 
     Their "mAP" is that of the medium set-up.
     """
-    found, target = read_set(frozen.target.dataset), frozen.target
-    database = F.normalize(encode(frozen, found.database, lambda path: squeezed(path, target)), dim=1)
+    found = read_set(frozen.target.dataset)
+    database = _encoded(frozen, protocol, [(path, None) for path in found.database])
     position = {path: number for number, path in enumerate(found.database)}
-    if all(query.box is None and query.image in position for query in found.queries):
-        queries = database[[position[query.image] for query in found.queries]]
+    images = [(query.image, query.box if protocol.boxes else None) for query in found.queries]
+    if all(box is None and path in position for path, box in images):
+        queries = database[[position[path] for path, _ in images]]
     else:
-        encoded = encode(frozen, found.queries, lambda query: squeezed(query.image, target, query.box))
-        queries = F.normalize(encoded, dim=1)
+        queries = _encoded(frozen, protocol, images)
     ranks = rankings(queries, database)
     truths = [query.relevance for query in found.queries]
     metrics = {name: 100 * mean_precision(ranks, truths, *rule) for name, rule in found.metrics.items()}
     return {"mAP": metrics.get("mAP_medium", math.nan), **metrics}
+
+
+def _encoded(frozen: "FrozenEncoder", protocol: "Retrieval", images: Sequence[tuple[Path, Box | None]]) -> Tensor:
+    """Features of images, or of their boxes, each of length 1: [N, F]."""
+    longest = protocol.longest
+    if longest is None:
+        features = encode(frozen, images, lambda image: squeezed(image[0], frozen.target, image[1]))
+    else:
+        embed = at_scales(frozen, protocol)
+        features = encode(frozen, images, lambda image: in_proportion(image[0], longest, image[1]), embed)
+    return F.normalize(features, dim=1)
 
 
 def rankings(queries: Tensor, database: Tensor) -> NDArray[np.int64]:

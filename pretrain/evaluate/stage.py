@@ -209,7 +209,7 @@ def _evaluate(
     if isinstance(protocol, SVM):
         return voc07.evaluate(frozen, protocol)
     if isinstance(protocol, Retrieval):
-        return {**retrieval.evaluate(frozen)}
+        return {**retrieval.evaluate(frozen, protocol)}
     if isinstance(protocol, Robust):
         shifted = robust.read_set(options.shift or "", frozen.manifest.classes)
         probe = linear.load_probe(stage_folder("linear", probe_id(target, options)))

@@ -58,7 +58,7 @@ def test_every_stage_depends_on_what_it_computes_with() -> None:
         },
         "fewshot": {"pretrain/evaluate/fewshot.py", "pretrain/evaluate/features.py"},
         "voc07": {"pretrain/evaluate/voc07.py", "pretrain/evaluate/image_files.py"},
-        "retrieval": {"pretrain/evaluate/retrieval.py", "pretrain/evaluate/image_files.py"},
+        "retrieval": {"pretrain/evaluate/retrieval.py", "pretrain/evaluate/whole_images.py"},
         "robust": {"pretrain/evaluate/robust.py", "pretrain/evaluate/linear.py"},
         "convert": {"transfer/convert.py", "transfer/feature_maps.py", "pretrain/checkpoint.py"},
         "detect": {"transfer/detect.py", "transfer/trainer.py", "transfer/evaluation.py", "transfer/convert.py"},
