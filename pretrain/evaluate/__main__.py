@@ -61,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
 def _add_common(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument("--ckpt", type=Path, required=True, help="a checkpoint, or the folder of a pretraining run")
     command.add_argument(
+        "--encoder", metavar="NAME", help="which encoder to take where the checkpoint holds several, e.g. momentum"
+    )
+    command.add_argument(
+        "--unsafe-pickle", action="store_true", help="load a pickle that may run its author's code with all your rights"
+    )
+    command.add_argument(
         "--epochs", metavar="all|10,20", help="backbones that the run kept after these epochs (machine.keep_every)"
     )
     command.add_argument("--protocol", default=default, metavar="NAME[,NAME]", help="default: %(default)s")
@@ -169,7 +175,8 @@ def _targets(arguments: argparse.Namespace, world: "World") -> Iterator[tuple[Pa
     from pretrain.evaluate.target import Target
 
     ckpts = kept_backbones(arguments.ckpt, arguments.epochs) if arguments.epochs else [arguments.ckpt]
-    backbones = [(ckpt, read_backbone(ckpt)) for ckpt in ckpts]
+    how = {"encoder": arguments.encoder, "unsafe_pickle": arguments.unsafe_pickle}
+    backbones = [(ckpt, read_backbone(ckpt, **how)) for ckpt in ckpts]
     sets: list[str | None] = [arguments.dataset]
     if arguments.datasets:
         sets = [*names("--datasets", arguments.datasets)]
@@ -177,7 +184,8 @@ def _targets(arguments: argparse.Namespace, world: "World") -> Iterator[tuple[Pa
             sets = [*prepare_datasets([name for name in sets if name], world, arguments.workers)]
     for ckpt, backbone in backbones:
         for dataset in sets:
-            yield ckpt, Target.of_backbone(backbone, dataset, arguments.crop, arguments.resize)
+            sizes = (arguments.crop, arguments.resize)
+            yield ckpt, Target.of_backbone(backbone, dataset, *sizes, file=ckpt.name, **how)
 
 
 def line_of(record: "Record") -> str:

@@ -65,6 +65,7 @@ def config(stage: str, target: Target, options: Options) -> dict[str, Any]:
         "threads": options.threads,
         **_joined_later(options),
         **({"epoch": target.epoch} if target.epoch is not None else {}),
+        **({"encoder": target.encoder} if target.encoder is not None else {}),
         **({"subset": identity(options.list)} if _has_subset(protocol) else {}),
         **(_probe(target, options) if isinstance(protocol, Robust) else {}),
     }
@@ -194,7 +195,7 @@ def _evaluate(
     from pretrain.evaluate.features import FrozenEncoder
 
     torch.set_num_threads(options.threads)
-    backbone = read_backbone(ckpt)
+    backbone = read_backbone(ckpt, target.encoder, target.unsafe_pickle)
     if isinstance(protocol, Semi):
         return semi.evaluate(backbone, protocol, target, options, run)
     if isinstance(protocol, Finetune):

@@ -32,6 +32,10 @@ class Target:
     cell: dict[str, Any]
     epoch: int | None = None
     """Of a backbone that was kept during training; None: the last."""
+    encoder: str | None = None
+    """Of a checkpoint that holds several: a part of its name; None: the one that its project evaluates."""
+    unsafe_pickle: bool = False
+    """Whether the checkpoint may run code of whoever wrote it; of no influence on the result."""
 
     @classmethod
     def of_recipe(cls, recipe: "Recipe", parent: str, dataset: str | None = None, epoch: int | None = None) -> "Target":
@@ -41,9 +45,20 @@ class Target:
         return cls(parent, recipe.label, dataset, recipe.evaluation_crop, recipe.evaluation_resize, cell, epoch)
 
     @classmethod
-    def of_backbone(cls, backbone: "Backbone", dataset: str | None, crop: int | None, resize: int | None) -> "Target":
+    def of_backbone(
+        cls,
+        backbone: "Backbone",
+        dataset: str | None,
+        crop: int | None,
+        resize: int | None,
+        file: str = "foreign",
+        encoder: str | None = None,
+        unsafe_pickle: bool = False,
+    ) -> "Target":
         """From the metadata of our own checkpoints; the arguments override it, and foreign checkpoints need them.
 
+        Args:
+            file: name of the checkpoint's file, which stands for a foreign one in tables.
         Raises:
             UserError: neither says on which dataset, and with which crop; a crop larger than the resized image.
         """
@@ -61,14 +76,16 @@ class Target:
         check_sizes(backbone.arch, {"--crop": crop}, patch if isinstance(patch, int) else None)
         parent = metadata.get("id") or f"sha256:{backbone.sha256}"
         recipe = metadata.get("recipe", "foreign")
+        file = f"{file} ({encoder})" if encoder else file
         cell = {
-            "recipe": recipe,
+            "recipe": metadata.get("recipe", file),
             "method": metadata.get("method", "foreign"),
             "seed": metadata.get("seed", 0),
             "dataset": dataset,
         }
         label = f"{recipe.rpartition('/')[2]}-s{cell['seed']}"
-        return cls(parent, label, dataset, crop, resize, cell, metadata.get("kept_epoch"))
+        epoch = metadata.get("kept_epoch")
+        return cls(parent, label, dataset, crop, resize, cell, epoch, encoder, unsafe_pickle)
 
 
 @strict

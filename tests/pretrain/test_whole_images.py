@@ -107,8 +107,11 @@ def test_a_transformer_ranks_images_of_several_shapes(tmp_path: Path, monkeypatc
 
 
 def test_a_network_of_one_size_is_refused_with_the_protocol_that_takes_it(tmp_path: Path) -> None:
-    backbone = vit_backbone()  # positions of 64 pixels, and images of no other size
-    frozen = FrozenEncoder(backbone, Target("x", "x", "x", 64, 64, {}), Options("dino-224"))
+    vit = vit_backbone()  # positions of 64 pixels, and images of no other size
+    write_backbone(tmp_path / "vit.safetensors", vit.tensors, vit.metadata)
+    frozen = FrozenEncoder(
+        read_backbone(tmp_path / "vit.safetensors"), Target("x", "x", "x", 64, 64, {}), Options("dino-224")
+    )
     protocol = find_protocol("retrieval", "dino-224")
     assert isinstance(protocol, Retrieval)
     with pytest.raises(UserError, match=r"does not take an image of 80 x 48 pixels .*protocol square") as error:
