@@ -75,9 +75,7 @@ def test_the_flag_that_the_refusal_names_is_one_of_the_command(tmp_path: Path, e
     assert record.status == "done"
 
 
-def test_a_crop_that_is_no_multiple_of_the_patch_is_refused(
-    tmp_path: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crop_that_is_no_multiple_of_the_patch_is_refused(tmp_path: Path, evaluate: Evaluate) -> None:
     file = write(tmp_path / "mae.pth", "MAE")
     with pytest.raises(UserError, match=r"--crop: 36 pixels are not a multiple of the patch of .* 8; use 32 or 40"):
         evaluate("knn", file, "--crop", "36", "--resize", "36")
