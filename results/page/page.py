@@ -18,7 +18,7 @@ from results.leaderboards.published import Published
 from results.leaderboards.published_tables import paper_tables
 from results.leaderboards.run_table import PRETRAIN
 from results.leaderboards.table_formats import to_html
-from results.page import across, curves, epochs, quality, scatter, spectra
+from results.page import across, across_sets, curves, epochs, quality, scatter, spectra
 from results.page.claims import claim_table
 from results.page.comparisons import comparison_table, decided
 from results.page.environment import render
@@ -98,6 +98,10 @@ def _results(
         sections.add("leaderboards", "Leaderboards", boards=boards(tables, marks))
     if len(tables.across):
         _across(sections, tables.across, marks)
+    if tables.transfer:
+        frames = {across_sets.FRAME: across_sets.datasets_frame(tables.transfer)}
+        encoders = across_sets.datasets_boards(tables.transfer, marks)
+        sections.add("datasets", "Encoders across datasets", frames, boards=encoders)
     if len(tables.comparisons):
         table, pairs = comparison_table(tables), len(tables.comparisons)
         title = "Which differences are significant"
