@@ -156,6 +156,18 @@ def test_schedule_and_input_are_the_published_ones(name: str, arch: str) -> None
     )
 
 
+def test_settings_on_lvis_are_the_published_ones() -> None:
+    """Values of projects/ViTDet/configs/LVIS/mask_rcnn_vitdet_b_100ep.py."""
+    cfg = published_cfg(load_protocol("vitdet-b-lvis-100ep"))
+    assert (cfg.SOLVER.MAX_ITER, list(cfg.SOLVER.STEPS), cfg.SOLVER.BASE_LR) == (156250, [138889, 150463], 2e-4)
+    assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST) == (1203, 0.02)
+    box = cfg.MODEL.ROI_BOX_HEAD
+    assert (box.USE_SIGMOID_CE, box.USE_FED_LOSS, box.FED_LOSS_FREQ_WEIGHT_POWER) == (True, True, 0.5)
+    assert box.FED_LOSS_NUM_CLASSES == 50
+    assert (cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD) == ("RepeatFactorTrainingSampler", 0.001)
+    assert cfg.TEST.DETECTIONS_PER_IMAGE == 300
+
+
 def test_rate_over_the_schedule_is_that_of_detectron2s_scheduler() -> None:
     from detectron2.solver import WarmupParamScheduler, build_lr_scheduler
     from fvcore.common.param_scheduler import MultiStepParamScheduler
