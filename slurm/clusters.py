@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -62,7 +62,7 @@ class Preset(Share):
     def share(self, stage: str) -> Share:
         """The stage's exceptions, completed by what holds for all stages."""
         stage_share = self.stages.get(stage, Share())
-        names = [name for name in Share.__dataclass_fields__ if name not in ("sbatch", "__pydantic_config__")]
+        names = [entry.name for entry in fields(Share) if entry.name != "sbatch"]
         inherited = {name: getattr(self, name) for name in names if getattr(stage_share, name) is None}
         if stage_share.memory_gb is not None:
             inherited.pop("memory_per_gpu_gb", None)

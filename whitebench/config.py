@@ -1,6 +1,7 @@
 """Config sections as strict dataclasses: types and ranges are checked, unknown keys refused, errors are one line."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any, TypeVar, cast, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -13,6 +14,17 @@ from whitebench.yaml import parse_yaml
 
 T = TypeVar("T")
 REFUSED = "refused_conversion"
+LIST, SECTION, WHOLE = "a list, as in [a, b]", "a section of keys and values", "a whole number"
+YAML_WORDS = {
+    **dict.fromkeys(("tuple_type", "list_type", "set_type", "frozen_set_type"), LIST),
+    **dict.fromkeys(("dict_type", "mapping_type", "dataclass_type", "dataclass_exact_type", "model_type"), SECTION),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), WHOLE),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "string_type": "a text",
+    "none_required": "null",
+}
+"""pydantic's types of faults -> what the value should be."""
 
 
 @dataclass_transform(frozen_default=True)
@@ -84,7 +96,7 @@ def _first_fault(kind: type, error: ValidationError) -> str:
     # union, the one that came further says more.
     fault = min(error.errors(include_url=False), key=lambda fault: (fault["type"] not in unknown, -len(fault["loc"])))
     path = [printable(part) for part in _path(kind, fault["loc"])]
-    message = fault["msg"].removeprefix("Value error, ")
+    message = _message(fault["type"], fault["msg"])
     if fault["type"] == REFUSED:
         key = fault["ctx"]["key"]
         return f"{'.'.join([*path, printable(key)])}: {message}, not {_shortened(_entry(fault['input'], key))}"
@@ -93,6 +105,13 @@ def _first_fault(kind: type, error: ValidationError) -> str:
     if fault["type"].startswith("missing"):
         return f"{'.'.join(path)}: is needed"
     return f"{'.'.join(path)}: {message[:1].lower()}{message[1:]}, not {_shortened(fault['input'])}"
+
+
+def _message(fault_type: str, text: str) -> str:
+    """What is wrong in YAML's words: pydantic's are Python's."""
+    if fault_type in YAML_WORDS:
+        return f"should be {YAML_WORDS[fault_type]}"
+    return text.removeprefix("Value error, ").replace("Tuple should", "list should")
 
 
 def _path(kind: Any, location: tuple[int | str, ...]) -> list[str]:
@@ -114,13 +133,15 @@ def _entry(values: Any, key: str) -> Any:
 
 
 def _shortened(value: Any) -> str:
-    text = repr(value)
+    """As it is written in YAML where it is one word; at most 80 characters."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _keys_at(kind: Any, path: list[str]) -> list[str]:
     """Field names of the section at `path` below the dataclass `kind`; none if a plain value is there."""
-    return list(getattr(_section(_at(kind, path)), "__dataclass_fields__", {}))
+    section = _section(_at(kind, path))
+    return [] if section is None else [field.name for field in fields(section)]
 
 
 def _at(kind: Any, path: list[str]) -> Any:

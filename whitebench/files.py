@@ -75,6 +75,25 @@ def read_regular(path: Path) -> bytes:
         os.close(file)
 
 
+def read_input(path: Path) -> bytes:
+    """The content of a file that a user names, or of a pipe as the shell's `<(command)`.
+
+    Raises:
+        OSError: it cannot be read; with ENXIO where it is a device, whose end may never come. A FIFO to which nobody
+            writes is empty: opening it in the usual way would wait for ever.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(file).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.ENXIO, "not a regular file", str(path))
+        os.set_blocking(file, True)
+        with open(file, "rb", closefd=False) as opened:
+            return opened.read()
+    finally:
+        os.close(file)
+
+
 def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(canonical(value), indent=1) + "\n").encode())
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from whitebench.errors import UserError, printable
+from whitebench.files import read_input
 
 NUMBER = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 PLAIN_VALUES = (
@@ -77,7 +78,7 @@ def _check_depth(text: str) -> None:
 def _parsed(path: Path, modified: int, size: int) -> bytes:
     """The content, pickled: a fresh copy is made from that many times faster than from the content itself."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_input(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not readable as YAML: not a text in UTF-8 ({error})") from error
     return pickle.dumps(parse_yaml(text, where=path))

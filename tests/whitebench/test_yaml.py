@@ -1,5 +1,6 @@
 """YAML is read without the surprises of YAML 1.1, and every fault is one line."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,11 @@ def test_files_that_are_no_texts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"folder.yaml: a folder, not a YAML file"):
         read_yaml(tmp_path / "folder.yaml")
     assert read_yaml(tmp_path / "marked.yaml") == {"a": 1}
+
+
+@pytest.mark.timeout(60)
+def test_a_recipe_that_has_no_end_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.yaml")
+    assert read_yaml(tmp_path / "fifo.yaml") is None  # empty: nobody writes to it
+    with pytest.raises(OSError, match="not a regular file"):
+        read_yaml(Path("/dev/zero"))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from whitebench.errors import UserError, nearest
+from whitebench.files import read_input
 
 
 def read_text(path: Path) -> str:
@@ -13,21 +14,16 @@ def read_text(path: Path) -> str:
         UserError: it cannot be read.
     """
     try:
-        data = path.read_bytes()
+        data = read_input(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
-    return decode_text(data, str(path))
-
-
-def decode_text(data: bytes, where: str) -> str:
-    """See `read_text`."""
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
+        raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
     if "\0" in text:
-        raise UserError(f"{where}: not a text file")
+        raise UserError(f"{path}: not a text file")
     return text
 
 

@@ -1,6 +1,7 @@
 """The files below a folder: images, what else may matter, and what is left out and why."""
 
 import os
+import stat
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -189,7 +190,11 @@ def _add_file(tree: FileTree, path: str, entry: "os.DirEntry[str]") -> None:
         tree.left_out.append(LeftOut(path, "a hidden file"))
         return
     try:
-        size = entry.stat().st_size
+        status = entry.stat()
+        if not stat.S_ISREG(status.st_mode):  # a FIFO or device, which has no end
+            tree.left_out.append(LeftOut(path, "not a plain file"))
+            return
+        size = status.st_size
     except FileNotFoundError:  # a broken link: reported when it is read
         size = 0
     file = DiskFile(str(tree.root), path, size)

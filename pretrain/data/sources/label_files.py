@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
-from pretrain.data.sources.class_lists import decode_text
+from pretrain.data.sources.class_lists import read_text
 from pretrain.data.sources.files import StoredFile, has_image_name
 from whitebench.errors import UserError
 
@@ -42,11 +42,7 @@ def labels_of(path: Path, files: Sequence[StoredFile]) -> dict[str, str]:
     Raises:
         UserError: the list cannot be read, contradicts itself, or says nothing of a file.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
-    lines = [line for line in decode_text(data, str(path)).splitlines() if line.strip()]
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
     if not lines:
         raise UserError(f"{path}: holds no labels")
     if all(_NUMBER.fullmatch(line.strip()) for line in lines):

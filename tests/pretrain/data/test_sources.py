@@ -21,7 +21,7 @@ from pretrain.data.betons.manifest import Manifest, read_manifest
 from pretrain.data.betons.read import BetonImages
 from pretrain.data.betons.write import verify_dataset, write_dataset, write_subset
 from pretrain.data.loaders.build import evaluation_batches, training_loader
-from pretrain.data.sources.class_lists import choose_classes
+from pretrain.data.sources.class_lists import choose_classes, read_class_list
 from pretrain.data.sources.source import ImageSource
 from pretrain.recipe_sections import Data, Views
 from whitebench.errors import UserError
@@ -276,6 +276,36 @@ def test_a_link_to_a_folder_above_is_not_followed(put: Put, tmp_path: Path) -> N
     manifest = write(tmp_path / "source", tmp_path)
     assert labels(manifest, "train") == named
     assert manifest.splits["train"].left_out == {"a link to a folder above it": 2}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["x.jpg", "no extension", "val_annotations.txt", "x.tar"])
+def test_files_without_an_end_are_left_out_and_listed(name: str, put: Put, tmp_path: Path) -> None:
+    """FIFOs and devices, also behind links: whoever reads them waits for ever."""
+    source = put("train/a/1.png")
+    os.mkfifo(source / "train/a" / name)
+    os.symlink("/dev/zero", source / "train/a" / f"device {name}")
+    manifest = write(source, tmp_path)
+    assert manifest.splits["train"].count == 1
+    listed = (tmp_path / "data/set/train.left_out.txt").read_text().splitlines()
+    assert listed == sorted(f"a/{name}\tnot a plain file" for name in (name, f"device {name}"))
+
+
+@pytest.mark.timeout(60)
+def test_lists_of_users_may_be_pipes_but_no_devices(put: Put, tmp_path: Path) -> None:
+    put("train/a/1.png")
+    put("train/b/1.png", 1)
+    source, (end, start) = put("val/1.png", 2), os.pipe()
+    os.write(start, b"1.png\tb\n")
+    os.close(start)
+    manifest = write(source, tmp_path, labels={"val": Path(f"/dev/fd/{end}")})  # as the shell's <(...)
+    assert manifest.splits["val"].count == 1
+    os.close(end)
+    with pytest.raises(UserError, match="/dev/zero: cannot be read: not a regular file"):
+        read_class_list(Path("/dev/zero"))
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UserError, match="names no classes"):
+        read_class_list(tmp_path / "fifo")
 
 
 def test_what_cannot_be_read_is_one_line(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
