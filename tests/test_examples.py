@@ -51,16 +51,23 @@ def test_a_folder_of_one_s_own_images_is_written_shown_and_trained_on(data: Path
     assert "knn cosine-20 on pets" in done.stdout
 
 
-def test_a_checkpoint_of_torchvision_becomes_ap(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("network", "tensors", "protocol"),
+    [("resnet18", "100 of 100", "sample"), ("vit_tiny_patch16_224", "150 of 150", "sample-vitdet")],
+)
+def test_a_checkpoint_becomes_ap_by_the_protocol_for_its_network(
+    network: str, tensors: str, protocol: str, data: Path, tmp_path: Path
+) -> None:
+    import timm
     import torch
-    from torchvision.models import resnet18
 
-    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
-    short = ("--protocol", "sample", "--coco", "sample-det", "--iterations", "2", "--subset", "4")
-    done = run("checkpoint_to_ap.sh", str(tmp_path / "resnet18.pth"), *short, cwd=tmp_path)
+    torch.save(timm.create_model(network).state_dict(), tmp_path / "checkpoint.pth")
+    short = ("--coco", "sample-det", "--iterations", "2", "--subset", "4")
+    done = run("checkpoint_to_ap.sh", str(tmp_path / "checkpoint.pth"), *short, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "100 of 100 tensors" in done.stdout
+    assert f"{tensors} tensors" in done.stdout
     assert "box AP" in done.stdout
+    assert list((tmp_path / "runs" / "detect").glob(f"*-{protocol}-d0-*"))
 
 
 @pytest.mark.parametrize("script", ["own_images.sh", "checkpoint_to_ap.sh"])
