@@ -12,6 +12,7 @@ from pretrain.recipe import Recipe
 from results.aggregate import RESULTS
 from slurm.clusters import Preset, expand
 from slurm.graph import Graph, Job, Resources
+from slurm.progress import Progress
 from slurm.resource_requests import PER_PROCESS, is_per_process, option_name, parse_gpus
 from slurm.stages import LEADERBOARD, STAGES, USER_STAGE, Task, find_stage, forget_plans, load_recipe
 from slurm.sweep import Cell, StageSpec, Sweep, cells
@@ -31,8 +32,10 @@ def build_graph(sweep: Sweep, preset: Preset) -> Graph:
     forget_plans()
     planner = Planner(sweep, preset)
     jobs: dict[str, Job] = {}
+    all_cells = cells(sweep)
+    progress = Progress("planned", len(all_cells), "cells")
     with planning_for_elsewhere():
-        for job in (job for cell in cells(sweep) for job in planner.jobs(cell)):
+        for job in (job for cell in progress.over(all_cells) for job in planner.jobs(cell)):
             if job.key in jobs:
                 raise UserError(f"sweep {sweep.name}: {_why_the_same(jobs[job.key], job)}")
             jobs[job.key] = job

@@ -17,6 +17,7 @@ from slurm.clusters import Preset
 from slurm.graph import Graph, Job
 from slurm.job_queue import array_index, array_of, count_jobs
 from slurm.job_state import JobState
+from slurm.progress import Progress
 from slurm.sbatch import LimitReached, call_sbatch
 from slurm.slurm_command import SlurmUnavailable, clean_environment
 from slurm.slurm_info import Limits
@@ -197,6 +198,7 @@ class Launch:
     def _submit_planned(self, planned: list[Submission]) -> int | None:
         """Submits in order; where SLURM's limit was reached, how many jobs to try next."""
         ids: list[str] = []
+        progress = Progress("submitted", sum(len(submission.jobs) for submission in planned), "jobs")
         for submission in planned:
             try:
                 ids.append(self._submit_one(submission, submission.dependency(ids)))
@@ -207,6 +209,7 @@ class Launch:
                 index = "" if submission.indices is None else f"_{submission.indices[position]}"
                 self.states[job.key] = JobState("queued", queue_id=ids[-1] + index)
                 self.submitted.append(job.key)
+            progress.add(len(submission.jobs))
         return None
 
     def _submit_one(self, submission: Submission, dependency: str | None) -> str:

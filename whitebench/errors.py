@@ -91,11 +91,19 @@ _ADVICE = {
 
 def _describe_os(error: OSError) -> str:
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-    where = " -> ".join(printable(name) for name in names)
+    where = " -> ".join(_shortened(printable(name)) for name in names)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left on the disk{f' of {where}' if where else ''}"
     reason = _ADVICE.get(error.errno or 0) or printable(error.strerror or _first_line(error))
     return f"{where}: {reason}" if where else f"{type(error).__name__}: {reason}"
+
+
+def _shortened(name: str) -> str:
+    """A path as it is, or its ends: names of thousands of characters are one of the errors."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}...{name[-LONGEST_NAME // 2 :]}"
+
+
+LONGEST_NAME = 400
 
 
 def _describe_unicode(error: UnicodeError) -> str:

@@ -19,6 +19,7 @@ from slurm.job_state import JobState
 from slurm.local import _order
 from slurm.planning import build_graph
 from slurm.preview import gpu_hours, preview
+from slurm.progress import Progress
 from slurm.slurm_info import Limits, parse_minutes
 from slurm.snapshot import snapshot_path, take_snapshot
 from slurm.stages import LEADERBOARD, STAGES, Task
@@ -554,3 +555,10 @@ def test_a_snapshot_is_the_code_as_it_was_and_named_by_it(tmp_path: Path) -> Non
     assert found == [*kept, "snapshot.json"]
     assert json.loads((first / "snapshot.json").read_text())["code"] == first.name
     assert sorted(path.name for path in into.iterdir()) == sorted([first.name, take_snapshot(into, checkout).name])
+
+
+def test_a_long_step_says_how_far_it_is_and_a_short_one_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(Progress("planned", 3, "cells", every_s=0.0).over("abc")) == ["a", "b", "c"]
+    assert capsys.readouterr().err.splitlines() == ["planned 1 of 3 cells", "planned 2 of 3 cells"]
+    assert list(Progress("planned", 3, "cells", every_s=3600.0).over("abc")) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""

@@ -95,3 +95,12 @@ def test_a_user_error_is_its_text() -> None:
 
 def test_a_user_error_is_one_line_whatever_names_it_quotes() -> None:
     assert str(UserError("stages.\n\r: unknown stage")) == r"stages.\n\r: unknown stage"
+
+
+@pytest.mark.parametrize("command", [["-m", "pretrain"], ["slurm/launch_sweep.py"], ["-m", "pretrain.data", "show"]])
+def test_a_name_that_no_file_system_takes_is_one_short_line(command: list[str]) -> None:
+    root = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, *command, "x" * 5000], cwd=root, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ")
+    assert run.stderr.count("\n") == 1
