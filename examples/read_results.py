@@ -23,7 +23,7 @@ def main() -> None:
     print(f"{len(done)} evaluations of {done.parent.nunique()} pretrainings")
     for path in sorted(folder.glob("leaderboard_*.csv")):
         board = pd.read_csv(path, dtype=dict.fromkeys(["config", "eval_config", "seeds"], "string"))
-        metric = "box_AP" if "box_AP_mean" in board else "top1"
+        metric = next(name for name in ("top1", "box_AP", "mAP") if f"{name}_mean" in board)
         rows = board[["recipe", f"{metric}_mean", f"{metric}_low", f"{metric}_high", "n_pretrain", "versus_best"]]
         print(f"\n{path.stem.removeprefix('leaderboard_')}\n{rows.to_string(index=False)}")
         print(f"{board.stale.notna().sum()} of {len(board)} rows are stale: their code has changed since")

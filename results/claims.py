@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"{missing[0]}: no such folder of runs")
     from results.leaderboards.claim_file import arms, read_claims
     from results.leaderboards.claim_tests import by_measure, judge, measure_each, read_records, resolutions, show
+    from results.leaderboards.table_formats import inert
     from results.leaderboards.write import publish, writing_to
 
     stated, path = read_claims(CLAIMS), options.out / TABLE
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = read_records([*roots, *published], arms(stated.claims))
     measured = measure_each(records.values())
     table = judge(stated.claims, by_measure(measured), resolutions(records.values()), measured)
-    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    text = table.map(inert).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     if options.check:
         if not path.exists() and not records:
             print(f"{options.out}: no claims are published")

@@ -36,14 +36,17 @@ def export(run: str, roots: Sequence[Path], out: Path) -> Path:
         if summary.facts["parent"] == record.id and summary.status == "done"
     ]
     from results.leaderboards.leaderboard import tabulate
+    from results.leaderboards.write import short_name
 
-    bundle = out / record.id
+    card = model_card(record, evaluations, tabulate(collection))
+    bundle = out / short_name(record.id)
     write_atomically(bundle / BACKBONE, weights.read_bytes())
     write_atomically(bundle / "record.json", path.read_bytes())
     for evaluation in evaluations:
         source = collection.summaries[evaluation.stage, evaluation.id].path
-        write_atomically(bundle / "evaluations" / f"{evaluation.stage}-{evaluation.id}.json", source.read_bytes())
-    write_atomically(bundle / "README.md", model_card(record, evaluations, tabulate(collection)).encode())
+        name = short_name(f"{evaluation.stage}-{evaluation.id}")
+        write_atomically(bundle / "evaluations" / f"{name}.json", source.read_bytes())
+    write_atomically(bundle / "README.md", card.encode(errors="replace"))
     return bundle
 
 
@@ -68,7 +71,8 @@ def _weights(folder: Path, record: Record) -> Path:
     path = folder / BACKBONE
     if not path.is_file():
         raise UserError(f"{path}: is not there (a published record has no weights); give the folder of the run")
-    if file_hash(path) != record.artifacts.get("backbone", {}).get("sha256"):
+    backbone = record.artifacts.get("backbone") if isinstance(record.artifacts, dict) else None
+    if not isinstance(backbone, dict) or file_hash(path) != backbone.get("sha256"):
         raise UserError(f"{path}: is not the file that {RECORD} names: changed since")
     return path
 
@@ -85,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("exports"), metavar="DIR", help="default: %(default)s")
     options = parser.parse_args(arguments)
-    root = options.runs or (Path(options.run).parents[1] if Path(options.run).is_dir() else runs_root())
+    root = options.runs or (Path(options.run).resolve().parent.parent if Path(options.run).is_dir() else runs_root())
     bundle = export(options.run, [root], options.out)
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     print(f"{os.path.relpath(bundle)}: {size / 1e6:.1f} MB, ready for upload")

@@ -73,6 +73,13 @@ def _writable(out: Path) -> Path:
     return path
 
 
+def _count(text: str) -> int:
+    """For argparse's `type=`: a whole number that is not negative."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of pretrainings")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python results/report.py",
@@ -83,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=OUT, metavar="FILE", help="default: report.html in the suite's results"
     )
     parser.add_argument(
-        "--most", type=int, default=100, metavar="N", help="pretrainings shown in full (default: %(default)s)"
+        "--most", type=_count, default=100, metavar="N", help="pretrainings shown in full (default: %(default)s)"
     )
     parser.add_argument(
         "--no-views", dest="views", action="store_false", help="without the pictures of augmented views"

@@ -80,18 +80,18 @@ def code_files(stage: str, method: str | None = None) -> dict[str, str]:
     method_file = f"{METHODS}/{method}.py"
     inside = method is not None and method.isidentifier() and (ROOT / method_file).is_file()
     external_file = None if inside or method is None else _own_method(method)
-    outside = [] if external_file is None else list(_imports(*_state(external_file), ROOT))
+    outside = [] if external_file is None else list(_imports(external_file))
     entries = [entry, *([method_file] if inside else []), *outside]
     names = _imported(entries, lambda name, importer: importer in (entry, *DISPATCHING) and name in without)
-    files = {name: _tree_hash(*_state(ROOT / name)) for name in sorted(names)}
+    files = {name: _tree_hash(ROOT / name) for name in sorted(names)}
     if external_file is not None:
-        files[f"{OWN_METHODS}/{external_file.name}"] = _tree_hash(*_state(external_file))
+        files[f"{OWN_METHODS}/{external_file.name}"] = _tree_hash(external_file)
     return files
 
 
 def files_behind(entry: str) -> dict[str, str]:
     """The file `entry` of the project and all that it imports, directly or not, each with 12 hex digits of its hash."""
-    return {name: _tree_hash(*_state(ROOT / name)) for name in sorted(_imported([entry], lambda name, importer: False))}
+    return {name: _tree_hash(ROOT / name) for name in sorted(_imported([entry], lambda name, importer: False))}
 
 
 def _own_method(method: str) -> Path | None:
@@ -113,40 +113,53 @@ def _imported(entries: list[str], skips: Callable[[str, str], bool]) -> set[str]
         importer = pending.pop()
         if importer not in names:
             names.add(importer)
-            imports = _imports(*_state(ROOT / importer), ROOT)
+            imports = _imports(ROOT / importer)
             pending += (name for name in imports if name not in DISPLAY_ONLY and not skips(name, importer))
     return names
 
 
-State = tuple[Path, int, int]
+def _imports(path: Path) -> tuple[str, ...]:
+    """The files of PACKAGES that a file imports; those of its `if TYPE_CHECKING` blocks never run, and do not count."""
+    return _parsed(path)[0]
 
 
-def _state(path: Path) -> State:
-    """A file with its time and size: a cached answer counts only while these stay."""
+def _tree_hash(path: Path) -> str:
+    """12 hex digits of the hash of a file's syntax tree."""
+    return _parsed(path)[1]
+
+
+def _parsed(path: Path) -> tuple[tuple[str, ...], str]:
+    """A file's imports and hash; a cached answer counts only while its time and size stay."""
     state = path.stat()
-    return path, state.st_mtime_ns, state.st_size
+    return _parse(path, state.st_mtime_ns, state.st_size, ROOT)
 
 
 @cache
-def _imports(path: Path, modified: int, size: int, root: Path) -> tuple[str, ...]:
-    """The files of PACKAGES that a file imports; those of its `if TYPE_CHECKING` blocks never run, and do not count."""
+def _parse(path: Path, modified: int, size: int, root: Path) -> tuple[tuple[str, ...], str]:
+    tree = ast.parse(path.read_bytes())
     inside = path.is_relative_to(root)
     package = path.relative_to(root).parts[:-1] if inside else tuple(METHODS.split("/"))  # as which it is imported
-    modules = [module for node in _running_nodes(ast.parse(path.read_bytes())) for module in _modules(node, package)]
+    modules = {module for node in _running_imports(tree) for module in _modules(node, package)}
     files = {file for module in modules if module.partition(".")[0] in PACKAGES for file in _files_of(module, root)}
-    return tuple(sorted(files))
+    return tuple(sorted(files)), hashlib.sha256(_text(tree).encode()).hexdigest()[:12]
 
 
-def _running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes below `tree`, without those in blocks that only type checkers read."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            for other in node.orelse:
-                yield other
-                yield from _running_nodes(other)
-        else:
+def _running_imports(tree: ast.AST) -> Iterator[ast.stmt]:
+    """All import statements below `tree`, without those in blocks that only type checkers read."""
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
-            yield from _running_nodes(node)
+        elif isinstance(node, ast.If) and _names_type_checking(node.test):
+            pending += node.orelse
+        elif not isinstance(node, ast.expr):  # an expression holds no statement
+            pending += ast.iter_child_nodes(node)
+
+
+def _names_type_checking(test: ast.expr) -> bool:
+    """Of `TYPE_CHECKING` and `typing.TYPE_CHECKING`."""
+    return getattr(test, "id", None) == "TYPE_CHECKING" or getattr(test, "attr", None) == "TYPE_CHECKING"
 
 
 def _modules(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
@@ -165,12 +178,6 @@ def _files_of(module: str, root: Path) -> Iterator[str]:
     parts = module.split(".")
     candidates = [f"{'/'.join(parts)}.py", *(f"{'/'.join(parts[:n])}/__init__.py" for n in range(1, len(parts) + 1))]
     return (name for name in candidates if (root / name).is_file())
-
-
-@cache
-def _tree_hash(path: Path, modified: int, size: int) -> str:
-    tree = ast.parse(path.read_bytes())
-    return hashlib.sha256(_text(tree).encode()).hexdigest()[:12]
 
 
 def _text(value: object) -> str:

@@ -48,7 +48,10 @@ def content_hash(value: Any) -> str:
 
 def plain_hash(plain: Any) -> str:
     """`content_hash` of a value that is canonical already, such as one read from JSON."""
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_ENCODER.encode(plain).encode()).hexdigest()
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def file_hash(path: Path) -> str:

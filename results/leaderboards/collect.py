@@ -4,7 +4,9 @@ Nothing stops it: a record that is half-written, damaged or of another make is n
 run found twice (folders copied, clusters merged, records published) counts once.
 """
 
+import errno
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,15 +19,20 @@ from results.leaderboards.run_table import (
     METRICS,
     PRETRAIN,
     STAGES,
+    TEST_SET,
+    UNBOUNDED,
     Facts,
+    at,
     code_digest,
     evaluation_facts,
     flat,
     pretrain_facts,
     real,
     setting,
+    whole,
 )
 from whitebench.errors import UserError
+from whitebench.files import read_regular
 from whitebench.hashing import plain_hash
 from whitebench.records import RECORD, Record, parse_record
 
@@ -145,12 +152,11 @@ def read_proven(path: Path) -> Record:
     Raises:
         UserError: naming what is wrong with it.
     """
-    if not path.is_file():  # reading a pipe or device would wait for ever
-        raise UserError(f"{path}: not a regular file")
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
-        raise UserError(f"{path}: not readable ({error.strerror})") from error
+        regular = error.errno != errno.ENXIO
+        raise UserError(f"{path}: {f'not readable ({error.strerror})' if regular else error.strerror}") from error
     record = parse_record(content, path)
     for name in ("config", "cell", "hashes", "data", "metrics", "cost", "environment"):
         if not isinstance(getattr(record, name), dict):
@@ -171,6 +177,8 @@ def read_proven(path: Path) -> Record:
         raise UserError(f"{path}: not a readable record (nested too deeply)") from error
     if not record.id.endswith(f"-{digest}"):
         raise UserError(f"{path}: its id is not that of its config: changed after it was written")
+    if os.sep in record.id or not record.id.isprintable() or record.id.startswith("."):
+        raise UserError(f"{path}: its id is not a file's name")  # bundles and published records are named by it
     record.command = record.command if isinstance(record.command, str) else ""
     return record
 
@@ -188,11 +196,16 @@ def _encodable(record: Record) -> bool:
 
 
 def _check_values(record: Record, path: Path) -> None:
-    """Raises a UserError for percentages outside 0 to 100 and for negative costs."""
+    """Raises a UserError for percentages outside 0 to 100, for negative costs, and for a test set of no image."""
     for metric in METRICS.get(record.stage, ()):
         value = real(record.metrics.get(metric))
-        if value is not None and not 0 <= value <= 100:
-            raise UserError(f"{path}: {metric} is {value:g}, not between 0 and 100 per cent")
+        highest = math.inf if metric in UNBOUNDED else 100
+        if value is not None and not 0 <= value <= highest:
+            bounds = "below 0" if metric in UNBOUNDED else "not between 0 and 100 per cent"
+            raise UserError(f"{path}: {metric} is {value:g}, {bounds}")
+    images = whole(at(record.data, *TEST_SET))
+    if images is not None and images < 1:
+        raise UserError(f"{path}: its test set has {images} images")
     for name, cost in record.cost.items():
         value = real(cost)
         if value is not None and value < 0:
@@ -236,9 +249,13 @@ def _record_files(folder: Path, depth: int, faults: list[str]) -> Iterator[Path]
     if folder.parent.name in STAGES:
         faults.append(f"{folder}: no {RECORD} (half-written?)")
         return
-    if folder.name in STAGES:
-        yield from (Path(entry.path) for entry in entries if entry.name.endswith(".json") and entry.is_file())
-    if depth:
-        for entry in entries:
-            if not entry.name.startswith(".") and entry.is_dir():
+    of_stage = folder.name in STAGES
+    if of_stage:
+        yield from (Path(entry.path) for entry in entries if entry.name.endswith(".json") and not entry.is_dir())
+    for entry in entries if depth else ():
+        if not entry.name.startswith(".") and entry.is_dir():
+            path = Path(entry.path, RECORD)
+            if of_stage and os.path.lexists(path):  # most are such folders, which need not be listed
+                yield path
+            else:
                 yield from _record_files(Path(entry.path), depth - 1, faults)

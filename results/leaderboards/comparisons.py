@@ -86,13 +86,12 @@ def marks(
     at, and both have FEW_SEEDS pretrainings or more.
     There is a second best only below a marked best. Bounds (supervised, random) do not compete.
     """
-    cells = [""] * len(table)
-    rivals = [i for i, row in enumerate(table.to_dict("records")) if row["method"] not in BOUNDS]
-    rivals = [i for i in rivals if pd.notna(table[f"{metric}_mean"].iloc[i])]
+    cells, means = [""] * len(table), table[f"{metric}_mean"].to_numpy(float)
+    rivals = [i for i, method in enumerate(table.method) if method not in BOUNDS and not np.isnan(means[i])]
     if len(rivals) > 1:
         pairs = compare(_values(runs, table.iloc[rivals], by, metric), resolution)
         better = pairs.better(columns) & (pairs.n >= FEW_SEEDS)
-        order = sorted(range(len(rivals)), key=lambda k: -table[f"{metric}_mean"].iloc[rivals[k]])
+        order = sorted(range(len(rivals)), key=lambda k: -means[rivals[k]])
         for mark, (one, next_) in zip((grid.BEST, grid.SECOND), itertools.pairwise(order)):
             if not better[one, next_]:
                 break

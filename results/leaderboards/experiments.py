@@ -5,6 +5,7 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from results.leaderboards.comparisons import STANDING, standing
@@ -107,7 +108,16 @@ def ranked(
 
 
 def rows_of(table: pd.DataFrame) -> list[Row]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    """As `to_dict("records")`, several times as fast."""
+    columns = [
+        list(map(_plain, table[name])) if table[name].dtype == object else table[name].tolist() for name in table
+    ]
+    names = list(map(str, table))
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _key(row: Row) -> tuple[str, ...]:

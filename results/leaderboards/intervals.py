@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from results.leaderboards.run_table import UNBOUNDED
+
 LEVEL = 0.95
 PRETRAINING, FINE_TUNING, NONE = "pretraining", "fine-tuning only", "none"
 """What a spread is the spread of."""
@@ -44,16 +46,20 @@ def wilson(percent: npt.ArrayLike, images: npt.ArrayLike, level: float = LEVEL) 
 
 
 def joined_interval(
-    mean: npt.ArrayLike, seeds: npt.ArrayLike, test_low: npt.ArrayLike, test_high: npt.ArrayLike
+    mean: npt.ArrayLike,
+    seeds: npt.ArrayLike,
+    test_low: npt.ArrayLike,
+    test_high: npt.ArrayLike,
+    highest: float = 100.0,
 ) -> tuple[Floats, Floats]:
     """The interval (per cent) of a mean that has both errors: of its seeds (a half-width) and of its test images.
 
     Their squares add on either side. Where the test images' part is not known (NaN) it is that of the seeds alone.
-    Never below 0 or above 100.
+    Never below 0 or above `highest`.
     """
     mean, seeds = np.asarray(mean, float), np.asarray(seeds, float)
     below, above = (np.nan_to_num(side) for side in (mean - np.asarray(test_low), np.asarray(test_high) - mean))
-    return np.maximum(mean - np.hypot(seeds, below), 0.0), np.minimum(mean + np.hypot(seeds, above), 100.0)
+    return np.maximum(mean - np.hypot(seeds, below), 0.0), np.minimum(mean + np.hypot(seeds, above), highest)
 
 
 def inferred_images(values: npt.ArrayLike) -> int | None:
@@ -84,21 +90,24 @@ def summarise(
             metric that fewer runs have is left empty, because its mean would be over other runs. With one pretraining
             sd and interval are those of its evaluations, and `spread_of` says so.
         images: of the test set, where metrics are accuracies on it. No spread is smaller than one image, and
-            `_test_ci95` is half the interval that so few images give by themselves.
+            `_test_ci95` is half the interval that so few images give by themselves. UNBOUNDED metrics have neither.
     """
     by, metrics = list(by), list(metrics)
     within = runs.groupby([*by, unit])[metrics].mean()
     between, evaluations = within.groupby(level=by), runs.groupby(by)[metrics]
     n, n_eval = between.count(), evaluations.count()
     sd = between.std().where(n > 1, evaluations.std())
-    width = half_width(sd.clip(lower=100 / images if images else 0.0), n.where(n > 1, n_eval))
+    shares = [metric not in UNBOUNDED for metric in metrics]
+    one_image = [100 / images if images and share else 0.0 for share in shares]
+    width = half_width(sd.clip(lower=pd.Series(one_image, metrics), axis=1), n.where(n > 1, n_eval))
     whole = n.eq(n[metrics[0]], axis=0) & n_eval.eq(n_eval[metrics[0]], axis=0)
     columns: dict[str, pd.Series] = {"n_pretrain": n[metrics[0]], "n_eval": n_eval[metrics[0]]}
     columns["spread_of"] = _spread_of(n[metrics[0]], n_eval[metrics[0]])
     mean = between.mean()
     for i, metric in enumerate(metrics):
-        test = wilson(mean[metric], images or np.nan)
-        low, high = joined_interval(mean[metric], np.where(n[metric] > 1, width[:, i], np.nan), *test)
+        test = wilson(mean[metric], images or np.nan) if shares[i] else (mean[metric] * np.nan,) * 2
+        seeds = np.where(n[metric] > 1, width[:, i], np.nan)
+        low, high = joined_interval(mean[metric], seeds, *test, highest=100.0 if shares[i] else np.inf)
         values = {"sd": sd[metric], "ci95": width[:, i], "test_ci95": (test[1] - test[0]) / 2, "low": low, "high": high}
         columns[f"{metric}_mean"] = mean[metric].where(whole[metric])
         for name, value in values.items():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -127,8 +128,11 @@ def _kept(collection: Collection) -> pd.DataFrame:
 
 
 def _frame(collection: Collection, evaluations: Iterable[RunSummary]) -> pd.DataFrame:
-    rows = list(map(_row_of(collection), evaluations))
-    columns = {name: pd.Series([row.get(name) for row in rows], dtype=kind) for name, kind in COLUMNS.items()}
+    cells: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for row in map(_row_of(collection), evaluations):
+        for name, column in cells.items():
+            column.append(row.get(name))
+    columns = {name: pd.Series(cells[name], dtype=kind) for name, kind in COLUMNS.items()}
     missing = {name: MISSING_CELLS[kind] for name, kind in COLUMNS.items() if kind in MISSING_CELLS}
     return pd.DataFrame(columns).fillna(missing).sort_values(ORDER, kind="stable", ignore_index=True)
 

@@ -161,4 +161,5 @@ def _marks(rows: list[Row], slot: Slot, layout: Layout, tables: Tables) -> list[
         if (board.dataset, board.stage, board.protocol) == (slot.dataset, slot.stage, min(protocols))
     )
     columns = sum((other.dataset, other.stage) == (slot.dataset, slot.stage) for other in layout.slots)
-    return marks(runs[same & (runs.status == "done")], pd.DataFrame(rows), GROUP, slot.metric, columns, resolution)
+    table = pd.DataFrame(rows, columns=[*GROUP, f"{slot.metric}_mean"])
+    return marks(runs[same & (runs.status == "done")], table, GROUP, slot.metric, columns, resolution)

@@ -7,6 +7,7 @@ and by the tolerance of our recipe a verdict.
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,8 +40,8 @@ COMMON = (
 )
 """Columns that the values of one published experiment have in common."""
 
-Views = tuple[int, tuple[int, ...] | None]
-"""Number of views, and their sizes where known."""
+Views = tuple[int, Counter[int] | None]
+"""Number of views, and how many there are of each size where that is known."""
 
 
 @dataclass(frozen=True)
@@ -205,15 +206,17 @@ def _same_views(published_views: str, measured_views: str | None) -> bool:
     published, measured = parse_views(published_views), parse_views(measured_views or "")
     if published is None or measured is None or published[0] != measured[0]:
         return False
-    return published[1] is None or sorted(published[1]) == sorted(measured[1] or ())
+    return published[1] is None or published[1] == measured[1]
 
 
 def parse_views(views: str) -> Views | None:
-    """'2' -> (2, None); '2x224+6x96' and '8 (2x224,6x96)' -> (8, (224, 224, 96, ...)); None where it says neither."""
+    """'2' -> (2, None); '2x224+6x96', '8 (2x224,6x96)' -> (8, {224: 2, 96: 6}); None where it says neither."""
     number = re.fullmatch(r"(\d+)(?: \((.*)\))?", views.strip())
     if number and not number[2]:
         return int(number[1]), None
     parts = re.split(r"[+,]", number[2] if number else views)
     groups = [re.fullmatch(r"(?:(\d+)x)?(\d+)", part.strip()) for part in parts]
-    sizes = [int(group[2]) for group in groups if group for _ in range(int(group[1] or 1))]
-    return (len(sizes), tuple(sizes)) if all(groups) and sizes else None
+    sizes = Counter[int]()
+    for group in filter(None, groups):
+        sizes[int(group[2])] += int(group[1] or 1)
+    return (sizes.total(), sizes) if all(groups) and sizes.total() > 0 else None

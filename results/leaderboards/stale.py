@@ -99,8 +99,10 @@ def _without_words(protocol: Mapping[str, str]) -> dict[str, str]:
 def _protocol(stage: str, name: str) -> dict[str, str] | None:
     """Flat; imported here because tables need the other packages for nothing else."""
     from pretrain.evaluate.protocols import find_protocol
-    from transfer.protocol import load_protocol
+    from transfer.protocol import load_protocol, protocol_names
 
+    if stage == "detect" and name not in protocol_names():  # that of a record may be the path of any file
+        return None
     try:
         protocol: Any = load_protocol(name).determines if stage == "detect" else canonical(find_protocol(stage, name))
     except UserError:

@@ -3,6 +3,7 @@
 import csv
 import errno
 import io
+import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ TABLE_PATTERNS = (
 """Patterns of the files that are written, and removed where the records do not give them."""
 
 LONGEST_NAME = 200
-"""Letters of a file's name that every file system takes, with room for endings."""
+"""Bytes of a file's name that every file system takes, with room for endings."""
 
 STALE = "stale"
 """The column that says what has changed in this checkout since: every other column depends on the records alone."""
@@ -76,9 +77,13 @@ def publish(sources: Collection[Path], records: Path) -> int:
     for path in sources:
         content = path.read_bytes()
         record = parse_record(content, path)
-        name = record.id if len(record.id) <= LONGEST_NAME else record.id[:100] + record.id[-13:]  # the hash stays
-        write_atomically(records / record.stage / f"{name}.json", content)
+        write_atomically(records / record.stage / f"{short_name(record.id)}.json", content)
     return len(sources)
+
+
+def short_name(identity: str) -> str:
+    """A run's id as the name of a file: of one that is too long the beginning, and the hash at its end."""
+    return identity if len(identity.encode()) <= LONGEST_NAME else f"{identity[:40]}{identity[-13:]}"
 
 
 def first_difference(tables: Tables, out: Path) -> str | None:
@@ -141,14 +146,21 @@ def _renderings(tables: Tables, published: Published) -> dict[str, bytes]:
 
 def csv_bytes(table: pd.DataFrame) -> bytes:
     """Plain floats of up to six decimals, whatever their size; empty where there is no value."""
-    texts = [str(name) for name in table if not pd.api.types.is_numeric_dtype(table[name].dtype)]
-    safe = table.assign(**{name: table[name].map(inert, na_action="ignore") for name in texts})
-    safe.columns = [str(inert(str(name))) for name in safe]  # some hold the names of datasets
-    text: str = safe.to_csv(index=False, float_format=_plain, lineterminator="\n")
-    return text.encode()
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([inert(str(name)) for name in table])  # some hold the names of datasets
+    writer.writerows(zip(*(map(_field, table[name].tolist()) for name in table), strict=True))
+    return stream.getvalue().encode()
 
 
-def _plain(value: object) -> str:
+def _field(value: object) -> object:
+    """A cell as it is written: a float plainly, a text so that no spreadsheet runs it, nothing where it is missing."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else _plain(value)
+    return "" if value is None or value is pd.NA else inert(value)
+
+
+def _plain(value: float) -> str:
     whole, _, decimals = f"{value:.6f}".partition(".")
     text = f"{whole}.{decimals.rstrip('0') or '0'}"
     return "0.0" if text == "-0.0" else text

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from results.claims import TABLE
+from results.claims import CLAIMS, TABLE
+from results.leaderboards.claim_file import read_claims
 from results.leaderboards.collect import Collection
 from results.leaderboards.leaderboard import Tables
 from results.leaderboards.paper_tables import layouts
@@ -152,7 +153,7 @@ def _single_runs(
     """Claims, tables as papers print them, runs, views, and what was left out."""
     claims = claim_table(HERE.parent / TABLE) if options.published else None
     if claims is not None:
-        sections.add("claims", "The papers' claims", table=claims)
+        sections.add("claims", "The papers' claims", table=claims, stated=read_claims(CLAIMS))
     published = Published()
     grids = sorted([*layouts(tables, published), *paper_tables(published)], key=lambda grid: not grid.has_own)
     sections.add("tables", "In the papers' layouts", grids=[(grid, Markup(to_html(grid))) for grid in grids])

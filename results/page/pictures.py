@@ -34,11 +34,10 @@ class PictureBudget:
 
     def of_run(self, folder: Path) -> list[Picture]:
         """The pictures in a run's folder and one level below it."""
-        names = picture_files(folder)
-        return [
-            self.add(path, folder) if i < RUN_PICTURES else Picture(_name(path, folder), "", "not shown: many pictures")
-            for i, path in enumerate(names)
-        ]
+        paths = picture_files(folder)
+        pictures = [self.add(path, folder) for path in paths[:RUN_PICTURES]]
+        more = len(paths) - len(pictures)
+        return [*pictures, Picture(f"{more} more pictures", "", "not shown")] if more else pictures
 
     def add(self, path: Path, folder: Path) -> Picture:
         name = _name(path, folder)

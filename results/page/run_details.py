@@ -134,7 +134,9 @@ def _log_source(log: str, folder: Path) -> tuple[Path, Path]:
         launch = parts[parts.index(SWEEPS) :]  # sweeps/<sweep>/launches/<time>/<log>
         if len(launch) > 4 and launch[2] == LAUNCHES and ".." not in launch:
             runs = folder.parents[1]
-            return runs.joinpath(*launch), runs.joinpath(*launch[:4])
+            home = runs.joinpath(*launch[:4])
+            if home.resolve().is_relative_to(runs.resolve()):  # not a link to another folder of this machine
+                return runs.joinpath(*launch), home
     return Path(log), folder
 
 

@@ -1,18 +1,26 @@
 """What augmentation makes of images: a contact sheet for each distinct data section of the pretrainings' configs."""
 
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from results.page.pictures import Picture, PictureBudget
 from results.page.run_details import Detail
 from whitebench.errors import UserError
 
+if TYPE_CHECKING:
+    from pretrain.recipe_sections import Data
+
 IMAGES = 4
 """On a contact sheet."""
+
+MOST_VIEWS, LONGEST_SIDE = 24, 512
+"""Of an image, and pixels of a view, on a contact sheet."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +58,23 @@ def _sheet(data: str) -> bytes | str:
         recipe = recipe_of(
             {"name": "views", "method": {"name": "random"}, "data": json.loads(data)}, where="its config"
         )
+        if problem := _why_not(recipe.data):
+            return problem
         with tempfile.TemporaryDirectory() as folder:
             sheet = Path(folder, "views.jpg")
             write_contact_sheet(recipe, sheet, images=IMAGES)
             return sheet.read_bytes()
     except UserError as error:
         return str(error)
+    except Exception as error:  # a damaged dataset can raise anything, and is no reason to have no page
+        return f"views cannot be drawn ({type(error).__name__}: {error})"
+
+
+def _why_not(data: "Data") -> str:
+    """Why views of a record's `data` section are not drawn; "" where they are. Anybody may have written the record."""
+    if not re.fullmatch(r"\w[\w.-]*", data.dataset):
+        return f"views of '{data.dataset[:80]}' are not drawn: not the name of a dataset in the data folder"
+    sides = [group.size for group in data.views for _ in range(min(group.count, MOST_VIEWS + 1))]
+    if len(sides) > MOST_VIEWS or max(sides, default=0) > LONGEST_SIDE:
+        return f"views of '{data.dataset}' are not drawn: more than {MOST_VIEWS}, or of more than {LONGEST_SIDE} pixels"
+    return ""

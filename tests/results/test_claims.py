@@ -1,5 +1,6 @@
 """Verdicts on claims, from records whose outcome is known."""
 
+import html
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from results.leaderboards.claim_tests import (
     show,
 )
 from results.leaderboards.rank_correlation import rank_correlation
+from results.page.data_tables import Table
+from results.page.environment import render
 from slurm.sweep import load_sweep
 from tests.support.run_records import Records
 from whitebench.errors import UserError
@@ -210,6 +213,11 @@ def test_the_tests_are_dated_and_changes_after_a_look_are_said(
     printed = capsys.readouterr().out
     assert "tests written 2026-11-25" in printed
     assert "changed after results were seen, 2026-11-25: the plain rank" in printed
+    readme = (CLAIMS.parents[1] / "README.md").read_text()
+    section = str(render("claims.html", table=Table("claims-table", [], []), stated=stated))
+    for change in (stated.written, *stated.changes):
+        assert change in readme
+        assert change in html.unescape(section)
 
 
 def test_a_claim_holds_if_all_its_tests_do() -> None:

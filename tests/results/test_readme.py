@@ -67,12 +67,23 @@ def test_the_example_reads_the_tables(tmp_path: Path) -> None:
     records = Records(tmp_path / "runs")
     for method, top in (("intl", 70.0), ("simclr", 60.0)):
         for seed in range(3):
-            records.cell(method, seed, top + seed)
+            parent = records.cell(method, seed, top + seed)
+            for stage, metric in (("voc07", "mAP"), ("robust", "top1")):
+                own = {"parent": parent, "protocol": {"name": stage}, "dataset": "x", "seed": 0}
+                records.put(stage, "x", own, metrics={metric: 30.0 + seed})
     aggregate([records.root], tmp_path / "out")
     script = [sys.executable, str(RESULTS.parent / "examples" / "read_results.py")]
     shown = subprocess.run([*script, str(tmp_path / "out")], capture_output=True, text=True, check=True).stdout
-    assert "6 evaluations of 6 pretrainings" in shown
+    assert "18 evaluations of 6 pretrainings" in shown
     assert "sample_linear-features" in shown
     assert re.search(r"sample/intl +71\.0 .* 3 +best", shown)
     empty = subprocess.run([*script, str(tmp_path)], capture_output=True, text=True, check=True).stdout
     assert "no runs.csv yet" in empty
+
+
+def test_what_lands_is_checked_against_its_records() -> None:
+    commands = (RESULTS.parent / ".ci" / "run").read_text().splitlines()
+    assert [line.split()[-2:] for line in commands if line.endswith("--check")] == [
+        ["results/aggregate.py", "--check"],
+        ["results/claims.py", "--check"],
+    ]

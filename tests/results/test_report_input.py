@@ -44,7 +44,7 @@ def one_run(records: Records, **changes: Any) -> Path:
 
 
 def test_hostile_names_stay_text(records: Records) -> None:
-    evil = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
+    evil = "\"'><script>alert(1)<img src=x onerror=alert(1)>{{ 7 * 7 }}"  # without a slash: part of a folder's name
     parent = records.pretrain(evil, recipe=evil, command=evil, environment={"git": evil}, error=evil)
     history(records.root / "pretrain" / parent)
     (records.root / "pretrain" / parent / "error.txt").write_text(evil)
@@ -54,6 +54,7 @@ def test_hostile_names_stay_text(records: Records) -> None:
     assert "img" not in tags
     assert tags.count("script") == report_scripts(records)
     assert "<script>alert" not in text
+    assert text.count("&lt;script&gt;alert") > 10
 
 
 def report_scripts(records: Records) -> int:
@@ -129,6 +130,8 @@ def test_links_out_of_the_runs_folder_are_not_followed(records: Records, tmp_pat
         "{root}/sweeps/s/launches/l/../../../../../secret",
         "{root}/sweeps/s/launches/../../../secret",
         "{root}/sweeps/s/launches/l/link",
+        "{root}/sweeps/s/launches/away/secret",
+        "{root}/sweeps/away/launches/l/secret",
         "../../../secret",
         "\u0000",
         "x" * 5000,
@@ -140,6 +143,10 @@ def test_only_logs_of_the_run_and_its_launch_are_read(records: Records, tmp_path
     launch = records.root / "sweeps" / "s" / "launches" / "l"
     launch.mkdir(parents=True)
     (launch / "link").symlink_to(secret)
+    (launch.parent / "away").symlink_to(tmp_path)
+    (tmp_path / "launches" / "l").mkdir(parents=True)
+    (tmp_path / "launches" / "l" / "secret").write_text(f"{SECRET}\n")
+    (records.root / "sweeps" / "away").symlink_to(tmp_path)
     folder = one_run(records)
     path = log.format(secret=secret, root=records.root)
     (folder / "attempts.jsonl").write_text(json.dumps({"log": path}) + "\n")

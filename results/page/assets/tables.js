@@ -31,7 +31,7 @@ function showColumns(table) {
 }
 
 // A text that a spreadsheet would run as a formula gets an apostrophe in front.
-const csvField = value => { const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? "'" + value : String(value ?? ""); return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; };
+const csvField = value => { const text = typeof value === "string" && /^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(value) ? "'" + value : String(value ?? ""); return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; };
 const csvValue = cell => cell.dataset.csv ?? (cell.dataset.value === undefined ? cell.textContent.trim().replace(/\s+/g, " ") : cell.dataset.value === "" ? "" : +cell.dataset.value);
 
 function csvOf(table) {
