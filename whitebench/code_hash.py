@@ -180,6 +180,11 @@ def _files_of(module: str, root: Path) -> Iterator[str]:
     return (name for name in candidates if (root / name).is_file())
 
 
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+NO_MEANING = ("ctx", "kind", "type_comment")
+"""Fields of a syntax tree that change nothing that runs."""
+
+
 def _text(value: object) -> str:
     """A syntax tree as text that is the same in every version of Python: empty fields are left out."""
     if isinstance(value, list):
@@ -188,12 +193,14 @@ def _text(value: object) -> str:
         return repr(value)
     if isinstance(value, ast.Raise):
         value = ast.Raise(exc=_without_arguments(value.exc), cause=None)
-    names = (name for name in value._fields if name not in ("ctx", "kind", "type_comment"))
-    fields = {name: getattr(value, name, None) for name in names}
-    if isinstance(value, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        fields["body"] = [node for node in value.body if not _is_text(node)]
-    content = ",".join(f"{name}={_text(field)}" for name, field in fields.items() if field not in (None, []))
-    return f"{type(value).__name__}({content})"
+    parts = []
+    for name in value._fields:
+        field = getattr(value, name, None)
+        if name == "body" and isinstance(value, DOCUMENTED):
+            field = [node for node in field if not _is_text(node)]
+        if name not in NO_MEANING and field is not None and field != []:
+            parts.append(f"{name}={_text(field)}")
+    return f"{type(value).__name__}({','.join(parts)})"
 
 
 def _is_text(node: ast.stmt) -> bool:
