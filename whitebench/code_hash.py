@@ -197,7 +197,7 @@ def _text(value: object) -> str:
     for name in value._fields:
         field = getattr(value, name, None)
         if name == "body" and isinstance(value, DOCUMENTED):
-            field = [node for node in field if not _is_text(node)]
+            field = [node for node in value.body if not _is_text(node)]
         if name not in NO_MEANING and field is not None and field != []:
             parts.append(f"{name}={_text(field)}")
     return f"{type(value).__name__}({','.join(parts)})"
