@@ -56,6 +56,10 @@ def render(tables: "Tables", colour: bool = False, width: int = 200) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    if options.runs and (options.check or options.rebuild):
+        raise UserError(
+            f"{options.runs[0]}: --check and --rebuild take no folder of runs: they read OUT/{RECORDS} alone"
+        )
     if options.check:
         return _check(options.out)
     if options.rebuild:

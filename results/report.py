@@ -24,11 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = [path for path in options.runs if not path.is_dir()]
     if missing:
         raise UserError(f"{missing[0]}: no such folder of runs")
-    roots = options.runs or [runs_root()]
+    roots = [*(options.runs or [runs_root()]), *(published_roots(RESULTS) if options.with_published else [])]
     if options.serve:
+        from results.page.page import Options
         from results.page.server import serve
 
-        serve(roots, options.host, options.port, options.most)
+        live = Options(options.most, views=False, live=True, published=options.with_published)
+        serve(roots, options.host, options.port, live)
     else:
         _write(roots, options)
 
@@ -38,8 +40,7 @@ def _write(roots: Sequence[Path], options: argparse.Namespace) -> None:
     from results.page.snapshot import build_page, read_runs
 
     out = _writable(options.out)
-    published = published_roots(RESULTS) if options.with_published else []
-    snapshot = read_runs([*roots, *published], RESULTS / CACHE)
+    snapshot = read_runs(roots, RESULTS / CACHE)
     if not snapshot.has_runs and not options.with_published:
         raise UserError(f"no evaluation has ended in {', '.join(map(str, roots))}: there is nothing to report yet")
     content = build_page(snapshot, Options(options.most, options.views, published=options.with_published))

@@ -21,6 +21,7 @@ from results.leaderboards.run_table import COLUMNS, FROM_CELL, HEADLINES, PRETRA
 from results.leaderboards.stale import changed_since
 from results.leaderboards.transfer import transfer_boards
 from results.leaderboards.warnings import FOREIGN, MISSING
+from whitebench.errors import printable
 from whitebench.hashing import content_hash
 
 BOARD = ["dataset", "stage", "protocol"]
@@ -109,7 +110,7 @@ def tabulate(collection: Collection, published: Published | None = None) -> Tabl
     runs = _runs(collection)
     boards = _leaderboards(runs, collection, published or Published())
     sources = sorted(summary.path for summary in _behind(collection))
-    faults, conflicts = sorted(collection.faults), sorted(collection.conflicts)
+    faults, conflicts = (sorted(map(printable, lines)) for lines in (collection.faults, collection.conflicts))
     epochs = over_epochs(_kept(collection), runs[runs.status == "done"])
     return Tables(runs, boards, faults, collection.counts, collection.duplicates, conflicts, sources, epochs)
 

@@ -11,8 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from whitebench.errors import UserError
+
+if TYPE_CHECKING:
+    from results.page.page import Options
 
 SECONDS_BETWEEN = 2.0
 """Between two readings of the run folders, at least."""
@@ -193,12 +197,10 @@ def make_server(roots: Sequence[Path], host: str, port: int, build: Callable[[],
         raise UserError(f"cannot listen on {host} port {port} ({reason}); choose another --port or --host") from error
 
 
-def serve(roots: Sequence[Path], host: str, port: int, most: int) -> None:
+def serve(roots: Sequence[Path], host: str, port: int, options: "Options") -> None:
     """Serves the page of `roots` until Ctrl-C."""
-    from results.page.page import Options
     from results.page.snapshot import build_page, read_runs
 
-    options = Options(most=most, views=False, live=True)
     server = make_server(roots, host, port, lambda: build_page(read_runs(roots), options))
     name = f"[{host}]" if ":" in host else host
     print(f"http://{name}:{server.server_port}/ shows {', '.join(map(str, roots))}; Ctrl-C ends it", flush=True)

@@ -78,6 +78,21 @@ def test_names_hold_no_control_characters(records: Records, tmp_path: Path) -> N
     assert text("\x00\n") is None
 
 
+def test_a_folder_whose_name_is_not_unicode_is_named(
+    records: Records, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    records.cell("intl", 0, 70.0)
+    (records.root / "linear" / os.fsdecode(b"\xff\x1b")).mkdir()
+    assert main([str(records.root), "--out", str(tmp_path / "out")]) == 0
+    assert rb"linear/\udcff\x1b: no run.json" in capsysbinary.readouterr().out
+
+
+def test_checks_read_the_published_records_alone(records: Records) -> None:
+    for option in ("--check", "--rebuild"):
+        with pytest.raises(UserError, match=r"take no folder of runs"):
+            main([str(records.root), option])
+
+
 def test_a_published_record_that_is_no_file_is_named(records: Records, tmp_path: Path) -> None:
     records.cell("intl", 0, 70.0)
     os.mkfifo(records.root / "linear" / "pipe.json")
