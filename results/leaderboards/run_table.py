@@ -5,6 +5,7 @@ A field that a record lacks, or that has an impossible type, stays empty: tables
 
 import json
 import math
+import re
 from functools import lru_cache
 from sys import intern
 from typing import Any
@@ -202,7 +203,16 @@ def setting(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def setting_hash(config: dict[str, Any]) -> str:
-    return intern(plain_hash(setting(config))[:8])
+    return intern(no_number(plain_hash(setting(config)), 8))
+
+
+def no_number(digest: str, length: int) -> str:
+    """The first `length` digits in a row of a hash (hex) that no reader of tables takes for a number, as 12345e67."""
+    parts = (digest[start : start + length] for start in range(len(digest) - length))
+    return next((part for part in parts if not NUMBER.fullmatch(part)), digest[:length])
+
+
+NUMBER = re.compile(r"\d+(e\d+)?")
 
 
 def code_digest(record: Record) -> str | None:
@@ -215,7 +225,7 @@ def code_digest(record: Record) -> str | None:
 @lru_cache
 def _code_hash(files: tuple[tuple[str, str], ...]) -> str:
     """Cached: the records of a sweep hold the same files."""
-    return plain_hash(dict(files))[:12]
+    return no_number(plain_hash(dict(files)), 12)
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 from results.aggregate import aggregate, main, render
 from results.export import export
 from results.export import main as export_main
-from results.leaderboards.run_table import text
+from results.leaderboards.run_table import no_number, text
 from results.page.pictures import RUN_PICTURES, PictureBudget
 from results.page.run_details import Detail
 from results.page.views import sheets
@@ -76,6 +76,13 @@ def test_names_hold_no_control_characters(records: Records, tmp_path: Path) -> N
     assert set(tables.runs.recipe) == {"a [2Jb 31m c"}
     assert "\x1b" not in render(tables)
     assert text("\x00\n") is None
+
+
+def test_hashes_of_settings_are_no_numbers() -> None:
+    assert no_number("1234567890ab" + "0" * 52, 8) == "4567890a"
+    assert no_number("12345e67" * 8, 8) == "e6712345"
+    assert no_number("abcdef0123" + "0" * 54, 8) == "abcdef01"
+    assert no_number("0" * 64, 8) == "0" * 8
 
 
 def test_a_folder_whose_name_is_not_unicode_is_named(
