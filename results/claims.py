@@ -5,6 +5,7 @@ the records: a row of `claims.csv` is one test. n counts pretrainings.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"{missing[0]}: no such folder of runs")
     from results.leaderboards.claim_file import arms, read_claims
     from results.leaderboards.claim_tests import by_measure, judge, measure_each, read_records, resolutions, show
+    from results.leaderboards.stale import changed_since, stale_recipes
     from results.leaderboards.table_formats import inert
     from results.leaderboards.write import publish, writing_to
 
@@ -51,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if not path.exists() or path.read_text() != text:
             raise UserError(f"{path}: is not what {options.out / RECORDS} gives")
+        stale = stale_recipes(records.values())
+        for recipe, cause in sorted(stale.items()):
+            print(f"stale: {recipe}: {changed_since(cause)}", file=sys.stderr)
+        if stale:
+            raise UserError(f"{len(stale)} published arms are stale: run them again, or remove their records")
         print(f"{path}: is what {RECORDS}/ gives")
         return 0
     with writing_to(options.out):

@@ -5,16 +5,17 @@ This alone of what tables say depends on the checkout that aggregates. So it has
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
 import pandas as pd
 
-from results.leaderboards.run_table import PRETRAIN, flat
+from results.leaderboards.run_table import PRETRAIN, at, flat, text
 from whitebench.code_hash import OWN_METHODS, code_files
 from whitebench.errors import UserError
 from whitebench.hashing import canonical
+from whitebench.records import Record
 
 UNKNOWN = "code unknown"
 """Of a run whose record names no source files: it was made before records did."""
@@ -46,6 +47,20 @@ def stale(runs: pd.DataFrame, by: list[str], texts: Mapping[str, str]) -> pd.Ser
     cells = {key: _listed(list(causes)) for key, causes in changed.items()}
     index = pd.MultiIndex.from_tuples(cells, names=by)
     return pd.Series(list(cells.values()), index=index, dtype=object)
+
+
+def stale_recipes(records: Iterable[Record]) -> dict[str, str]:
+    """By recipe, what has changed since one of its records, as the cells of `stale`; recipes without are left out."""
+    changed: dict[str, dict[str, None]] = {}
+    for record in records:
+        causes = changed.setdefault(text(record.cell.get("recipe")) or record.id, {})
+        code = json.dumps(record.code) if isinstance(record.code, dict) and record.code else ""
+        method = text(at(record.config, "method", "name")) or "" if record.stage == PRETRAIN else ""
+        causes |= dict.fromkeys(_changed_code(record.stage, method, code, {code: code}))
+        protocol = text(at(record.config, "protocol", "name")) or ""
+        if record.stage != PRETRAIN and protocol_changed(record.stage, protocol, json.dumps(flat(record.config))):
+            causes["protocol"] = None
+    return {recipe: _listed(list(causes)) for recipe, causes in changed.items() if causes}
 
 
 def changed_since(cell: str) -> str:

@@ -27,6 +27,9 @@ from slurm.sweep import load_sweep
 from tests.support.run_records import Records
 from whitebench.errors import UserError
 
+PLANTED = {"protocol": {"name": "planted"}}
+"""A protocol that this suite does not have, and that therefore cannot have changed."""
+
 
 def verdict(test: Comparison, own: list[float], other: list[float] | None = None) -> str:
     values = {(test.arm, test.measure): own}
@@ -234,10 +237,10 @@ def test_records_give_the_values_and_the_file(tmp_path: Path, capsys: pytest.Cap
         for arm, shift in (("claims/bw-zca", 0.0), ("claims/mse", -29.0)):
             metrics = {"effective_rank": max(1.0, rank + shift), "collapsed": False}
             parent = records.pretrain("spectral", seed, arm, metrics=metrics, config={"arm": arm})
-            records.evaluate(parent, {"top1": 40.0 + seed + shift})
+            records.evaluate(parent, {"top1": 40.0 + seed + shift}, config=PLANTED)
             if arm == "claims/bw-zca":
-                records.evaluate(parent, {"top1": 20.0 + seed}, stage="knn", config={"features": "transformed"})
-                records.evaluate(parent, {"top1": 35.0 + seed}, stage="knn")
+                records.evaluate(parent, {"top1": 20.0 + seed}, "knn", config={"features": "transformed", **PLANTED})
+                records.evaluate(parent, {"top1": 35.0 + seed}, "knn", config=PLANTED)
         other = records.pretrain("simclr", seed, "sample/simclr")
         records.evaluate(other, {"top1": 1.0})
     found = read_records([tmp_path / "runs"], arms(read_claims(CLAIMS).claims))
@@ -253,6 +256,11 @@ def test_records_give_the_values_and_the_file(tmp_path: Path, capsys: pytest.Cap
         len(claim.tests) for claim in read_claims(CLAIMS).claims
     )
     assert main(["--out", str(tmp_path), "--check"]) == 0  # from the published records alone
+    path = next((tmp_path / "records" / "claims" / "pretrain").glob("*.json"))
+    path.write_text(path.read_text().replace('"pretrain/optim.py": "', '"pretrain/optim.py": "other'))
+    with pytest.raises(UserError, match="1 published arms are stale"):
+        main(["--out", str(tmp_path), "--check"])
+    assert ": pretrain/optim.py changed since" in capsys.readouterr().err
     (tmp_path / "claims.csv").write_text("")
     with pytest.raises(UserError, match=r"claims\.csv: is not what .*records/claims gives"):
         main(["--out", str(tmp_path), "--check"])
