@@ -174,9 +174,10 @@ def test_a_number_of_pretrainings_is_whole_and_not_negative(capsys: pytest.Captu
     [
         ({"dataset": "../elsewhere"}, "not the name of a dataset"),
         ({"dataset": "/home/somebody/photos"}, "not the name of a dataset"),
-        ({"dataset": "sample", "views": [{"size": 48, "count": 10**9}]}, "are not drawn: more than"),
-        ({"dataset": "sample", "views": [{"size": 10**6, "count": 2}]}, "are not drawn: more than"),
-        ({"dataset": "sample"}, "views cannot be drawn (ValueError: damaged)"),
+        ({"views": [{"size": 48, "count": 200}]}, "are not drawn: more than"),
+        ({"views": [{"size": 1000, "count": 2}]}, "are not drawn: more than"),
+        ({"views": [{"size": 48, "count": 10**9}]}, "data.views.0.count"),
+        ({}, "views cannot be drawn (ValueError: damaged)"),
         (["no section"], "data"),
     ],
 )
@@ -188,7 +189,8 @@ def test_views_are_drawn_of_datasets_of_the_data_folder_alone(
         raise ValueError("damaged")
 
     monkeypatch.setattr("pretrain.data.show.write_contact_sheet", damaged)
-    record = Record("a-1", "pretrain", {"data": data})
+    views = {"dataset": "sample", "views": [{"size": 48, "count": 2}]}
+    record = Record("a-1", "pretrain", {"data": {**views, **data} if isinstance(data, dict) else data})
     pictures, [line] = sheets([Detail(record, None)], PictureBudget())
     assert pictures == []
     assert problem in line
