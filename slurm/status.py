@@ -1,5 +1,6 @@
 """`--status`: the state of a sweep as text or as JSON."""
 
+import errno
 import json
 import shutil
 from collections.abc import Mapping
@@ -11,16 +12,22 @@ from slurm.attempts import LEADERBOARD_STATE
 from slurm.graph import Graph
 from slurm.job_queue import Queued, final_states, queued_jobs
 from slurm.job_state import JobState, log_of, read_states
-from slurm.slurm_command import is_installed
+from slurm.slurm_command import SlurmUnavailable, is_installed
 from slurm.stages import LEADERBOARD
 from slurm.status_table import cell_table, leaderboard_line, notes, problems, running_lines, stage_table, summary
 from slurm.submissions import Ledger, read_ledger
 from slurm.waiting import read_waiting
+from whitebench.errors import describe
 from whitebench.slow_files import read_all
 
 MOST_CELLS = 200
 """With more cells, the table has a line per stage instead of a line per cell."""
 WIDTH = 160
+TRANSIENT_ERRORS = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.ENOTCONN, errno.EHOSTDOWN}
+    | {errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET, errno.EREMOTEIO, errno.ENOMEM}
+)
+"""Of a network file system, or a busy host: the next look may succeed."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,18 @@ def read_status(graph: Graph) -> Status:
     queued = queued_jobs(ledger)
     states = read_states(graph, queued, ledger, final_states)
     return Status(graph, states, queued, orphans_of(graph, queued, ledger))
+
+
+def status_or_reason(graph: Graph) -> Status | str:
+    """The status; where SLURM or the file system has no answer for now, the reason: whoever watches asks again."""
+    try:
+        return read_status(graph)
+    except SlurmUnavailable as error:
+        return str(error)
+    except OSError as error:
+        if error.errno not in TRANSIENT_ERRORS:
+            raise
+        return describe(error) or str(error)
 
 
 def orphans_of(graph: Graph, queued: Mapping[str, Queued], ledger: Ledger) -> dict[str, Queued]:

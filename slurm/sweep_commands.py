@@ -17,8 +17,8 @@ from slurm.graph import Graph, Job, load_graph
 from slurm.job_queue import queued_jobs
 from slurm.job_state import JobState, log_of, read_states
 from slurm.launch_lock import launch_lock
-from slurm.slurm_command import SlurmUnavailable, is_installed
-from slurm.status import orphans_of, read_status, status_json, status_text
+from slurm.slurm_command import is_installed
+from slurm.status import orphans_of, read_status, status_json, status_or_reason, status_text
 from slurm.submissions import note_cancelled, read_ledger, sweeps_folder
 from slurm.sweep import DEFAULT, read_sweep, sweep_path
 from slurm.waiting import forget_waiting, read_waiting
@@ -46,14 +46,13 @@ def show_status(graph: Graph, as_json: bool) -> int:
 def watch_status(graph: Graph) -> int:
     """The status every few seconds, in place on a terminal, until nothing of the sweep is queued or running.
 
-    An answer of SLURM that does not come is reported, and asked for again.
+    An answer of SLURM or of the file system that does not come is reported, and asked for again.
     """
     while True:
         clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
-        try:
-            status = read_status(graph)
-        except SlurmUnavailable as error:
-            print(f"{time.strftime('%H:%M:%S')}  {error}; asking again", flush=True)
+        status = status_or_reason(graph)
+        if isinstance(status, str):
+            print(f"{time.strftime('%H:%M:%S')}  {status}; asking again", flush=True)
         else:
             print(clear + status_text(status), flush=True)
             waiting = read_waiting(graph.leaderboard.folder)

@@ -5,8 +5,7 @@ import time
 from slurm.display import Display, Snapshot
 from slurm.graph import Graph
 from slurm.job_state import JobState, headline, log_of
-from slurm.slurm_command import SlurmUnavailable
-from slurm.status import Status, read_status
+from slurm.status import Status, status_or_reason
 from slurm.waiting import read_waiting
 from whitebench.errors import Interrupted
 
@@ -18,17 +17,16 @@ LATE_S = 60.0
 def watch(graph: Graph) -> dict[str, str]:
     """Until nothing of the graph is in the queue any more; the state in which it left every job.
 
-    An answer of SLURM that does not come is reported, and asked for again.
+    An answer of SLURM or of the file system that does not come is reported, and asked for again.
     """
     display = Display()
     reported: set[str] = set()
     ended_at: float | None = None
     try:
         while True:
-            try:
-                status = read_status(graph)
-            except SlurmUnavailable as error:
-                display.say(f"{error}; asking again")
+            status = status_or_reason(graph)
+            if isinstance(status, str):
+                display.say(f"{status}; asking again")
                 time.sleep(EVERY_S)
                 continue
             _show_results(graph, status.states, reported, display)

@@ -142,6 +142,7 @@ def test_any_text_is_yaml_or_refused_in_one_line(text: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 @given(mutated_recipes())
 @examples(LONG)
 def test_mutated_recipes_at_length(tmp_path: Path, content: dict[str, Any]) -> None:
@@ -149,6 +150,7 @@ def test_mutated_recipes_at_length(tmp_path: Path, content: dict[str, Any]) -> N
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 @given(OVERRIDES, TEXTS)
 @examples(LONG)
 def test_overrides_and_texts_at_length(texts: list[str], text: str) -> None:
@@ -210,6 +212,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> Non
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 @given(damaged_files())
 @examples(LONG)
 def test_damaged_checkpoints_at_length(tmp_path: Path, content: bytes) -> None:

@@ -235,6 +235,18 @@ INNER = ("method", "data", "network", "schedule", "seed", "protocol", "parent", 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_record_stops_the_tables(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    check_tables(tmp_path_factory, data)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_record_of_many_stops_the_tables(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    check_tables(tmp_path_factory, data)
+
+
+def check_tables(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     root = tmp_path_factory.mktemp("fuzz")
     records = Records(root / "runs")
     records.cell("simclr", 0, 50.0)
@@ -256,9 +268,24 @@ def test_no_record_stops_the_tables(tmp_path_factory: pytest.TempPathFactory, da
     render(tables)
 
 
+CONTENT = st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode())
+
+
 @settings(max_examples=60, deadline=None)
-@given(content=st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode()))
+@given(content=CONTENT)
 def test_no_content_of_a_file_stops_its_reader(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    check_content(tmp_path_factory, content)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@settings(max_examples=10_000, deadline=None)
+@given(content=CONTENT)
+def test_no_content_of_many_stops_its_reader(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    check_content(tmp_path_factory, content)
+
+
+def check_content(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.mktemp("fuzz")
     for name in (RECORD, METRICS, "attempts.jsonl"):
         (folder / name).write_bytes(content)

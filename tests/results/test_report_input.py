@@ -206,11 +206,29 @@ PROBE = st.fixed_dictionaries(
     {"epoch": VALUES, "backbone": st.fixed_dictionaries({"eigenvalues": VALUES, "effective_rank": VALUES})}
 )
 ANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(ANY, max_examples=10_000)
+FILES: dict[str, Any] = {"content": LINES, "attempts": LINES, "probes": LINES}
+CHARTED: dict[str, Any] = {
+    "lines": st.lists(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5), max_size=4),
+    "probes": st.lists(PROBE),
+}
 
 
 @ANY
-@given(content=LINES, attempts=LINES, probes=LINES)
+@given(**FILES)
 def test_any_content_of_a_runs_files_is_read(tmp_path: Path, content: bytes, attempts: bytes, probes: bytes) -> None:
+    check_files(tmp_path, content, attempts, probes)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@MANY
+@given(**FILES)
+def test_many_contents_of_a_runs_files_are_read(tmp_path: Path, content: bytes, attempts: bytes, probes: bytes) -> None:
+    check_files(tmp_path, content, attempts, probes)
+
+
+def check_files(tmp_path: Path, content: bytes, attempts: bytes, probes: bytes) -> None:
     records = Records(tmp_path / "runs")
     folder = records.root / "pretrain" / records.pretrain()
     for name, text in (("metrics.jsonl", content), ("attempts.jsonl", attempts), ("spectra.jsonl", probes)):
@@ -221,8 +239,16 @@ def test_any_content_of_a_runs_files_is_read(tmp_path: Path, content: bytes, att
 
 
 @ANY
-@given(lines=st.lists(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5), max_size=4), probes=st.lists(PROBE))
+@given(**CHARTED)
 def test_any_values_are_charted_or_left_out(lines: list[dict[str, Any]], probes: list[dict[str, Any]]) -> None:
+    charted([Detail(Record("a-1", "pretrain", {}), None, curve=lines, spectra=probes)])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@MANY
+@given(**CHARTED)
+def test_many_values_are_charted_or_left_out(lines: list[dict[str, Any]], probes: list[dict[str, Any]]) -> None:
     charted([Detail(Record("a-1", "pretrain", {}), None, curve=lines, spectra=probes)])
 
 
@@ -240,6 +266,18 @@ def charted(details: list[Detail]) -> None:
 @ANY
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_lines_or_a_problem(tmp_path: Path, content: bytes) -> None:
+    check_bytes(tmp_path, content)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@MANY
+@given(content=st.binary(max_size=200))
+def test_many_bytes_are_lines_or_a_problem(tmp_path: Path, content: bytes) -> None:
+    check_bytes(tmp_path, content)
+
+
+def check_bytes(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "f").write_bytes(content)
     lines, problem = json_lines(tmp_path / "f", tmp_path)
     assert all(isinstance(line, dict) for line in lines)

@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from slurm import job_queue, launch_lock, watch
+from slurm import job_queue, launch_lock, sweep_commands, watch
+from slurm import status as status_module
 from slurm.display import Display, Snapshot
 from slurm.graph import Graph, Job, Resources, load_graph
 from slurm.job_state import JobState, read_states
+from slurm.slurm_command import SlurmUnavailable
 from slurm.snapshot import take_snapshot
 from slurm.stages import LEADERBOARD, Task
-from slurm.status import Status
+from slurm.status import Status, read_status
 from slurm.submissions import LEDGER, Ledger, announce, note_job, read_ledger, sweeps_folder
 from tests.conftest import Disk
 from tests.support.launching import prepare, write_sweep
@@ -74,11 +76,41 @@ def test_records_that_a_network_file_system_shows_late_are_waited_for(
     late = JobState("interrupted", replace(done, status="running"))
     answers = [late, late, late, JobState("done", done)]
     monkeypatch.setattr(watch, "EVERY_S", 0.0)
-    monkeypatch.setattr(watch, "read_status", lambda graph: Status(graph, {job.key: answers.pop(0)}))
+    monkeypatch.setattr(watch, "status_or_reason", lambda graph: Status(graph, {job.key: answers.pop(0)}))
     assert watch.watch(graph) == {job.key: "done"}
     monkeypatch.setattr(watch, "LATE_S", 0.0)
-    monkeypatch.setattr(watch, "read_status", lambda graph: Status(graph, {job.key: late}))
+    monkeypatch.setattr(watch, "status_or_reason", lambda graph: Status(graph, {job.key: late}))
     assert watch.watch(graph) == {job.key: "interrupted"}
+
+
+@pytest.mark.parametrize("command", ["--watch", "--wait"])
+def test_watching_goes_on_when_slurm_or_the_file_system_has_no_answer_for_a_moment(
+    command: str, graph: Graph, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (job,) = graph.work
+    stale = OSError(errno.ESTALE, "Stale file handle", str(job.folder / "run.json"))
+    answers: list[Any] = [SlurmUnavailable("SLURM does not answer: squeue"), stale, stale, read_status(graph)]
+
+    def read(graph: Graph) -> Status:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, Status)
+        return answer
+
+    monkeypatch.setattr(status_module, "read_status", read)
+    for module in (watch, sweep_commands):
+        monkeypatch.setattr(module, "EVERY_S", 0.0)
+    if command == "--wait":
+        assert watch.watch(graph) == {job.key: "done"}
+    else:
+        assert sweep_commands.watch_status(graph) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("asking again") == 3
+    assert "run.json: stale file handle of a network file system" in shown.replace("\n", "")
+    answers.append(PermissionError(errno.EACCES, "Permission denied", "runs"))
+    with pytest.raises(PermissionError):  # that does not pass by itself
+        watch.watch(graph)
 
 
 def test_another_launcher_is_waited_for_with_a_word_and_not_for_ever(

@@ -180,7 +180,9 @@ STATES = st.sampled_from(["PENDING", "RUNNING", "COMPLETING"])
 MARKED = "whitebench:" + "0123456789abcdef" * 2
 
 
-EXAMPLES = pytest.mark.parametrize("examples", [200, pytest.param(10_000, marks=pytest.mark.long)])
+EXAMPLES = pytest.mark.parametrize(
+    "examples", [200, pytest.param(10_000, marks=[pytest.mark.long, pytest.mark.timeout(7200)])]
+)
 
 
 @EXAMPLES

@@ -148,7 +148,7 @@ def test_coco_annotations_are_refused_or_evaluated(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @settings(max_examples=LONG, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_many_coco_annotations_are_refused_or_evaluated(
@@ -196,7 +196,7 @@ def test_voc_annotations_are_refused_or_read(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @settings(max_examples=LONG, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_many_voc_annotations_are_refused_or_read(
