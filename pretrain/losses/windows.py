@@ -83,7 +83,11 @@ def standardise_windows(
     """Batch norm without affine part in place of whitening: each channel has mean 0 and biased variance 1 in a window.
 
     Arguments and result as `whiten_windows`; eps is added to variances. A constant channel becomes 0.
+
+    Raises:
+        UserError: a window that does not divide N.
     """
+    check_division(len(views[0]), window, repeats)
     with float32_region(views[0]):
         stacked = torch.stack([at_least_float32(view) for view in views])
         x = centred(_deal(stacked, window or stacked.shape[1], repeats, generator, image_order))
@@ -115,11 +119,16 @@ def check_windows(
     eps: float = 0.0,
 ) -> None:
     """Raises `UserError` where `images` images of a process cannot be whitened in such windows, whatever the values."""
+    check_division(images, window, repeats)
+    check_whitenable(window or images, channels, groups, transform, axis, eps)
+
+
+def check_division(images: int, window: int | None = None, repeats: int = 1) -> None:
+    """Raises `UserError` where `images` images of a process cannot be divided into such windows."""
     if repeats < 1:
         raise UserError(f"whitening in windows: repeats is at least 1, not {repeats} (method.repeats)")
     if window is not None and (window < 1 or images % window):
         raise UserError(f"{images} images of a process cannot be divided into windows of {window} (method.window)")
-    check_whitenable(window or images, channels, groups, transform, axis, eps)
 
 
 def _deal(

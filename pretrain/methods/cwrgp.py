@@ -14,7 +14,13 @@ from pretrain.data.batch import Batch
 from pretrain.losses.covariance import squared_covariances
 from pretrain.losses.similarity import mean_pair_distance, mean_squared_difference, spread
 from pretrain.losses.whitening import at_least_float32, centred, float32_region
-from pretrain.losses.windows import check_windows, standardise_windows, whiten_neighbours, whiten_windows
+from pretrain.losses.windows import (
+    check_division,
+    check_windows,
+    standardise_windows,
+    whiten_neighbours,
+    whiten_windows,
+)
 from pretrain.method import Method, Step
 from pretrain.networks import embed_jointly
 from whitebench.config import strict
@@ -87,11 +93,12 @@ class CWRGP(Method[Config]):
     def check(self, batch: int, views: int) -> None:
         super().check(batch, views)
         channels, config = self.encoder.embedding_dim, self.config
-        if config.transform == "batch_norm" or config.transform == "none":
-            return
-        check_windows(
-            batch, channels, config.transform, "channel", config.groups, config.window, config.repeats, config.eps
-        )
+        if config.transform == "batch_norm":
+            check_division(batch, config.window, config.repeats)
+        elif config.transform != "none":
+            check_windows(
+                batch, channels, config.transform, "channel", config.groups, config.window, config.repeats, config.eps
+            )
 
 
 def cwrgp_loss(

@@ -105,3 +105,13 @@ def test_shrinkage_admits_windows_beyond_the_constraint() -> None:
     method = build("cwrgp", {"groups": 4, "window": 16, "eps": 0.01})
     method.check(16, 2)
     assert method(batch_of(16)).loss.isfinite()
+
+
+@pytest.mark.parametrize("window", [5, 40])
+def test_a_window_that_does_not_divide_the_batch_is_refused_by_every_arm_with_windows(window: int) -> None:
+    for transform in ("zca", "pca", "batch_norm"):
+        method = build("cwrgp", {"window": window, "transform": transform})
+        with pytest.raises(UserError, match=r"cannot be divided into windows .* \(method\.window\)"):
+            method.check(16, 2)
+        with pytest.raises(UserError, match="cannot be divided into windows"):
+            cwrgp_loss(embeddings(16, 48), 2, window=window, transform=transform)
