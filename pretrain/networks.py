@@ -159,9 +159,9 @@ class MomentumCopy(nn.Module, Generic[NetworkT]):
         """What the followed network would return: `Encoded` for an encoder."""
         return self.network(x)
 
-    def momentum_at(self, progress: float) -> float:
-        """From `momentum` at the start to 1 at the end of the training, by a cosine."""
-        return 1 - (1 - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
+    def momentum_at(self, progress: float, final: float = 1.0) -> float:
+        """From `momentum` at the start to `final` at the end of the training, by a cosine."""
+        return final - (final - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
 
     @torch.no_grad()
     def update(self, momentum: float) -> None:

@@ -27,7 +27,9 @@ class Contrast:
     queue: PositiveInt = 65536
     """Past keys of all processes that serve as negatives."""
     momentum: Share = 0.999
-    """Of the keys' encoder, constant."""
+    """Of the keys' encoder, constant where `final_momentum` is not given."""
+    final_momentum: Share | None = added(None)
+    """Where the momentum ends, by a cosine (solo-learn)."""
     shuffle_bn: bool = True
     """Let batch norms see keys among other images than those of their queries, whose statistics would otherwise let
     them find each other; makes no difference where one norm sees all (one process and one part)."""
@@ -96,9 +98,13 @@ class MomentumContrast(nn.Module):
         self.target = MomentumCopy(encoder, config.momentum)
         self.queue = Queue(config.queue, encoder.embedding_dim)
 
-    def forward(self, encoder: Encoder, query_view: Tensor, key_view: Tensor) -> Pair:
+    def forward(self, encoder: Encoder, query_view: Tensor, key_view: Tensor, progress: float = 0.0) -> Pair:
         """Both views [B, 3, S, S] encoded; the copy takes a step towards the encoder first."""
-        self.target.update(self.target.momentum)
+        final = self.config.final_momentum
+        self.target.update(self.target.momentum if final is None else self.target.momentum_at(progress, final))
+        return self.encoded(encoder, query_view, key_view)
+
+    def encoded(self, encoder: Encoder, query_view: Tensor, key_view: Tensor) -> Pair:
         with torch.no_grad():
             key = unit_rows(self._keys(key_view))
         return Pair(unit_rows(encoder(query_view).z), key)
@@ -107,11 +113,12 @@ class MomentumContrast(nn.Module):
         """For `Method.encoders` of a method whose queries `encoder` makes."""
         return with_first(self.config.export, {"online": encoder, "momentum": self.target.network})
 
-    def loss(self, pair: Pair) -> Tensor:
+    def loss(self, pair: Pair, queue: Queue | None = None) -> Tensor:
         """InfoNCE of this process's pairs against the queue, which then takes up the keys of all processes."""
+        queue = self.queue if queue is None else queue
         # The queue is copied: pushing changes it before the backward pass needs what the loss has seen.
-        loss = info_nce(pair.query, pair.key, self.queue.rows.clone(), self.config.temperature)
-        self.queue.push(gather_with_gradient(pair.key))
+        loss = info_nce(pair.query, pair.key, queue.rows.clone(), self.config.temperature)
+        queue.push(gather_with_gradient(pair.key))
         return loss
 
     def _keys(self, view: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class PAUC(Method[Config]):
         self.contrast.prepare_epoch(epoch, embed)
 
     def forward(self, batch: Batch) -> Step:
-        contrasted = self.contrast(self.encoder, batch, self.step)
+        contrasted = self.contrast(self.encoder, batch, self.step, self.progress)
         loss, scalars = contrasted.loss, contrasted.scalars
         if self.contrast.clusters:
             terms = self._terms(contrasted.pair, batch.index)

@@ -50,7 +50,7 @@ class PCL(Method[Config]):
         self.contrast.prepare_epoch(epoch, embed)
 
     def forward(self, batch: Batch) -> Step:
-        contrasted = self.contrast(self.encoder, batch, self.step)
+        contrasted = self.contrast(self.encoder, batch, self.step, self.progress)
         return Step(contrasted.loss, contrasted.scalars)
 
     def encoders(self) -> dict[str, Encoder]:
@@ -96,8 +96,8 @@ class PrototypeContrast(nn.Module):
             cluster(features, k, config.temperature, seed=seed, **effort) for seed, k in enumerate(config.clusters)
         ]
 
-    def forward(self, encoder: Encoder, batch: Batch, step: int) -> Contrasted:
-        pair = self.momentum(encoder, *batch.views)
+    def forward(self, encoder: Encoder, batch: Batch, step: int, progress: float) -> Contrasted:
+        pair = self.momentum(encoder, *batch.views, progress=progress)
         loss = self.momentum.loss(pair)
         distance = cosine_distance(pair.query.detach(), pair.key)
         scalars = {"distance": distance, "info_nce": loss.detach(), "spread": spread(pair.query)}

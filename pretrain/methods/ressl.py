@@ -36,7 +36,7 @@ class ReSSL(Method[Config]):
         self.contrast = MomentumContrast(encoder, config)
 
     def forward(self, batch: Batch) -> Step:
-        pair = self.contrast(self.encoder, *batch.views)
+        pair = self.contrast(self.encoder, *batch.views, progress=self.progress)
         queue = self.contrast.queue
         # The queue is copied: pushing changes it before the backward pass needs what the loss has seen.
         rows = queue.rows.clone()

@@ -1,5 +1,7 @@
 """MoCo: its loss, its queue and its slowly moving encoder."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -58,6 +60,38 @@ def test_a_step_pushes_its_keys_and_uses_those_before_it() -> None:
     torch.testing.assert_close(method.contrast.queue.rows[:16], key)
     assert method.contrast.queue.rows[16:].equal(before[16:])
     step.loss.backward()
+
+
+def test_a_symmetric_step_is_the_mean_of_both_directions_with_a_queue_each() -> None:
+    method = build("moco", {"queue": 20, "symmetric": True})
+    assert isinstance(method, MoCo)
+    assert method.other_queue is not None
+    batch, queues = batch_of(16), [method.contrast.queue, method.other_queue]
+    before = [queue.rows.clone() for queue in queues]
+    loss = method(batch).loss
+    with torch.no_grad():
+        queries = [unit_rows(method.encoder(view).z) for view in batch.views]
+        keys = [unit_rows(method.contrast.target(view).z) for view in batch.views]
+    directions = [info_nce(queries[0], keys[1], before[0], 0.2), info_nce(queries[1], keys[0], before[1], 0.2)]
+    torch.testing.assert_close(loss.detach(), sum(directions) / 2)
+    for queue, key in zip(queues, reversed(keys), strict=True):
+        torch.testing.assert_close(queue.rows[:16], key)
+    loss.backward()
+
+
+@pytest.mark.parametrize(("progress", "momentum"), [(0.0, 0.9), (0.5, 0.945), (1.0, 0.99)])
+@pytest.mark.parametrize("name", ["moco", "ressl", "pcl", "pauc"])
+def test_the_momentum_goes_to_its_end_by_a_cosine(name: str, progress: float, momentum: float) -> None:
+    method = build(name, {"queue": 20, "momentum": 0.9, "final_momentum": 0.99})
+    method.progress = progress
+    holder: Any = method.contrast
+    target = getattr(holder, "momentum", holder).target.network
+    start = next(target.parameters()).clone()
+    with torch.no_grad():
+        for parameter in method.encoder.parameters():
+            parameter += 1
+    method(batch_of(16))
+    torch.testing.assert_close(next(target.parameters()), start + 1 - momentum)
 
 
 def test_the_key_encoder_follows_slowly_and_gets_no_gradient() -> None:

@@ -91,6 +91,7 @@ CASES = [
     Case("zero_cl"),
     Case("moco", {"queue": 40}),
     Case("moco", {"queue": 40, "bn_splits": 2}, "moco-split"),
+    Case("moco", {"queue": 40, "symmetric": True, "final_momentum": 1.0}, "moco-symmetric"),
     Case("byol", {"predictor": 20}),
     Case("simsiam", {"predictor": 20}),
     Case("swav", {"prototypes": 10, "frozen_iterations": 0}, views=4),

@@ -32,6 +32,7 @@ COUPLED: dict[str, tuple[str, dict[str, Any]]] = {
     "vicreg": ("vicreg", {}),
     "zero-cl": ("zero_cl", {}),
     "moco": ("moco", {"queue": 60}),
+    "moco-symmetric": ("moco", {"queue": 60, "symmetric": True, "momentum": 0.9, "final_momentum": 0.99}),
     "byol": ("byol", {"predictor": 20}),
     "simsiam": ("simsiam", {"predictor": 20}),
     "swav": ("swav", {"prototypes": 10, "frozen_iterations": 0, "queue": 40, "queue_epoch": 0}),
