@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 
 from pretrain import resume
 from pretrain.checkpoint import read_backbone
+from pretrain.method import method_names
 from pretrain.recipe import load
-from results.recipe_list import recipe_table
+from results.recipe_list import method_table, recipe_table
 from tests.conftest import REPOSITORY
 from whitebench.hashing import run_id
 from whitebench.records import read_metrics, read_record
@@ -339,3 +341,11 @@ def test_list_shows_what_was_measured_with_a_recipes_own_settings(tmp_path: Path
             put("linear", recipe.label, {"parent": parent, "protocol": protocol, "seed": seed}, top1=float(top1))
     (line,) = [line for line in recipe_table([tmp_path]).splitlines() if line.startswith("sample/intl ")]
     assert line.endswith("linear 66.0 (n=2)")
+
+
+def test_the_methods_are_listed_with_their_papers() -> None:
+    lines = {line.split()[0]: line for line in method_table().splitlines()[1:]}
+    assert set(lines) == set(method_names())
+    without = {name for name, line in lines.items() if not re.search(r"arXiv \d|, [A-Z][\w-]+ \d{4}", line)}
+    assert without == {"random", "supervised"}
+    assert "An Investigation into Whitening Loss for Self-supervised Learning, NeurIPS 2022" in lines["cwrgp"]
