@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from benchmarks import losses_plain as plain
-from benchmarks.losses_floors import Floor, eigen, inverse, product, solve, sort, symmetric
+from benchmarks.losses_floors import Floor, eigen, factor, inverse, product, solve, sort, symmetric
 from pretrain.losses.sliced import random_directions
 from pretrain.methods.barlow_twins import barlow_twins_loss
-from pretrain.methods.corinfomax import corinfomax_loss, initial_state
+from pretrain.methods.corinfomax import State, corinfomax_loss, initial_state
 from pretrain.methods.cwrgp import cwrgp_loss
 from pretrain.methods.dcl import dcl_loss
 from pretrain.methods.emp_ssl import emp_ssl_loss
@@ -56,9 +57,18 @@ def slices(views: list[Tensor], count: int) -> Tensor:
     return random_directions(views[0].shape[1], count, torch.Generator().manual_seed(2)).to(views[0])
 
 
-def covariance(views: list[Tensor]) -> Tensor:
-    width = views[0].shape[1]
-    return torch.eye(width, dtype=views[0].dtype, device=views[0].device) / width
+@cache
+def covariance(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.eye(width, dtype=dtype, device=device) / width
+
+
+def covariance_for(views: list[Tensor]) -> Tensor:
+    return covariance(views[0].shape[1], views[0].dtype, views[0].device)
+
+
+@cache
+def fresh_state(width: int, device: torch.device) -> State:
+    return State(*(part.to(device) for part in initial_state(width)))
 
 
 def detached(views: list[Tensor]) -> list[Tensor]:
@@ -75,12 +85,11 @@ def matrix_ssl(views: list[Tensor]) -> Tensor:
 
 
 def corinfomax(views: list[Tensor]) -> Tensor:
-    state = initial_state(views[0].shape[1])
-    return corinfomax_loss(views, type(state)(*(part.to(views[0].device) for part in state))).loss
+    return corinfomax_loss(views, fresh_state(views[0].shape[1], views[0].device)).loss
 
 
 def tico(views: list[Tensor]) -> Tensor:
-    return tico_loss(views[0], views[1], covariance(views)).loss
+    return tico_loss(views[0], views[1], covariance_for(views)).loss
 
 
 def lejepa(k: int, n: int, d: int) -> Case:
@@ -117,13 +126,17 @@ def twice(floor: Floor) -> Floor:
 
 def cwrgp(n: int, d: int, groups: int, views: int) -> Case:
     batch, width = views * groups, d // groups
-    parts = [product(n, width, n, wide=True, batch=batch), eigen(n, batch=batch)]
-    parts += [product(n, n, n, 5, wide=True, batch=batch), product(n, n, width, 3, batch=batch)]
+    parts = [
+        symmetric(n, width, batch=batch, wide=True),
+        eigen(n, batch=batch),
+        symmetric(n, n, batch=batch, wide=True),
+    ]
+    parts += [product(n, n, n, 4, batch=batch), product(n, n, width, 3, batch=batch)]
     parts += [product(n, width, n, batch=batch)]
     return Case(
         f"CW-RGP g={groups} V={views}", n, d,
         lambda v: cwrgp_loss(v, groups, permutations=plain.orders(v)), lambda v: plain.plain_cwrgp(v, groups, n),
-        Floor("float64 Gram matrix, eigenvectors, 9 products", parts), views,
+        Floor("in float64: Gram matrix, eigenvectors, root; 8 products", parts), views,
     )  # fmt: skip
 
 
@@ -138,7 +151,7 @@ def intl(n: int, d: int, views: int) -> Case:
 
 def wmse(n: int, d: int, window: int) -> Case:
     batch = 2 * n // window
-    parts = [product(d, window, d, wide=True, batch=batch), inverse(d, wide=True, batch=batch)]
+    parts = [symmetric(d, window, batch=batch, wide=True), factor(d, batch=batch)]
     parts += [solve(d, window, 2, batch=batch), product(d, window, d, batch=batch), product(d, d, window, batch=batch)]
     return Case(
         f"W-MSE window {window}", n, d,
@@ -148,14 +161,18 @@ def wmse(n: int, d: int, window: int) -> Case:
 
 
 def corinfomax_case(n: int, d: int) -> Case:
-    parts = [symmetric(d, n, 2, wide=True), inverse(d, 2, wide=True), product(d, d, n, 2, wide=True)]
-    floor = Floor("in float64: covariance, factor, inverse, 1 product", parts)
-    return Case("CorInfoMax", n, d, corinfomax, plain.plain_corinfomax, floor)
+    parts = [symmetric(d, n, 2, wide=True)]
+    if n < d:
+        parts += [factor(d, 2), solve(d, n, 4, wide=True)]
+    else:
+        parts += [inverse(d, 2, wide=True), product(d, d, n, 2, wide=True)]
+    text = "covariance, factor, " + ("2 solves" if n < d else "inverse, 1 product")
+    return Case("CorInfoMax", n, d, corinfomax, plain.plain_corinfomax, Floor(f"in float64: {text}", parts))
 
 
 def tico_case(n: int, d: int) -> Case:
     floor = Floor("covariance, 1 product", [symmetric(d, n), product(n, d, d)])
-    return Case("TiCo", n, d, tico, lambda v: plain.plain_tico(v, covariance(v)), floor)
+    return Case("TiCo", n, d, tico, lambda v: plain.plain_tico(v, covariance_for(v)), floor)
 
 
 def tregs(n: int, d: int) -> Case:

@@ -64,11 +64,21 @@ def inverse(p: int, count: int = 1, wide: bool = False, batch: int = 1) -> Calla
     return make
 
 
-def solve(p: int, q: int, count: int = 1, batch: int = 1) -> Callable[[str], Work]:
+def factor(p: int, count: int = 1, batch: int = 1) -> Callable[[str], Work]:
+    """A Cholesky factor in float64."""
+
+    def make(device: str) -> Work:
+        a = _positive(device, True, batch, p)
+        return Work(lambda: torch.linalg.cholesky_ex(a), count)
+
+    return make
+
+
+def solve(p: int, q: int, count: int = 1, wide: bool = False, batch: int = 1) -> Callable[[str], Work]:
     """Triangular solves for q right-hand sides."""
 
     def make(device: str) -> Work:
-        factor, b = torch.linalg.cholesky(_positive(device, False, batch, p)), _random(device, False, batch, p, q)
+        factor, b = torch.linalg.cholesky(_positive(device, wide, batch, p)), _random(device, wide, batch, p, q)
         return Work(lambda: torch.linalg.solve_triangular(factor, b, upper=False), count)
 
     return make

@@ -54,10 +54,11 @@ def plain_intl(views: list[Tensor], axis: str) -> Tensor:
 
 
 def plain_wmse(views: list[Tensor], window: int) -> Tensor:
+    images = torch.randperm(len(views[0]))
     outputs = []
     for view in views:
         parts = []
-        for rows in view.split(window):
+        for rows in view[images].split(window):
             x = rows - rows.mean(dim=0)
             factor = torch.linalg.cholesky(x.T @ x / (len(x) - 1))
             parts.append(torch.linalg.solve_triangular(factor, x.T, upper=False).T)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.distributed import sum_with_gradient, world_size
-from pretrain.losses.whitening import at_least_float32, float32_region, inverse_power, newton_inverse_root
+from pretrain.losses.matrix_functions import inverse_power, newton_inverse_root
+from pretrain.losses.whitening import at_least_float32, float32_region
 from whitebench.errors import UserError
 
 

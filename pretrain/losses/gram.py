@@ -29,11 +29,27 @@ def symmetric_product(a: Tensor) -> Tensor:
     if a.device.type != "cpu" or rows < LEAST_ROWS:
         return torch.bmm(a, a.mT)
     product = a.new_empty(a.shape[0], rows, rows)
-    ends = [rows * (index + 1) // BLOCKS for index in range(BLOCKS)]
-    for start, end in zip([0, *ends], ends, strict=False):
+    for start, end in _row_blocks(rows):
         product[:, start:end, :end] = torch.bmm(a[:, start:end], a[:, :end].mT)
         product[:, :start, start:end] = product[:, start:end, :start].mT
     return product
+
+
+def accumulated_product(c: Tensor, a: Tensor, beta: float, alpha: float) -> Tensor:
+    """beta C + alpha A A^T of symmetric C [P, P] and A [P, Q], without gradient."""
+    rows = len(a)
+    if a.device.type != "cpu" or rows < LEAST_ROWS:
+        return torch.addmm(c, a, a.mT, beta=beta, alpha=alpha)
+    total = torch.empty_like(c)
+    for start, end in _row_blocks(rows):
+        total[start:end, :end] = torch.addmm(c[start:end, :end], a[start:end], a[:end].mT, beta=beta, alpha=alpha)
+        total[:start, start:end] = total[start:end, :start].mT
+    return total
+
+
+def _row_blocks(rows: int) -> list[tuple[int, int]]:
+    ends = [rows * (index + 1) // BLOCKS for index in range(BLOCKS)]
+    return list(zip([0, *ends], ends, strict=False))
 
 
 class _Gram(torch.autograd.Function):

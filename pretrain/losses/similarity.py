@@ -2,18 +2,24 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from math import comb
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from pretrain.losses.whitening import at_least_float32, float32_region
 
+LEAST_NORM = 1e-12
+"""Shorter rows are divided by it."""
+
 
 def unit_rows(x: Tensor) -> Tensor:
     """x [..., D] with rows of length 1, in float32 or wider; a row of zeros stays zero."""
-    x = at_least_float32(x)
-    return x * _inverse_norms(x).unsqueeze(-1)
+    unit: Tensor = _UnitRows.apply(at_least_float32(x))
+    return unit
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -24,10 +30,8 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 def mean_pair_distance(views: Sequence[Tensor]) -> Tensor:
     """The mean of `cosine_distance` over all pairs of views, each [..., D]."""
     with float32_region(views[0]):
-        # Scaling inner products instead of rows saves passes over the embeddings, which cost more than small products.
-        scaled = [(view, _inverse_norms(view)) for view in map(at_least_float32, views)]
-        cosines = [torch.linalg.vecdot(a, b) * p * q for (a, p), (b, q) in combinations(scaled, 2)]
-        return 2 - 2 * torch.stack([cosine.mean() for cosine in cosines]).mean()
+        cosine: Tensor = _MeanPairCosine.apply(*map(at_least_float32, views))
+        return 2 - 2 * cosine
 
 
 def mean_squared_difference(views: Sequence[Tensor]) -> Tensor:
@@ -59,6 +63,64 @@ def spread(view: Tensor) -> Tensor:
         return (1 - mean.square().sum()).clamp_min(0).sqrt()
 
 
+class _UnitRows(torch.autograd.Function):
+    """x / |x|, y; the gradient is (g - <g, y> y) / |x|, in fewer passes over the embeddings than its parts take."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        scale = _inverse_norms(x)
+        y = x * scale.unsqueeze(-1)
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        y, scale = ctx.saved_tensors
+        along = torch.linalg.vecdot(gradient, y) * (scale < 1 / LEAST_NORM)
+        return torch.addcmul(gradient, y, along.unsqueeze(-1), value=-1).mul_(scale.unsqueeze(-1))
+
+
+class _MeanPairCosine(torch.autograd.Function):
+    """Mean over rows and pairs of views of the cosine. Scaling inner products instead of rows saves passes.
+
+    With unit rows u_v and their sum s over views, the gradient with respect to u_v is s - u_v, and with respect to the
+    row itself (s - <s, u_v> u_v) / |row|.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *views: Tensor) -> Tensor:
+        scales = [_inverse_norms(view) for view in views]
+        along = [scale.new_ones(scale.shape) for scale in scales]  # <s, u_v>
+        means = []
+        for i, j in combinations(range(len(views)), 2):
+            cosine = torch.linalg.vecdot(views[i], views[j]).mul_(scales[i]).mul_(scales[j])
+            means.append(cosine.mean())
+            along[i] += cosine
+            along[j] += cosine
+        ctx.save_for_backward(*views, *scales, *along)
+        return torch.stack(means).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        count = len(ctx.saved_tensors) // 3
+        views, scales, along = (ctx.saved_tensors[start * count : (start + 1) * count] for start in range(3))
+        total = views[0] * scales[0].unsqueeze(-1)
+        for view, scale in zip(views[1:], scales[1:], strict=True):
+            total.addcmul_(view, scale.unsqueeze(-1))
+        weight = gradient / (comb(count, 2) * scales[0].numel())
+        return tuple(
+            _row_gradient(total, view, scale, part, weight) if needed else None
+            for view, scale, part, needed in zip(views, scales, along, ctx.needs_input_grad, strict=True)
+        )
+
+
+def _row_gradient(total: Tensor, view: Tensor, scale: Tensor, along: Tensor, weight: Tensor) -> Tensor:
+    along = torch.where(scale < 1 / LEAST_NORM, along, 1) * scale
+    return torch.addcmul(total, view, along.unsqueeze(-1), value=-1).mul_((weight * scale).unsqueeze(-1))
+
+
 def _inverse_norms(x: Tensor) -> Tensor:
     """[..., D] -> [...]; finite, and without gradient, at a row of zeros."""
-    return x.norm(dim=-1).clamp_min(1e-12).reciprocal()
+    return x.norm(dim=-1).clamp_min(LEAST_NORM).reciprocal()

@@ -13,15 +13,14 @@ What is a variable depends on the axis: on "batch" a channel observed in N image
 image observed in D channels. Everything runs in float32, or in float64 for inputs of that type, whatever autocast says.
 """
 
-import math
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from pretrain.losses.deferred import require
 from pretrain.losses.gram import gram
+from pretrain.losses.matrix_functions import diagonal_of, inverse_power, newton_inverse_root, pca_matrix
+from pretrain.losses.whitening_gradients import cholesky_whitened, symmetric_times, zca
 from whitebench.errors import UserError, nearest
 
 Transform = Literal["zca", "pca", "cholesky", "iternorm", "power"]
@@ -29,8 +28,6 @@ Axis = Literal["channel", "batch"]
 FEW_ITERATIONS = 5
 """Of iternorm, up to which float32 is enough for all but Newton's iteration itself: it scales the smallest eigenvalues'
 directions by no more than (3 / 2)^T, and rounding errors in them by the same factor."""
-WIDE_NEWTON = 512
-"""Variables up to which Newton's iteration runs in float64."""
 
 
 def whiten(
@@ -81,29 +78,43 @@ def whiten_matrices(
     dtype = matrices.dtype
     if transform == "iternorm" and iterations > FEW_ITERATIONS and dtype != torch.float64:
         return whiten_matrices(matrices.double(), transform, eps, iterations).to(dtype)
+    # f(A A^T) A = A f(A^T A): a function of the covariance can be taken on the side of the smaller Gram matrix.
+    if transform in ("zca", "power", "iternorm") and observations < variables:
+        trace_of_eps = eps * (variables - observations)
+        return _whiten(matrices.mT, transform, eps, iterations, exponent, observations - 1, trace_of_eps).mT
+    return _whiten(matrices, transform, eps, iterations, exponent, observations - 1)
+
+
+def _whiten(
+    a: Tensor,
+    transform: Transform,
+    eps: float,
+    iterations: int,
+    exponent: float,
+    divisor: int,
+    more_trace: float = 0.0,
+) -> Tensor:
+    """W(S) A with S = (1 - eps) A A^T / divisor + eps I.
+
+    `more_trace`: the trace of S on the other, larger side, less that of S.
+    """
+    scale = (1 - eps) / divisor
+    if transform == "zca":
+        return zca(a, scale, eps)
+    if transform == "cholesky":
+        return cholesky_whitened(a, scale, eps)
     # A covariance squares the condition number of its embeddings: float32 would lose its small eigenvalues. Its root
     # has that of the embeddings again: the products with it, which are the larger ones, can be as narrow as they are.
-    wide = dtype if transform == "iternorm" else torch.float64
-    # f(A A^T) A = A f(A^T A): a function of the covariance can be taken on the side of the smaller Gram matrix.
-    small_side = transform in ("zca", "power", "iternorm") and observations < variables
-    covariance = gram(matrices.mT if small_side else matrices, (1 - eps) / (observations - 1), wide)
-    trace = _diagonal(covariance).sum(-1) + eps * variables
+    covariance = gram(a, scale, a.dtype if transform == "iternorm" else torch.float64)
     if eps:
-        covariance = covariance + eps * torch.eye(
-            covariance.shape[-1], dtype=covariance.dtype, device=covariance.device
-        )
-    if transform == "cholesky":
-        return torch.linalg.solve_triangular(_cholesky(covariance).to(dtype), matrices, upper=False)
+        covariance = covariance + eps * torch.eye(len(covariance[0]), dtype=covariance.dtype, device=a.device)
     if transform == "pca":
-        return torch.bmm(_pca(covariance).to(dtype), matrices)
+        return torch.bmm(pca_matrix(covariance).to(a.dtype), a)
     if transform == "iternorm":
-        weight = _iternorm(covariance, trace, iterations)
+        weight = newton_inverse_root(covariance, iterations, diagonal_of(covariance).sum(-1) + more_trace)
     else:
-        weight = _InversePower.apply(covariance, exponent if transform == "power" else 0.5).to(dtype)
-    if small_side:
-        return torch.bmm(matrices, weight)
-    # The weight is symmetric: the output keeps the layout of the input, so that what follows walks along its memory.
-    return torch.bmm(matrices.mT, weight).mT if matrices.mT.is_contiguous() else torch.bmm(weight, matrices)
+        weight = inverse_power(covariance, exponent).to(a.dtype)
+    return symmetric_times(weight, a)
 
 
 def check_whitenable(
@@ -141,138 +152,6 @@ def at_least_float32(x: Tensor) -> Tensor:
 def centred(x: Tensor, axis: Axis = "channel") -> Tensor:
     """x [..., N, D] less its mean over the observations: D on the channel axis, N on the batch axis."""
     return x - x.mean(dim=-1 if axis == "channel" else -2, keepdim=True)
-
-
-def inverse_power(s: Tensor, exponent: float = 0.5) -> Tensor:
-    """S^(-exponent) of symmetric positive definite S [B, P, P].
-
-    Raises:
-        UserError: S is numerically singular or not finite.
-    """
-    power: Tensor = _InversePower.apply(s, exponent)
-    return power
-
-
-def newton_inverse_root(s: Tensor, iterations: int) -> Tensor:
-    """Newton's iteration towards S^(-1/2), S [B, P, P] scaled by its trace.
-
-    Raises:
-        UserError: S is zero or not finite.
-    """
-    return _iternorm(s, _diagonal(s).sum(-1), iterations)
-
-
-class _InversePower(torch.autograd.Function):
-    """S^(-p) of symmetric positive definite S [B, P, P].
-
-    The gradient follows Daleckii and Krein: U (F * (U^T G U)) U^T with F the divided differences of f at the
-    eigenvalues. Unlike the gradient through eigenvectors, it exists where eigenvalues coincide.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, s: Tensor, exponent: float) -> Tensor:
-        eigenvalues, vectors = _eigh(s)
-        ctx.save_for_backward(eigenvalues, vectors)
-        ctx.exponent = exponent
-        return torch.bmm(vectors * eigenvalues.pow(-exponent).unsqueeze(-2), vectors.mT)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        eigenvalues, vectors = ctx.saved_tensors
-        with float32_region(vectors):
-            inner = torch.bmm(vectors.mT, torch.bmm((gradient + gradient.mT) / 2, vectors))
-            inner *= _divided_differences(eigenvalues, ctx.exponent)
-            return torch.bmm(vectors, torch.bmm(inner, vectors.mT)), None
-
-
-def _divided_differences(eigenvalues: Tensor, p: float) -> Tensor:
-    """(f(a) - f(b)) / (a - b) for f(t) = t^(-p) at all pairs of eigenvalues [B, P] -> [B, P, P]; f'(a) at a = b.
-
-    In a form that cancels nowhere: for p = 1/2, with r = sqrt(a) and s = sqrt(b), -1 / (r s (r + s)); otherwise, with
-    x = log(a / b) / 2, -(a b)^(-(p + 1) / 2) sinh(p x) / sinh(x).
-    """
-    if p == 0.5:
-        roots = eigenvalues.sqrt()
-        r, s = roots.unsqueeze(-1), roots.unsqueeze(-2)
-        return -1 / (r * s * (r + s))
-    logs = eigenvalues.log()
-    x = (logs.unsqueeze(-1) - logs.unsqueeze(-2)) / 2
-    near = x.abs() < 1e-4
-    ratio = torch.where(near, p * (1 + (p * p - 1) * x.square() / 6), (p * x).sinh() / x.masked_fill(near, 1).sinh())
-    scale = eigenvalues.pow(-(p + 1) / 2)
-    return -ratio * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-
-
-def _pca(covariance: Tensor) -> Tensor:
-    eigenvalues, vectors = _eigh(covariance)
-    return (vectors * eigenvalues.rsqrt().unsqueeze(-2)).flip(-1).mT
-
-
-def _cholesky(covariance: Tensor) -> Tensor:
-    factor, failed = torch.linalg.cholesky_ex(covariance)
-    with torch.no_grad():
-        pivots = torch.where(failed.unsqueeze(-1) == 0, _diagonal(factor).square(), 0)
-        _refuse_singular(pivots.amin(-1), _diagonal(covariance).amax(-1), covariance.shape[-1])
-    return factor
-
-
-def _iternorm(covariance: Tensor, trace: Tensor, iterations: int) -> Tensor:
-    """Newton's iteration towards covariance^(-1/2), [B, P, P]; no eps anywhere, as its authors do it.
-
-    The iterate P of P <- (3 P - P^3 S) / 2, S the covariance over its trace, is Z of the coupled iteration Z <- F Z,
-    Y <- Y F, F = (3 I - Z Y) / 2, which takes as many products. Rounding errors of the first form grow with every step
-    along the small eigenvalues, in the order in which its authors multiply (by the transpose of P) by less, and without
-    bound: at T = 9 gradients in float32 are off by orders of magnitude. Those of the coupled form do not grow (Higham,
-    "Stable iterations for the matrix square root", 1997). It runs in float64 up to a size where that costs little.
-    """
-    if iterations < 1:
-        raise UserError(f"iternorm: at least 1 iteration, not {iterations}")
-    message = "iternorm: the embeddings are constant (no variance to normalise) or not finite"
-    require((trace > 0) & trace.isfinite(), lambda: UserError(message))
-    variables, dtype = covariance.shape[-1], covariance.dtype
-    if variables <= WIDE_NEWTON:
-        covariance, trace = covariance.double(), trace.double()
-    unit = covariance / trace[:, None, None]
-    half = 1.5 * torch.eye(variables, dtype=unit.dtype, device=unit.device).expand_as(unit)
-    root = half - 0.5 * unit  # the first step, from the identity
-    product = torch.bmm(unit, root)
-    for remaining in reversed(range(iterations - 1)):
-        factor = torch.baddbmm(half, root, product, alpha=-0.5)
-        root = torch.bmm(factor, root)
-        if remaining:
-            product = torch.bmm(product, factor)
-    return (root * trace.rsqrt()[:, None, None]).to(dtype)
-
-
-def _eigh(s: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues [B, P], ascending, and vectors [B, P, P] of a covariance of full rank."""
-    try:
-        eigenvalues, vectors = torch.linalg.eigh(s)
-    except torch.linalg.LinAlgError as error:
-        raise UserError("whitening: the embeddings are not finite, or too large for their covariance") from error
-    with torch.no_grad():
-        _refuse_singular(eigenvalues[:, 0], eigenvalues[:, -1], s.shape[-1])
-    return eigenvalues, vectors
-
-
-def _refuse_singular(smallest: Tensor, largest: Tensor, variables: int) -> None:
-    """Raises where the smallest eigenvalue [B] is no more than the rounding error of the largest."""
-    tolerance = 2 * math.sqrt(variables) * torch.finfo(smallest.dtype).eps
-    regular = smallest > tolerance * largest
-    require(regular, lambda: _singular(smallest, largest, int(regular.long().argmin()), variables))
-
-
-def _singular(smallest: Tensor, largest: Tensor, worst: int, variables: int) -> UserError:
-    return UserError(
-        f"whitening: the covariance of {variables} variables is numerically singular (eigenvalues from "
-        f"{float(smallest[worst]):.3g} to {float(largest[worst]):.3g}): constant or repeated embeddings, or too many "
-        f"variables for the observations; whiten fewer at once, or set eps, e.g. 1e-4"
-    )
-
-
-def _diagonal(matrices: Tensor) -> Tensor:
-    return matrices.diagonal(dim1=-2, dim2=-1)
 
 
 def _check_arguments(x: Tensor, transform: str, axis: str, groups: int, permutation: Tensor | None) -> None:

@@ -6,17 +6,17 @@ as there, also in a training of lower precision.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.deferred import require
-from pretrain.losses.gram import gram_of
+from pretrain.losses.deferred import is_deferred, require
+from pretrain.losses.gram import accumulated_product
 from pretrain.losses.similarity import mean_squared_difference, spread, unit_rows
-from pretrain.losses.spectra import log_det
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step
 from whitebench.config import strict
@@ -105,21 +105,51 @@ def corinfomax_loss(
     """
     with float32_region(views[0]):
         rows = [unit_rows(view) for view in views]
-        updated = [_update(z.double(), *old, memory) for z, old in zip(rows, zip(*state, strict=True), strict=True)]
-        width = rows[0].shape[1]
-        shift = eps * torch.eye(width, dtype=torch.float64, device=rows[0].device)
-        log_dets = torch.stack([log_det(covariance + shift) for _, covariance in updated]).sum() / width
-        require(log_dets.detach().isfinite(), _singular)
-        loss = attraction * mean_squared_difference(rows) - log_dets.to(rows[0].dtype)
-        means, covariances = (torch.stack([part.detach() for part in parts]) for parts in zip(*updated, strict=True))
-        return Outcome(loss, State(means, covariances), log_dets)
+        parts = [_LogDet.apply(z, *old, memory, eps) for z, old in zip(rows, zip(*state, strict=True), strict=True)]
+        log_dets, means, covariances = (torch.stack(part) for part in zip(*parts, strict=True))
+        log_det = log_dets.sum() / rows[0].shape[1]
+        require(log_det.detach().isfinite(), _singular)
+        loss = attraction * mean_squared_difference(rows) - log_det.to(rows[0].dtype)
+        return Outcome(loss, State(means, covariances), log_det)
 
 
 def _singular() -> UserError:
     return UserError("corinfomax: a covariance is singular or not finite: the embeddings have collapsed")
 
 
-def _update(z: Tensor, mean: Tensor, covariance: Tensor, memory: float) -> tuple[Tensor, Tensor]:
-    mean = memory * mean + (1 - memory) * z.mean(dim=0)
-    x = z - mean
-    return mean, memory * covariance + gram_of(x.mT, (1 - memory) / len(x))
+class _LogDet(torch.autograd.Function):
+    """log det(R + eps I) of the updated covariance R; the updated mean, and R. All in float64.
+
+    With x [N, D] the centred rows, its gradient with respect to x is 2 (1 - memory) / N x (R + eps I)^-1. For fewer
+    images than channels, solving for their rows takes less than the inverse.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, mean: Tensor, covariance: Tensor, memory: float, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        wide = z.double()
+        mean = memory * mean + (1 - memory) * wide.mean(dim=0)
+        x = wide - mean
+        updated = accumulated_product(covariance, x.mT, memory, (1 - memory) / len(x))
+        shifted = updated.clone()
+        shifted.diagonal().add_(eps)
+        factor, failed = torch.linalg.cholesky_ex(shifted)
+        value = torch.where(failed == 0, 2 * factor.diagonal().log().sum(), torch.nan)
+        ctx.save_for_backward(x, factor)
+        ctx.share, ctx.dtype = 1 - memory, z.dtype
+        ctx.mark_non_differentiable(mean, updated)
+        return value, mean, updated
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None, None]:
+        x, factor = ctx.saved_tensors
+        # On an accelerator cholesky_inverse waits for its status; triangular solves do not.
+        if len(x) < x.shape[1] or is_deferred(x):
+            half = torch.linalg.solve_triangular(factor, x.mT, upper=False)
+            solution = torch.linalg.solve_triangular(factor.mT, half, upper=True).mT
+        else:
+            solution = x @ torch.cholesky_inverse(factor)
+        solution *= gradient * (2 * ctx.share / len(x))
+        return (solution - ctx.share * solution.mean(dim=0)).to(ctx.dtype), None, None, None, None

@@ -13,7 +13,7 @@ from torch import Tensor
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
 from pretrain.losses.checks import check_images
-from pretrain.losses.gram import gram_of
+from pretrain.losses.contrast import mean_log_sum_exp
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
@@ -68,11 +68,10 @@ def dcl_loss(views: Sequence[Tensor], tau: float = 0.1, sigma: float | None = No
     with float32_region(views[0]):
         a, b = (unit_rows(view) for view in views)
         images = len(a)
-        logits = gram_of(torch.cat([a, b]), 1 / tau)
-        for offset in (-images, 0, images):  # neither an image itself nor its other view is a negative
-            logits.diagonal(offset).fill_(float("-inf"))
+        # Neither an image itself nor its other view is a negative.
+        contrast = mean_log_sum_exp(torch.cat([a, b]), tau, (-images, 0, images))
         positive = (a * b).sum(dim=1)
         weights: Tensor | float = 1.0
         if sigma is not None:
             weights = 2 - images * ((positive if attached else positive.detach()) / sigma).softmax(dim=0)
-        return 2 * (logits.logsumexp(dim=1).mean() - (weights * positive).mean() / tau)
+        return 2 * (contrast - (weights * positive).mean() / tau)

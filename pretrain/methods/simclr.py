@@ -9,11 +9,10 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.gram import gram_of
+from pretrain.losses.contrast import mean_log_sum_exp
 from pretrain.losses.similarity import cosine_distance, spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Method, Step
@@ -58,7 +57,5 @@ def simclr_loss(views: Sequence[Tensor], temperature: float = 0.5) -> Tensor:
 
 
 def _nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    rows = torch.cat([a, b])
-    logits = gram_of(rows, 1 / temperature).fill_diagonal_(float("-inf"))
-    partner = torch.arange(len(rows), device=rows.device).roll(len(a))
-    return F.cross_entropy(logits, partner)
+    contrast = mean_log_sum_exp(torch.cat([a, b]), temperature, (0,))
+    return contrast - torch.linalg.vecdot(a, b).mean() / temperature

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from pretrain.data.batch import Batch
 from pretrain.distributed import gather_with_gradient
-from pretrain.losses.gram import gram_of
+from pretrain.losses.gram import accumulated_product, gram_of
 from pretrain.losses.similarity import spread, unit_rows
 from pretrain.losses.whitening import at_least_float32, float32_region
 from pretrain.method import Encoder, Method, Step, with_first
@@ -91,9 +91,13 @@ def tico_loss(
     """
     with float32_region(online):
         a, b = unit_rows(online), unit_rows(target.detach())
-        batch = gram_of((a if attached else a.detach()).mT, (1 - beta) / len(a))
-        updated = torch.add(batch, covariance.to(a), alpha=beta)
-        contrast = ((a @ updated) * a).sum(dim=1).mean() if attached else _QuadraticForm.apply(a, updated)
+        before, share = covariance.to(a), (1 - beta) / len(a)
+        if attached:
+            updated = torch.add(gram_of(a.mT, share), before, alpha=beta)
+            contrast = ((a @ updated) * a).sum(dim=1).mean()
+        else:
+            updated = accumulated_product(before, a.detach().mT, beta, share)
+            contrast = _QuadraticForm.apply(a, updated)
         loss = 1 - (a * b).sum(dim=1).mean() + rho * contrast
         return Outcome(loss, updated.detach())
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pretrain.losses.covariance import squared_covariances
-from pretrain.losses.gram import LEAST_ROWS, gram, gram_of, symmetric_product
+from pretrain.losses.gram import LEAST_ROWS, accumulated_product, gram, gram_of, symmetric_product
 
 
 @pytest.mark.parametrize("rows", [1, 7, LEAST_ROWS - 1, LEAST_ROWS, LEAST_ROWS + 3])
@@ -13,6 +13,15 @@ def test_a_symmetric_product_is_the_product_with_the_transpose(rows: int, column
     a = torch.randn(2, rows, columns, dtype=torch.float64)
     for matrices in (a, a.mT.contiguous().mT):
         torch.testing.assert_close(symmetric_product(matrices), a @ a.mT)
+
+
+@pytest.mark.parametrize("rows", [7, LEAST_ROWS + 3])
+def test_an_accumulated_product_is_the_weighted_sum(rows: int) -> None:
+    c, a = torch.randn(rows, rows, dtype=torch.float64), torch.randn(rows, 9, dtype=torch.float64)
+    c = c + c.mT
+    before = c.clone()
+    torch.testing.assert_close(accumulated_product(c, a, 0.9, 0.2), 0.9 * c + 0.2 * a @ a.mT)
+    assert c.equal(before)
 
 
 def test_the_gradient_of_a_gram_matrix_is_autograd_s() -> None:
