@@ -10,10 +10,10 @@ from typing import Any
 from pretrain.evaluate.kept import kept_epochs
 from pretrain.recipe import Recipe
 from results.aggregate import RESULTS
-from slurm.clusters import Preset, expand
+from slurm.clusters import Preset, Share, expand
 from slurm.graph import Graph, Job, Resources
 from slurm.progress import Progress
-from slurm.resource_requests import PER_PROCESS, is_per_process, option_name, parse_gpus
+from slurm.resource_requests import LIGHT_MEMORY_GB, PER_PROCESS, is_per_process, option_name, parse_gpus
 from slurm.stages import LEADERBOARD, STAGES, USER_STAGE, Task, find_stage, forget_plans, load_recipe
 from slurm.sweep import Cell, StageSpec, Sweep, cells
 from whitebench.errors import UserError
@@ -248,16 +248,18 @@ class Planner:
                 f"{where}: stages.{name}: {gpus} GPUs on {nodes} node(s), but {whose} world_size={processes} "
                 f"(one process per GPU); say {key}{gpus * nodes}, or gpus: {max(1, processes // nodes)}"
             )
-        own_cpus = self.preset.stages[stage].cpus if stage in self.preset.stages else None
+        own = self.preset.stages.get(stage, Share())
+        memory_gb = gpus * share.memory_per_gpu_gb if gpus and share.memory_per_gpu_gb else share.memory_gb
+        if stage in LIGHT and memory_gb and not own.memory_gb:
+            memory_gb = min(memory_gb, LIGHT_MEMORY_GB)
         return Resources(
             nodes=nodes,
             processes=processes // nodes,
             threads=threads,
-            cpus=spec.cpus or (own_cpus if stage in LIGHT else share.cpus) or threads,
+            cpus=spec.cpus or (own if stage in LIGHT else share).cpus or threads,
             gpus=gpus,
             gpu_type=gpu_type,
-            memory_gb=spec.memory_gb
-            or (gpus * share.memory_per_gpu_gb if gpus and share.memory_per_gpu_gb else share.memory_gb),
+            memory_gb=spec.memory_gb or memory_gb,
             hours=spec.hours or share.hours,
             sbatch={option_name(key): value for key, value in spec.sbatch.items()},
         )
@@ -278,9 +280,8 @@ def _processes(name: str, spec: StageSpec, recipe: Recipe) -> int:
     if name == "pretrain":
         return recipe.processes
     processes = spec.options.get("world_size", 1)
-    return (
-        processes if isinstance(processes, int) and processes > 0 else 1
-    )  # another value is refused with the other options
+    # another value is refused with the other options
+    return processes if isinstance(processes, int) and processes > 0 else 1
 
 
 def _one_process_per_gpu(name: str, spec: StageSpec) -> bool:

@@ -20,6 +20,8 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """Least and greatest value of each number; NaN and infinity are in none of these ranges."""
 MOST_GPUS = 4096
+LIGHT_MEMORY_GB = 8.0
+"""At most, of stages that hold some copies of one network: a preset's memory for all stages is not for them."""
 PER_PROCESS = "per-process"
 """In place of a number: as many GPUs as the recipe has processes."""
 GPUS = re.compile(rf"(?:([A-Za-z][\w.-]*):)?(\d+|{PER_PROCESS})", re.ASCII)

@@ -1,11 +1,17 @@
 """`--status` of sweeps of any size on terminals of any width."""
 
+from pathlib import Path
+
 import pytest
 
+from slurm.clusters import Preset, Share
 from slurm.graph import Graph, Job, Resources
-from slurm.job_state import JobState
+from slurm.job_queue import Queued
+from slurm.job_state import JobState, read_states
+from slurm.planning import build_graph
 from slurm.stages import LEADERBOARD, Task
 from slurm.status import Status, status_text
+from slurm.sweep import load_sweep
 from whitebench.records import Record
 
 REASON = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"
@@ -64,3 +70,35 @@ def test_a_large_sweep_is_summed_up_by_stage_and_its_failures_are_grouped() -> N
     assert lines[1].split() == ["pretrain", "2000", "1000", "1000"]
     assert lines[4].split() == ["detect", "10000", "-", "10000"]
     assert any("and 9999 more like it" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        ("RUNNING", "running"),
+        ("COMPLETING", "running"),
+        ("SUSPENDED", "stalled: suspended by SLURM"),
+        ("STOPPED", "stalled: suspended by SLURM"),
+        ("PENDING", "queued"),
+    ],
+)
+def test_a_suspended_job_is_neither_queued_nor_simply_running(state: str, shown: str) -> None:
+    graph = sweep(cells=1).graph
+    job = graph.work[0]
+    states = read_states(graph, {job.key: Queued("7", state, node="n1", seconds=60.0)})
+    result = states[job.key]
+    assert f"{result.label}{f': {result.stalled}' if result.stalled else ''}" == shown
+    assert (shown in status_text(Status(graph, states))) or result.label == "running"
+
+
+def test_the_leaderboard_asks_for_no_more_cores_than_it_needs(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("recipes: [sample/random]\nseeds: [0]\nstages: {pretrain: {}, knn: {}, leaderboard: {}}\n")
+    graph = build_graph(load_sweep(str(path), [], []), Preset(cpus=64, memory_gb=100.0))
+    assert {job.stage: job.resources.cpus for job in graph.work} == {"pretrain": 64, "knn": 64}
+    assert (graph.leaderboard.resources.cpus, graph.leaderboard.resources.memory_gb) == (1, 8.0)
+    small = build_graph(load_sweep(str(path), [], []), Preset(memory_gb=2.0))
+    assert small.leaderboard.resources.memory_gb == 2.0
+    chosen = Preset(cpus=64, memory_gb=100.0, stages={"leaderboard": Share(cpus=3, memory_gb=20.0)})
+    resources = build_graph(load_sweep(str(path), [], []), chosen).leaderboard.resources
+    assert (resources.cpus, resources.memory_gb) == (3, 20.0)
