@@ -151,12 +151,12 @@ def intl(n: int, d: int, views: int) -> Case:
 
 def wmse(n: int, d: int, window: int) -> Case:
     batch = 2 * n // window
-    parts = [symmetric(d, window, batch=batch, wide=True), factor(d, batch=batch)]
-    parts += [solve(d, window, 2, batch=batch), product(d, window, d, batch=batch), product(d, d, window, batch=batch)]
+    parts = [symmetric(d, window, batch=batch, wide=True), factor(d, batch=batch), solve(d, d, wide=True, batch=batch)]
+    parts += [product(d, d, window, 3, batch=batch), product(d, window, d, batch=batch)]
     return Case(
         f"W-MSE window {window}", n, d,
         lambda v: wmse_loss(v, window=window), lambda v: plain.plain_wmse(v, window),
-        Floor("float64 Gram matrix, factor, 2 solves, 2 products", parts), equal=False,
+        Floor("in float64: Gram matrix, factor, its inverse; 4 products", parts), equal=False,
     )  # fmt: skip
 
 

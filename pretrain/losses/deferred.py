@@ -55,6 +55,26 @@ def report_failed_checks(wait: bool = True) -> None:
             raise check.error()
 
 
+class Outlook:
+    """Whether something has held so far; on an accelerator as far as its values have arrived, without waiting."""
+
+    def __init__(self) -> None:
+        self._held = True
+        self._asked: deque[_Check] = deque()
+
+    def so_far(self) -> bool:
+        while self._asked and _has_arrived(self._asked[0]):
+            self._held = self._held and bool(self._asked.popleft().passed)
+        return self._held
+
+    def expect(self, passed: Tensor) -> bool:
+        """Whether all of `passed` (bool) is true, on a CPU; on an accelerator True, and `so_far` changes later."""
+        if not is_deferred(passed):
+            return bool(passed.all())
+        self._asked.append(_check_of(passed.all(), lambda: UserError("not reported")))
+        return True
+
+
 def _check_of(passed: Tensor, error: Callable[[], UserError]) -> _Check:
     if passed.device.type != "cuda":
         return _Check(passed, None, error)

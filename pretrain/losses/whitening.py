@@ -4,6 +4,7 @@ Every transform sees matrices A [B, P, Q]: P centred variables in Q observations
 views). Its covariance is S = A A^T / (Q - 1), its output Y = W(S) A:
 
     zca       W = S^(-1/2)              Ermolov et al., ICML 2021; Weng et al., NeurIPS 2022 (CW-RGP)
+    zca_iterated  the same without eigenvalues, for which the host of a GPU does not wait
     pca       W = L^(-1/2) U^T          S = U L U^T, components by descending eigenvalue
     cholesky  W = C^(-1)                S = C C^T (W-MSE)
     iternorm  W = P_T(S / tr S) / sqrt(tr S), Newton's iteration P <- (3 P - P^3 S / tr S) / 2 (Huang et al., CVPR 2019)
@@ -19,11 +20,12 @@ import torch
 from torch import Tensor
 
 from pretrain.losses.gram import gram
+from pretrain.losses.iterated_whitening import zca_iterated
 from pretrain.losses.matrix_functions import diagonal_of, inverse_power, newton_inverse_root, pca_matrix
 from pretrain.losses.whitening_gradients import cholesky_whitened, symmetric_times, zca
 from whitebench.errors import UserError, nearest
 
-Transform = Literal["zca", "pca", "cholesky", "iternorm", "power"]
+Transform = Literal["zca", "pca", "cholesky", "iternorm", "power", "zca_iterated"]
 Axis = Literal["channel", "batch"]
 FEW_ITERATIONS = 5
 """Of iternorm, up to which float32 is enough for all but Newton's iteration itself: it scales the smallest eigenvalues'
@@ -79,7 +81,7 @@ def whiten_matrices(
     if transform == "iternorm" and iterations > FEW_ITERATIONS and dtype != torch.float64:
         return whiten_matrices(matrices.double(), transform, eps, iterations).to(dtype)
     # f(A A^T) A = A f(A^T A): a function of the covariance can be taken on the side of the smaller Gram matrix.
-    if transform in ("zca", "power", "iternorm") and observations < variables:
+    if transform in ("zca", "zca_iterated", "power", "iternorm") and observations < variables:
         trace_of_eps = eps * (variables - observations)
         return _whiten(matrices.mT, transform, eps, iterations, exponent, observations - 1, trace_of_eps).mT
     return _whiten(matrices, transform, eps, iterations, exponent, observations - 1)
@@ -101,6 +103,8 @@ def _whiten(
     scale = (1 - eps) / divisor
     if transform == "zca":
         return zca(a, scale, eps)
+    if transform == "zca_iterated":
+        return zca_iterated(a, scale, eps)
     if transform == "cholesky":
         return cholesky_whitened(a, scale, eps)
     # A covariance squares the condition number of its embeddings: float32 would lose its small eigenvalues. Its root

@@ -56,27 +56,29 @@ class _ZCA(torch.autograd.Function):
         with _without_autocast(y):
             inner = torch.bmm(vectors.mT, torch.bmm(torch.bmm(gradient, y.mT), vectors)).mul_(shares)
             k = torch.bmm(vectors, torch.bmm(inner + inner.mT, vectors.mT))
-            return symmetric_times(weight, _less_product(gradient, k, y, ctx.scale)), None, None
+            return symmetric_times(weight, less_product(gradient, k, y, ctx.scale)), None, None
 
 
 class _Cholesky(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, scale: float, eps: float) -> Tensor:
-        factor = cholesky_factor(_covariance(a, scale, eps)).to(a.dtype)
-        y = torch.linalg.solve_triangular(factor, a, upper=False)
-        ctx.save_for_backward(y, factor)
+        factor = cholesky_factor(_covariance(a, scale, eps))
+        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=a.device).expand_as(factor)
+        # Of many observations, products with the inverse are faster than triangular solves.
+        weight = torch.linalg.solve_triangular(factor, eye, upper=False).to(a.dtype)
+        y = torch.bmm(weight, a)
+        ctx.save_for_backward(y, weight)
         ctx.scale = scale
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        y, factor = ctx.saved_tensors
+        y, weight = ctx.saved_tensors
         with _without_autocast(y):
             lower = torch.bmm(gradient, y.mT).tril_()
             k = lower + lower.tril(-1).mT
-            inner = torch.baddbmm(gradient, k, y, alpha=-ctx.scale)
-            return torch.linalg.solve_triangular(factor.mT, inner, upper=True), None, None
+            return torch.bmm(weight.mT, torch.baddbmm(gradient, k, y, alpha=-ctx.scale)), None, None
 
 
 def _covariance(a: Tensor, scale: float, eps: float) -> Tensor:
@@ -92,7 +94,7 @@ def symmetric_times(weight: Tensor, a: Tensor) -> Tensor:
     return torch.bmm(a.mT, weight).mT if a.mT.is_contiguous() else torch.bmm(weight, a)
 
 
-def _less_product(gradient: Tensor, k: Tensor, y: Tensor, scale: float) -> Tensor:
+def less_product(gradient: Tensor, k: Tensor, y: Tensor, scale: float) -> Tensor:
     """G - scale K Y of symmetric K, in the layout of Y."""
     if y.mT.is_contiguous():
         return torch.baddbmm(gradient.mT, y.mT, k, alpha=-scale).mT

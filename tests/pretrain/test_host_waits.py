@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pretrain.data.batch import Batch
-from pretrain.losses import deferred
+from pretrain.losses import deferred, iterated_whitening
 from pretrain.method import Method, method_names
 from tests.support.host_waits import host_waits
 from tests.support.method_cases import CASES, Case
@@ -54,6 +54,12 @@ def test_a_step_waits_for_the_accelerator_only_where_that_is_listed(accelerator:
     projector = case.projector and case.name != "supervised"
     begun = Case(case.name, options, case.label, case.images, case.views, projector, case.width)
     assert waits_of(begun.build(torch.float32), begun.batch(torch.float32)) <= WAITS.get(case.name, set())
+
+
+def test_whitening_without_eigenvalues_does_not_wait(accelerator: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iterated_whitening, "_converges", deferred.Outlook())
+    case = Case("cwrgp", {"window": 8, "transform": "zca_iterated"})
+    assert waits_of(case.build(torch.float32), case.batch(torch.float32)) == set()
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)

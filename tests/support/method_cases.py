@@ -99,6 +99,7 @@ CASES = [
     Case("pcl", {"queue": 40, "clusters": (3, 4)}),
     Case("pauc", {"queue": 40, "clusters": (3, 4)}),
     Case("cwrgp", {"window": 8, "transform": "batch_norm", "aligned": True, "stop_first": True}, "cwrgp-arms"),
+    Case("cwrgp", {"groups": 2, "window": 8, "transform": "zca_iterated"}, "cwrgp-iterated"),
     Case("lejepa", {"slices": 20}, views=4),
     Case("lejepa", {"slices": 20, "flatten": True, "convex": False, "centre": "global"}, "lejepa-flat", views=3),
     Case(
