@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not path.exists() and not records:
             print(f"{options.out}: no claims are published")
             return 0
-        if not path.exists() or path.read_text() != text:
+        if not path.is_file() or path.read_text() != text:
             raise UserError(f"{path}: is not what {options.out / RECORDS} gives")
         stale = stale_recipes(records.values())
         for recipe, cause in sorted(stale.items()):

@@ -16,7 +16,7 @@ from results.leaderboards.published import Published
 from results.leaderboards.published_tables import paper_tables
 from results.leaderboards.table_formats import FORMATS, inert
 from whitebench.errors import UserError
-from whitebench.files import write_atomically
+from whitebench.files import read_regular, write_atomically
 from whitebench.records import parse_record
 
 RUNS, PAIRS, ACROSS, LAYOUTS = "runs.csv", "comparisons.csv", "across.csv", "tables"
@@ -55,7 +55,7 @@ def write_contents(tables: Tables, out: Path) -> None:
     contents = _contents(tables)
     with writing_to(out):
         for name, content in contents.items():
-            if not (out / name).exists() or (out / name).read_bytes() != content:
+            if _content(out / name) != content:
                 write_atomically(out / name, content)
         for name in _present(out) - contents.keys():
             (out / name).unlink(missing_ok=True)
@@ -91,7 +91,10 @@ def first_difference(tables: Tables, out: Path) -> str | None:
     if tables.faults:
         return tables.faults[0]
     expected = _contents(tables)
-    present = {name: (out / name).read_bytes() for name in _present(out)}
+    try:
+        present = {name: read_regular(out / name) for name in _present(out)}
+    except OSError as error:
+        return f"{error.filename}: not readable ({error.strerror})"
     for name in sorted(expected.keys() | present.keys()):
         if name not in present:
             return f"{out / name}: is missing"
@@ -101,6 +104,14 @@ def first_difference(tables: Tables, out: Path) -> str | None:
         if texts[0] != texts[1]:
             return f"{out / name}: {_first_line(*texts)}"
     return None
+
+
+def _content(path: Path) -> bytes | None:
+    """Of a table that was written before; None where there is none."""
+    try:
+        return read_regular(path)
+    except FileNotFoundError:
+        return None
 
 
 def _present(out: Path) -> set[str]:

@@ -12,7 +12,7 @@ from results.page.environment import macro
 
 def claim_table(path: Path) -> Table | None:
     """None where the file does not exist."""
-    if not path.exists():
+    if not path.is_file():
         return None
     tests = pd.read_csv(path, keep_default_na=False, na_values={"other_n": ""})
     rows = []

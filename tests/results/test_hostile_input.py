@@ -124,12 +124,16 @@ def test_long_names_give_files_of_names_that_a_disk_takes(records: Records, tmp_
     assert main([str(records.root), "--out", str(tmp_path / "out"), "--publish", "--quiet"]) == 0
 
 
-@pytest.mark.parametrize("place", ["file", "below a file", "folder in place of a table"])
+@pytest.mark.parametrize("place", ["file", "below a file", "folder in place of a table", "pipe in place of a table"])
 def test_an_out_that_cannot_be_written_is_one_line(records: Records, tmp_path: Path, place: str) -> None:
     records.cell("intl", 0, 70.0)
     out = tmp_path / "out"
     if place == "folder in place of a table":
         (out / "runs.csv").mkdir(parents=True)
+    elif place == "pipe in place of a table":
+        out.mkdir()
+        os.mkfifo(out / "runs.csv")
+        assert main(["--out", str(out), "--check"]) == 1
     else:
         out.write_text("here")
         out = out / "deeper" if place == "below a file" else out
