@@ -83,7 +83,7 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 OWN_IMAGES = (
     {"vit-mae", "vit-dino", "vit-moco-v3"}
-    | {"supervised", "moco", "byol", "simsiam", "swav", "dino", "pcl", "pauc"}
+    | {"supervised", "moco", "moco-symmetric", "byol", "simsiam", "swav", "dino", "pcl", "pauc"}
     | {
         *("lejepa", "lejepa-flat", "lejepa-bcs", "visreg", "resa", "resa-plain"),
         *("moco-v3", "moco-v3-norm", "deepcluster", "ressl"),
