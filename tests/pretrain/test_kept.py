@@ -1,6 +1,7 @@
 """Backbones that are kept during training: which, their names, and what a sweep plans for them."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -12,6 +13,7 @@ from slurm.clusters import Preset
 from slurm.planning import build_graph
 from slurm.sweep import load_sweep
 from whitebench.errors import UserError
+from whitebench.hashing import run_id
 
 
 def test_the_last_epoch_is_kept_anyway() -> None:
@@ -44,6 +46,17 @@ def test_an_epoch_is_part_of_an_evaluations_identity(places: Path) -> None:
     last, kept = (Target.of_recipe(recipe, "parent", epoch=epoch) for epoch in (None, 10))
     options = Options("cosine-20")
     assert config("knn", kept, options) == {**config("knn", last, options), "epoch": 10}
+
+
+LOADERS: tuple[Literal["ffcv", "folder"], ...] = ("ffcv", "folder")
+
+
+@pytest.mark.parametrize(("stage", "protocol"), [("linear", "features"), ("knn", "cosine-20")])
+def test_the_loader_is_part_of_an_evaluations_identity(stage: str, protocol: str, places: Path) -> None:
+    """FFCV's decoder and Pillow's differ by about a level, and results with them."""
+    target = Target.of_recipe(load("sample/intl", {"data.dataset": "tiny"}), "parent")
+    configs = [config(stage, target, Options(protocol, loader=loader)) for loader in LOADERS]
+    assert run_id("x", configs[0]) != run_id("x", configs[1])
 
 
 def test_a_sweep_evaluates_kept_backbones(places: Path, tmp_path: Path) -> None:
