@@ -178,6 +178,10 @@ def with_first(name: str, encoders: dict[str, Encoder]) -> dict[str, Encoder]:
     return {name: encoders[name], **encoders}
 
 
+LONGEST_NAME = 100
+"""Characters of a method's name; file systems refuse names of more than some 250 bytes."""
+
+
 def method_names() -> list[str]:
     """Files of `pretrain/methods` that define a method; one that cannot be imported is left out."""
     names = []
@@ -198,10 +202,12 @@ def find_method(name: Any) -> type[Method[Any]]:
     exists = (
         isinstance(name, str)
         and name.isidentifier()
+        and len(name) <= LONGEST_NAME
         and any((Path(folder) / f"{name}.py").is_file() for folder in methods.__path__)
     )
     if not exists:
-        raise UserError(f"unknown method '{printable(str(name))}'{nearest(str(name), method_names())}")
+        shown = printable(str(name))[:LONGEST_NAME]
+        raise UserError(f"unknown method '{shown}'{nearest(shown, method_names())}")
     method = _method_of(_imported(name))
     if method is None:
         raise UserError(f"methods/{name}.py defines no subclass of Method{nearest(name, method_names())}")

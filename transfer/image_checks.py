@@ -36,6 +36,8 @@ def _fault(path: Path, width: int, height: int, decode: bool) -> str | None:
     from PIL import Image
 
     try:
+        if not path.is_file():
+            return f"{path}: not a plain file"  # a FIFO or device, which has no end
         with Image.open(path) as image:
             stored, oriented, mode = image.size, oriented_size(image), image.mode
             if decode or (image.format == "JPEG" and not _ends(path)):

@@ -258,7 +258,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, int, str]] = [
     ("supervised", {"classes": 1}, 16, 1, "classes"),
     ("simclr", {"temperature": 1e-30}, 16, 2, "temperature: input should be greater than or equal to 0.001"),
     ("vicreg", {"variance_weight": float("nan")}, 16, 2, "variance_weight: input should be a finite number"),
-    ("cwrgp", {"window": True}, 16, 2, "window: true and false are not numbers, not True"),
+    ("cwrgp", {"window": True}, 16, 2, "window: true and false are not numbers, not true"),
     ("supervised", {"classes": 4, "label_smoothing": 1.0}, 16, 1, "label_smoothing"),
     ("lejepa", {"weight": 1.5}, 16, 2, "weight is at most 1"),
     ("lejepa", {"points": 1}, 16, 2, "points"),

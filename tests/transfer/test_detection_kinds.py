@@ -266,6 +266,16 @@ def test_truncated_images_are_named_before_training(tmp_path: Path, split: str) 
         check_image_files(read_data(folder))
 
 
+@pytest.mark.timeout(60)
+def test_images_without_an_end_are_refused(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "coco")
+    image = next((folder / "val2017").iterdir())
+    image.unlink()
+    os.mkfifo(image)
+    with pytest.raises(UserError, match="not a plain file"):
+        check_image_files(read_data(folder))
+
+
 def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
     folder = write_coco(tmp_path / "coco")
     path = folder / "train2017" / "000000000001.jpg"
