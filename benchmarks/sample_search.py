@@ -7,8 +7,8 @@ of the training digits for as many steps as 30 epochs of all have, and evaluated
 each has its first trial before any has its second. `--long` is the second round: a recipe whose best accuracy is below
 60 % (an untrained network has 37 to 48) is tried once more, with its best rate and four times as many steps. Results
 are appended to `benchmarks/sample_search.csv`; trials that are in it are not run again, so that a search can be
-continued at any time. A row is the trial of a recipe as it then was. `--show` prints the trials of each recipe, the
-best first.
+continued at any time. A row is the trial of a recipe as it then was. `--show` prints a table of
+each recipe's best trial.
 """
 
 import argparse
@@ -39,11 +39,11 @@ def main() -> None:
     parser.add_argument("--recipes", help="names, separated by commas; default: all of the sample")
     parser.add_argument("--long", action="store_true", help="the second round")
     parser.add_argument("--part", default="0/1", metavar="I/N", help="the I-th of N processes that share the trials")
-    parser.add_argument("--show", action="store_true", help="print the best trials, run nothing")
+    parser.add_argument("--show", action="store_true", help="print the table, run nothing")
     options = parser.parse_args()
     names = options.recipes.split(",") if options.recipes else _recipes()
     if options.show:
-        print(_best(names))
+        print(_markdown(names))
     else:
         by_rate = zip(*(_trials(name) for name in names), strict=True)
         trials = [trial for of_rate in by_rate for trial in of_rate]
@@ -85,15 +85,22 @@ def _longer(trial: Trial) -> Trial:
     return replace(trial, overrides=overrides)
 
 
-def _best(names: list[str]) -> str:
-    """A line per recipe: its trials, best first."""
-    lines = []
-    measured = list(rows(TABLE))
-    for name in names:
-        trials = sorted((row for row in measured if row["recipe"] == name), key=lambda row: -float(row["linear"]))
-        text = ", ".join(f"{row['linear']} ({row['overrides'] or 'untrained'})" for row in trials)
-        lines.append(f"{name}: {text or 'no trial yet'}")
-    return "\n".join(lines)
+def _markdown(names: list[str]) -> str:
+    """A table of each recipe's best trial, the best recipe first."""
+    of_recipe = {name: [row for row in rows(TABLE) if row["recipe"] == name] for name in names}
+    best = [(max(trials, key=_linear), len(trials)) for trials in of_recipe.values() if trials]
+    lines = ["| recipe, best of its trials | trials | linear | k-NN | settings |", "|---|---|---|---|---|"]
+    for row, count in sorted(best, key=lambda pair: -_linear(pair[0])):
+        lines.append(
+            f"| `{row['recipe']}` | {count} | {_linear(row):.1f} | {float(row['knn']):.1f} "
+            f"| {row['overrides'] or 'untrained, the best seed'} |"
+        )
+    missing = [name for name, trials in of_recipe.items() if not trials]
+    return "\n".join([*lines, *([f"no trial yet: {', '.join(missing)}"] if missing else [])])
+
+
+def _linear(row: dict[str, str]) -> float:
+    return float(row["linear"])
 
 
 if __name__ == "__main__":
