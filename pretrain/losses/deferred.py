@@ -64,7 +64,8 @@ class Outlook:
 
     def so_far(self) -> bool:
         while self._asked and _has_arrived(self._asked[0]):
-            self._held = self._held and bool(self._asked.popleft().passed)
+            passed = bool(self._asked.popleft().passed)
+            self._held = self._held and passed
         return self._held
 
     def expect(self, passed: Tensor) -> bool:

@@ -12,13 +12,17 @@ from results.page.environment import render
 
 
 def inert(text: object) -> object:
-    """A cell's text, with an apostrophe before it where a spreadsheet would run it as a formula; numbers stay."""
-    if not isinstance(text, str) or not text.startswith(FORMULA_SIGNS) or NUMBER.fullmatch(text):
+    """A cell's text, with an apostrophe before it where a spreadsheet would run it as a formula; numbers stay.
+
+    Carriage returns become newlines: csv quotes only these, and an unquoted one begins a row.
+    """
+    if not isinstance(text, str):
         return text
-    return f"'{text}"
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(FORMULA_SIGNS) and not NUMBER.fullmatch(text) else text
 
 
-FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """Also the wide forms of the first four, which some spreadsheets read as those."""
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 

@@ -207,7 +207,7 @@ PROBE = st.fixed_dictionaries(
 )
 ANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MANY = settings(ANY, max_examples=10_000)
-FILES: dict[str, Any] = {"content": LINES, "attempts": LINES, "probes": LINES}
+FUZZED: dict[str, Any] = {"content": LINES, "attempts": LINES, "probes": LINES}
 CHARTED: dict[str, Any] = {
     "lines": st.lists(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5), max_size=4),
     "probes": st.lists(PROBE),
@@ -215,7 +215,7 @@ CHARTED: dict[str, Any] = {
 
 
 @ANY
-@given(**FILES)
+@given(**FUZZED)
 def test_any_content_of_a_runs_files_is_read(tmp_path: Path, content: bytes, attempts: bytes, probes: bytes) -> None:
     check_files(tmp_path, content, attempts, probes)
 
@@ -223,7 +223,7 @@ def test_any_content_of_a_runs_files_is_read(tmp_path: Path, content: bytes, att
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 @MANY
-@given(**FILES)
+@given(**FUZZED)
 def test_many_contents_of_a_runs_files_are_read(tmp_path: Path, content: bytes, attempts: bytes, probes: bytes) -> None:
     check_files(tmp_path, content, attempts, probes)
 
