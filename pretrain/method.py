@@ -206,8 +206,8 @@ def find_method(name: Any) -> type[Method[Any]]:
         and any((Path(folder) / f"{name}.py").is_file() for folder in methods.__path__)
     )
     if not exists:
-        shown = printable(str(name))[:LONGEST_NAME]
-        raise UserError(f"unknown method '{shown}'{nearest(shown, method_names())}")
+        start = printable(str(name))[:LONGEST_NAME]
+        raise UserError(f"unknown method '{start}'{nearest(start, method_names())}")
     method = _method_of(_imported(name))
     if method is None:
         raise UserError(f"methods/{name}.py defines no subclass of Method{nearest(name, method_names())}")

@@ -84,17 +84,17 @@ def evaluate(frozen: "FrozenEncoder", protocol: "Retrieval") -> dict[str, float]
 
     Their "mAP" is that of the medium set-up.
     """
-    found = read_set(frozen.target.dataset)
-    database = _encoded(frozen, protocol, [(path, None) for path in found.database])
-    position = {path: number for number, path in enumerate(found.database)}
-    images = [(query.image, query.box if protocol.boxes else None) for query in found.queries]
+    retrieval_set = read_set(frozen.target.dataset)
+    database = _encoded(frozen, protocol, [(path, None) for path in retrieval_set.database])
+    position = {path: number for number, path in enumerate(retrieval_set.database)}
+    images = [(query.image, query.box if protocol.boxes else None) for query in retrieval_set.queries]
     if all(box is None and path in position for path, box in images):
         queries = database[[position[path] for path, _ in images]]
     else:
         queries = _encoded(frozen, protocol, images)
     ranks = rankings(queries, database)
-    truths = [query.relevance for query in found.queries]
-    metrics = {name: 100 * mean_precision(ranks, truths, *rule) for name, rule in found.metrics.items()}
+    truths = [query.relevance for query in retrieval_set.queries]
+    metrics = {name: 100 * mean_precision(ranks, truths, *rule) for name, rule in retrieval_set.metrics.items()}
     return {"mAP": metrics.get("mAP_medium", math.nan), **metrics}
 
 

@@ -105,8 +105,8 @@ def summarise(
     columns["spread_of"] = _spread_of(n[metrics[0]], n_eval[metrics[0]])
     mean = between.mean()
     for i, metric in enumerate(metrics):
-        known = images if images and shares[i] else np.nan
-        test = wilson(mean[metric], known)
+        test_images = images if images and shares[i] else np.nan
+        test = wilson(mean[metric], test_images)
         seeds, highest = np.where(n[metric] > 1, width[:, i], np.nan), 100.0 if shares[i] else np.inf
         low, high = joined_interval(mean[metric], seeds, test[0], test[1], highest)
         values = {"sd": sd[metric], "ci95": width[:, i], "test_ci95": (test[1] - test[0]) / 2, "low": low, "high": high}

@@ -68,8 +68,8 @@ def resnet(tmp_path: Path) -> FrozenEncoder:
 @pytest.mark.parametrize("protocol", ["dino-224", "dino-224-multiscale", "longest-1024-multiscale"])
 def test_features_are_the_mean_over_scales(resnet: FrozenEncoder, protocol: str) -> None:
     """Of normalised images, which are what the sources scale."""
-    found = find_protocol("retrieval", protocol)
-    assert isinstance(found, Retrieval)
+    settings = find_protocol("retrieval", protocol)
+    assert isinstance(settings, Retrieval)
     images = torch.randint(0, 256, (1, 3, 120, 90), dtype=torch.uint8)
     network = load_backbone(resnet.backbone).eval()
     normalised = (images.float() / 255 - 0.5) / 0.25
@@ -80,7 +80,7 @@ def test_features_are_the_mean_over_scales(resnet: FrozenEncoder, protocol: str)
             features = network(view)
         parts.append(F.normalize(features) if "1024" in protocol else features)
     expected = sum(parts) / len(parts)
-    assert torch.allclose(at_scales(resnet, found)(images), expected, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(at_scales(resnet, settings)(images), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_transformer_ranks_images_of_several_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,10 +78,10 @@ def test_the_cards_code_loads_the_weights(
     monkeypatch.chdir(bundle)
     names: dict[str, Any] = {}
     exec(code, names)
-    ours = build_backbone(arch, stem).eval()
-    ours.load_state_dict(read_backbone(bundle / "backbone.safetensors").tensors, strict=False)
+    expected = build_backbone(arch, stem).eval()
+    expected.load_state_dict(read_backbone(bundle / "backbone.safetensors").tensors, strict=False)
     images = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(names["network"](images), ours(images))
+    torch.testing.assert_close(names["network"](images), expected(images))
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch8", "timm:resnet18"])

@@ -105,9 +105,9 @@ def test_watching_goes_on_when_slurm_or_the_file_system_has_no_answer_for_a_mome
         assert watch.watch(graph) == {job.key: "done"}
     else:
         assert sweep_commands.watch_status(graph) == 0
-    shown = capsys.readouterr().out
-    assert shown.count("asking again") == 3
-    assert "run.json: stale file handle of a network file system" in shown.replace("\n", "")
+    output = capsys.readouterr().out
+    assert output.count("asking again") == 3
+    assert "run.json: stale file handle of a network file system" in output.replace("\n", "")
     answers.append(PermissionError(errno.EACCES, "Permission denied", "runs"))
     with pytest.raises(PermissionError):  # that does not pass by itself
         watch.watch(graph)

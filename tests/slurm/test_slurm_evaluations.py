@@ -1,6 +1,5 @@
 """Evaluations in several processes on a real SLURM cluster, by the launcher's command and submitit."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,6 @@ import pytest
 import yaml
 
 from pretrain.evaluate.linear import load_probe
-from tests.support.launching import prepare
-from tests.support.own_cluster import NoCluster, own_cluster
 from whitebench.records import Record, read_metrics, read_record
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long, pytest.mark.timeout(3600), pytest.mark.xdist_group("slurm")]
@@ -17,20 +14,9 @@ COMPARED = {"linear": ("features", None), "semi": ("sample-10", 1), "finetune": 
 """Stage of evaluation -> its protocol, and how many epochs are compared; None: all."""
 
 
-@pytest.fixture
-def place(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    try:
-        with own_cluster():
-            place = prepare(tmp_path, monkeypatch, "lab", "kind: slurm\nsignal_delay_s: 5\n")
-            monkeypatch.setenv("WHITEBENCH_DATA", str(tiny_root))
-            yield place
-    except NoCluster as reason:
-        pytest.skip(str(reason))
-
-
-def sweep(place: Path, stages: dict[str, Any]) -> Path:
-    path = place / "mine.yaml"
-    stages = {**stages, "leaderboard": {"out": str(place / "tables")}}
+def sweep(lab_folder: Path, stages: dict[str, Any]) -> Path:
+    path = lab_folder / "mine.yaml"
+    stages = {**stages, "leaderboard": {"out": str(lab_folder / "tables")}}
     path.write_text(
         yaml.safe_dump({"recipes": ["sample/random"], "overrides": {"data.dataset": "tiny"}, "stages": stages})
     )
@@ -42,7 +28,7 @@ def records_of(runs: Path, stage: str) -> list[tuple[Path, Record]]:
     return [(folder, record) for folder in folders if (record := read_record(folder))]
 
 
-def test_two_processes_give_the_result_of_one(place: Path, launch: Any) -> None:
+def test_two_processes_give_the_result_of_one(lab_folder: Path, launch: Any) -> None:
     """In float32, so up to rounding: the linear probe over two nodes, fine-tunings on one.
 
     At these rates the loss of 43 images first rises: rounding grows into other losses within some epochs, of which the
@@ -53,10 +39,10 @@ def test_two_processes_give_the_result_of_one(place: Path, launch: Any) -> None:
         stages[stage] = {"protocol": protocol}
         nodes = {"nodes": 2} if stage == "linear" else {}
         stages[f"{stage}-two"] = {"stage": stage, "protocol": protocol, "world_size": 2, **nodes}
-    code, shown = launch(sweep(place, stages), "--cluster", "lab", "--wait")
-    assert code == 0, shown
+    code, output = launch(sweep(lab_folder, stages), "--cluster", "lab", "--wait")
+    assert code == 0, output
     for stage in COMPARED:
-        compare(place / "runs", stage)
+        compare(lab_folder / "runs", stage)
 
 
 def compare(runs: Path, stage: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.support.launching import prepare, wait_until
-from tests.support.own_cluster import NoCluster, own_cluster
+from tests.support.launching import wait_until
 from whitebench.records import Record, read_record
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
@@ -30,30 +28,19 @@ SETTINGS = {
 }
 
 
-@pytest.fixture
-def place(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    try:
-        with own_cluster():
-            place = prepare(tmp_path, monkeypatch, "lab", "kind: slurm\nsignal_delay_s: 5\n")
-            monkeypatch.setenv("WHITEBENCH_DATA", str(tiny_root))
-            yield place
-    except NoCluster as reason:
-        pytest.skip(str(reason))
-
-
-def write(place: Path, name: str, nodes: int, ranks: int) -> Path:
+def write(lab_folder: Path, name: str, nodes: int, ranks: int) -> Path:
     content = {
         "recipes": ["sample/intl"],
         "overrides": {**SETTINGS, "world_size": nodes * ranks},
         "stages": {"pretrain": {"nodes": nodes}},
     }
-    (place / f"{name}.yaml").write_text(yaml.safe_dump(content))
-    return place / f"{name}.yaml"
+    (lab_folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return lab_folder / f"{name}.yaml"
 
 
-def record_of(place: Path, name: str) -> Record:
-    plan = json.loads((place / "runs" / "sweeps" / name / "plan.json").read_text())
-    record = read_record(place / "runs" / plan["jobs"][0]["key"])
+def record_of(lab_folder: Path, name: str) -> Record:
+    plan = json.loads((lab_folder / "runs" / "sweeps" / name / "plan.json").read_text())
+    record = read_record(lab_folder / "runs" / plan["jobs"][0]["key"])
     assert record is not None
     return record
 
@@ -70,19 +57,19 @@ def rank_process(rank: int) -> int | None:
     return None
 
 
-def test_two_nodes_of_two_ranks_train_as_one_process_though_a_rank_is_killed(place: Path, launch: Any) -> None:
+def test_two_nodes_of_two_ranks_train_as_one_process_though_a_rank_is_killed(lab_folder: Path, launch: Any) -> None:
     """Up to rounding, see test_train.py::test_two_processes_train_as_one."""
-    launch(write(place, "alone", 1, 1), "--cluster", "lab")
-    launch(write(place, "together", 2, 2), "--cluster", "lab")
-    plan = json.loads((place / "runs" / "sweeps" / "together" / "plan.json").read_text())
-    folder = place / "runs" / plan["jobs"][0]["key"]
+    launch(write(lab_folder, "alone", 1, 1), "--cluster", "lab")
+    launch(write(lab_folder, "together", 2, 2), "--cluster", "lab")
+    plan = json.loads((lab_folder / "runs" / "sweeps" / "together" / "plan.json").read_text())
+    folder = lab_folder / "runs" / plan["jobs"][0]["key"]
     wait_until(lambda: (folder / "checkpoint.sha256").exists(), 300)
     process = rank_process(3)
     assert process is not None
     psutil.Process(process).kill()
     # the other ranks would wait for the dead one; srun ends them, and the job comes back by itself
     wait_until(lambda: not subprocess.run(["squeue", "-h"], capture_output=True, text=True).stdout, 400)
-    alone, together = record_of(place, "alone"), record_of(place, "together")
+    alone, together = record_of(lab_folder, "alone"), record_of(lab_folder, "together")
     assert (alone.status, together.status) == ("done", "done")
     assert together.cost["restarts"] == 1
     assert together.config["world_size"] == 4
