@@ -21,8 +21,7 @@ HARMLESS = frozenset({"SBATCH_NO_REQUEUE", "SBATCH_REQUEUE", "SBATCH_DEBUG", "SB
 
 def preview(graph: Graph, states: Mapping[str, JobState], todo: set[str], preset: Preset) -> str:
     lines = [f"sweep {graph.name}: {len(graph.cells())} cells, {len(graph.work)} jobs, {len(todo)} to run"]
-    lines += ["", f"  {'stage':12} {'jobs':>5} {'done':>5} {'to run':>6}  each", *_stages(graph, states, todo)]
-    lines += ["", *_arrows(graph), ""]
+    lines += ["", *_stages(graph, states, todo), "", *_arrows(graph), ""]
     if preset.kind == "slurm":
         return "\n".join([*lines, *_slurm(graph, states, todo, preset)])
     if preset.kind == "local":
@@ -35,12 +34,13 @@ def _stages(graph: Graph, states: Mapping[str, JobState], todo: set[str]) -> lis
     columns: dict[str, list[Job]] = {column: [] for column in graph.columns()}
     for job in graph.work:
         columns[job.column].append(job)
-    lines = []
+    width = max(12, *map(len, columns))
+    lines = [f"  {'stage':{width}} {'jobs':>5} {'done':>5} {'to run':>6}  each"]
     for column, jobs in columns.items():
         done = sum(states[job.key].state == "done" for job in jobs)
         remaining = sum(job.key in todo for job in jobs)
         descriptions = dict.fromkeys(_describe(job.resources) for job in jobs)
-        lines.append(f"  {column:12} {len(jobs):5} {done:5} {remaining:6}  {' or '.join(descriptions)}")
+        lines.append(f"  {column:{width}} {len(jobs):5} {done:5} {remaining:6}  {' or '.join(descriptions)}")
     return lines
 
 
