@@ -7,6 +7,7 @@ import pytest
 from pretrain.recipe import Recipe, load, recipe_names
 from whitebench.config import parse_override, set_dotted
 from whitebench.errors import UserError
+from whitebench.hashing import run_id
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -143,3 +144,12 @@ def test_a_recipe_may_extend_another(tmp_path: Path, monkeypatch: pytest.MonkeyP
     Path("mine.yaml").write_text("extends: sample/cwrg\n")
     with pytest.raises(UserError, match=r"unknown recipe 'sample/cwrg'; did you mean 'sample/cwrgp'"):
         load("mine.yaml")
+
+
+def test_no_two_recipes_are_one_run() -> None:
+    """Its record would bear the name of the one that ran first, and the tables would miss the other."""
+    names: dict[str, list[str]] = {}
+    for name in recipe_names():
+        recipe = load(name)
+        names.setdefault(run_id(recipe.label, recipe.identity()), []).append(name)
+    assert [same for same in names.values() if len(same) > 1] == []

@@ -189,8 +189,8 @@ def test_every_arm_is_compared_with_an_untrained_network() -> None:
     stated = read_claims(CLAIMS)
     works = [claim for claim in stated.claims if WORKS in claim.claim]
     tests = [test for claim in works for test in claim.tests if isinstance(test, Comparison)]
-    assert {test.arm for test in tests} == arms(stated.claims) - {"claims/random"}
-    assert {test.other for test in tests} == {"claims/random"}
+    assert {test.arm for test in tests} == arms(stated.claims) - {"sample/random"}
+    assert {test.other for test in tests} == {"sample/random"}
 
 
 def test_a_collapsed_arm_fails_the_tests_of_rank() -> None:
