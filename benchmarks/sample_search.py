@@ -6,7 +6,7 @@ Each recipe is tried with its own learning rate, three times it and a third of i
 of the training digits for as many steps as 30 epochs of all have, and evaluated on the others (see `sample_trials.py`);
 each has its first trial before any has its second. `--long` is the second round: a recipe whose best accuracy is below
 60 % (an untrained network has 37 to 48) is tried once more, with its best rate and four times as many steps. `--own` is
-the third: what is still below has up to five trials with settings of its own, listed in `OWN`. Results are appended to
+the third: what is still below has up to four trials with settings of its own, listed in `OWN`. Results are appended to
 `benchmarks/sample_search.csv`; trials that are in it are not run again, so that a search can be continued at any time.
 A row is the trial of a recipe as it then was. `--show` prints a table of each recipe's best trial.
 """
@@ -39,7 +39,6 @@ OWN = {
         f"optimizer.lr=0.001 batch=64 schedule.epochs={EPOCHS} {_WEIGHTS.format(1.0, 1.0, 0.1)}",
         f"optimizer.lr=0.001 batch=64 schedule.epochs={EPOCHS} {_WEIGHTS.format(1.0, 1.0, 1.0)}",
         f"optimizer.lr=0.003 batch=64 schedule.epochs={EPOCHS} {_WEIGHTS.format(1.0, 1.0, 0.1)}",
-        f"optimizer.lr=0.001 batch=64 schedule.epochs={LONG_EPOCHS} {_WEIGHTS.format(1.0, 1.0, 0.1)}",
     ),
 }
 """The third round."""
