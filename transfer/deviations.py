@@ -36,10 +36,15 @@ REASONS = {
 
 
 def deviations(cfg: "CfgNode", protocol: Protocol) -> list[str]:
-    """How `cfg` differs from the published protocol: `KEY: value, published value (reason)`, sorted by key."""
+    """How `cfg` differs from the published protocol: `KEY: value, published value (reason)`, sorted by key.
+
+    Of a protocol that is no paper's, each of its `backbones` is as published as another.
+    """
     actual, published = dict(_flat(cfg)), dict(_flat(published_cfg(protocol)))
     stated = {f"MODEL.VIT.{key}" for key in (protocol.detectron2.get("MODEL") or {}).get("VIT") or ()}
     ignored = {*NOT_OF_THE_PROTOCOL, *(key for key in STRUCTURE_KEYS if key not in stated)}
+    if not protocol.papers_rules:
+        ignored.update(RESNET)
     lines = []
     for key in sorted(actual.keys() | published.keys()):
         if key not in ignored and actual.get(key) != published.get(key):

@@ -249,6 +249,23 @@ def test_finding_is_left_out_where_a_deviation_says_so_already() -> None:
     assert not_yet_named(findings, []) == ["length: 900 iterations; in the papers 90000 or 180000"]
 
 
+@pytest.mark.parametrize(
+    ("name", "backbone"), [("sample", "resnet18-32"), ("sample-full", "resnet34"), ("fpn-1x", "resnet101")]
+)
+def test_of_a_paper_alone_another_backbone_is_a_deviation(name: str, backbone: str) -> None:
+    protocol = load_protocol(name)
+    published = published_cfg(protocol)
+    cfg = build_cfg(
+        protocol,
+        resolve(protocol),
+        weights(backbone),
+        published.MODEL.ROI_HEADS.NUM_CLASSES,
+        published.INPUT.MASK_FORMAT,
+    )
+    structural = [line for line in deviations(cfg, protocol) if line.startswith(("MODEL.RESNETS.", "MODEL.BACKBONE."))]
+    assert bool([line for line in structural if "NORM" not in line]) == protocol.papers_rules
+
+
 PLANTED = {
     "INPUT.FORMAT": "BGR",
     "MODEL.PIXEL_MEAN": [0.485, 0.456, 0.406],
