@@ -34,6 +34,7 @@ UNTRAINED = ("sample/random", "sample/random-resnet18", "sample/random-vit", "sa
 _WEIGHTS = "method.invariance_weight={} method.length_weight={} method.sphere_weight={}"
 OWN = {
     "sample/dino": (f"optimizer.lr=0.0005 batch=64 schedule.epochs={LONG_EPOCHS} method.momentum=0.97",),
+    "sample/mae": (f"optimizer.lr=0.001 batch=64 schedule.epochs={EPOCHS} method.normalise=false",),
     "sample/tregs": (
         f"optimizer.lr=0.001 batch=64 schedule.epochs={EPOCHS} {_WEIGHTS.format(1.0, 0.2, 0.2)}",
         f"optimizer.lr=0.001 batch=64 schedule.epochs={EPOCHS} {_WEIGHTS.format(1.0, 1.0, 0.1)}",
