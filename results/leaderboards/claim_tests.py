@@ -31,11 +31,16 @@ Measured = dict[str, list[dict[str, float]]]
 
 
 def read_records(roots: Sequence[Path], recipes: Collection[str]) -> dict[Path, Record]:
-    """By their files, the records below `roots` of these recipes' pretrainings and of their evaluations."""
+    """By their files, the records below `roots` of these recipes' pretrainings and of what gives an accuracy of them."""
     collected = collect([root for root in roots if root.is_dir()]).summaries.values()
     records = {item.path: read_proven(item.path) for item in collected}
     parents = {r.id for r in records.values() if r.stage == PRETRAIN and text(r.cell.get("recipe")) in recipes}
-    final = {path: r for path, r in records.items() if r.stage == PRETRAIN or r.config.get("epoch") is None}
+    measuring = {PRETRAIN, *(stage for stage, metrics in HEADLINES.items() if "top1" in metrics)}
+    final = {
+        path: r
+        for path, r in records.items()
+        if r.stage in measuring and (r.stage == PRETRAIN or r.config.get("epoch") is None)
+    }
     return {path: r for path, r in final.items() if parents & {r.id, text(r.config.get("parent"))}}
 
 

@@ -113,9 +113,11 @@ def _without_words(protocol: Mapping[str, str]) -> dict[str, str]:
 @cache
 def _protocol(stage: str, name: str) -> dict[str, str] | None:
     """Flat; imported here because tables need the other packages for nothing else."""
-    from pretrain.evaluate.protocols import find_protocol
+    from pretrain.evaluate.protocols import PROTOCOLS, find_protocol
     from transfer.protocol import load_protocol, protocol_names
 
+    if stage != "detect" and stage not in PROTOCOLS:
+        return None
     if stage == "detect" and name not in protocol_names():  # that of a record may be the path of any file
         return None
     try:

@@ -241,6 +241,8 @@ def test_records_give_the_values_and_the_file(tmp_path: Path, capsys: pytest.Cap
             if arm == "claims/bw-zca":
                 records.evaluate(parent, {"top1": 20.0 + seed}, "knn", config={"features": "transformed", **PLANTED})
                 records.evaluate(parent, {"top1": 35.0 + seed}, "knn", config=PLANTED)
+                records.put("convert", f"spectral-s{seed}", {"parent": parent})
+                records.evaluate(parent, {"box_AP": 3.0, "mask_AP": 1.0}, "detect")
         other = records.pretrain("simclr", seed, "sample/simclr")
         records.evaluate(other, {"top1": 1.0})
     found = read_records([tmp_path / "runs"], arms(read_claims(CLAIMS).claims))
