@@ -31,7 +31,7 @@ Measured = dict[str, list[dict[str, float]]]
 
 
 def read_records(roots: Sequence[Path], recipes: Collection[str]) -> dict[Path, Record]:
-    """By their files, the records below `roots` of these recipes' pretrainings and of what gives an accuracy of them."""
+    """By their files, the records below `roots` of these recipes' pretrainings and of their accuracies."""
     collected = collect([root for root in roots if root.is_dir()]).summaries.values()
     records = {item.path: read_proven(item.path) for item in collected}
     parents = {r.id for r in records.values() if r.stage == PRETRAIN and text(r.cell.get("recipe")) in recipes}
