@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from results.aggregate import RESULTS, tables_of
+from results.aggregate import RESULTS, published_roots, tables_of
 from results.leaderboards.latex import PREAMBLE, ROWS_PER_PAGE, to_latex
 from results.leaderboards.paper_tables import layouts
 from results.leaderboards.published import Published
@@ -96,7 +96,7 @@ def too_large(log: str, points: float = 1.0) -> list[str]:
 
 def test_every_table_of_the_suite_compiles_and_fits_the_page(tmp_path: Path) -> None:
     published = Published()
-    grids = [*layouts(tables_of([RESULTS / "records"]), published), *paper_tables(published)]
+    grids = [*layouts(tables_of(published_roots(RESULTS)), published), *paper_tables(published)]
     assert len(grids) > 10
     assert too_large(pdflatex([to_latex(grid) for grid in grids], tmp_path)) == []
 
@@ -246,4 +246,4 @@ def test_ties_are_not_marked(records: Records) -> None:
 
 
 def test_the_committed_tables_are_what_the_committed_records_give() -> None:
-    assert first_difference(tables_of([RESULTS / "records"]), RESULTS) is None
+    assert first_difference(tables_of(published_roots(RESULTS)), RESULTS) is None
