@@ -3,7 +3,9 @@
 import csv
 import errno
 import io
+import json
 import math
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,12 +75,25 @@ def writing_to(out: Path) -> Iterator[None]:
 
 
 def publish(sources: Collection[Path], records: Path) -> int:
-    """Copies the `run.json` files `sources` to `records/<stage>/<id>.json`; returns how many there are."""
+    """Copies the `run.json` files `sources` to `records/<stage>/<id>.json`; returns how many there are.
+
+    Of absolute paths in their commands the last part stays: where things lie on a machine is no one else's concern.
+    """
     for path in sources:
         content = path.read_bytes()
         record = parse_record(content, path)
+        command = json.loads(content).get("command")
+        if isinstance(command, str):
+            for ascii_only in (True, False):  # as records are written, and as other writers may
+                old, new = (json.dumps(x, ensure_ascii=ascii_only) for x in (command, _without_folders(command)))
+                content = content.replace(old.encode(errors="replace"), new.encode(errors="replace"))
         write_atomically(records / record.stage / f"{short_name(record.id)}.json", content)
     return len(sources)
+
+
+def _without_folders(command: str) -> str:
+    """`python -m x /a/b/c --out=/d` as `python -m x c --out=d`."""
+    return re.sub(r"(?<![^\s='\":,\[])/(?:[^\s'\",\]]*/)?", "", command)
 
 
 def short_name(identity: str) -> str:

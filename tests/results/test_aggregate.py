@@ -416,6 +416,20 @@ def test_a_check_fails_on_a_stale_row_and_names_the_changed_file(
     assert "older: pretrain/networks.py changed since" in capsys.readouterr().err
 
 
+def test_a_published_record_names_no_folder_of_its_machine(tmp_path: Path) -> None:
+    records, out = Records(tmp_path / "runs"), tmp_path / "out"
+    command = f"python -m submitit {tmp_path}/sweeps/cell --out={tmp_path}/\u00fcber a/b"
+    records.cell("intl", 0, 60.0, command=command)
+    main([str(records.root), "--out", str(out), "--publish", "--quiet"])
+    published = [path.read_text() for path in (out / "records").glob("*/*.json")]
+    assert published
+    assert not [text for text in published if str(tmp_path) in text]
+    assert "python -m submitit cell --out=\u00fcber a/b" in {json.loads(text).get("command") for text in published}
+    main([str(records.root), "--out", str(out), "--publish", "--quiet"])  # again: the same record, no contradiction
+    [row] = read_csv(out / "runs.csv")
+    assert row["contradicts"] in ("", "False", "false")
+
+
 def test_a_users_tables_hold_published_records_only_where_asked(tmp_path: Path) -> None:
     published, own, out = Records(tmp_path / "theirs"), Records(tmp_path / "mine"), tmp_path / "out"
     published.cell("intl", 0, 60.0, code={})
