@@ -18,11 +18,6 @@ from whitebench.records import Run, read_metrics, read_record
 CELL = {"recipe": "sample/intl", "method": "intl", "seed": 0, "dataset": "sample"}
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> Records:
-    return Records(tmp_path / "runs")
-
-
 def _pretrained(records: Records, seed: int = 0, stem: str = "imagenet", arch: str = "resnet18") -> Path:
     """A done pretraining with weights; its folder."""
     from pretrain.checkpoint import write_backbone

@@ -30,11 +30,6 @@ from whitebench.records import METRICS, RECORD, read_metrics
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> Records:
-    return Records(tmp_path / "runs")
-
-
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Changes a record and gives it the id of its changed config."""
     record = json.loads(path.read_text())

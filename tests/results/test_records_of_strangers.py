@@ -22,11 +22,6 @@ from whitebench.hashing import file_hash
 from whitebench.records import Record
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> Records:
-    return Records(tmp_path / "runs")
-
-
 def rename(path: Path, name: Callable[[str], str]) -> None:
     """Gives a record another id with the hash of its config."""
     record = json.loads(path.read_text())

@@ -25,11 +25,6 @@ from whitebench.records import Record
 SECRET = "the-secret-of-another-file"
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> Records:
-    return Records(tmp_path / "runs")
-
-
 def report(records: Records) -> str:
     text = build_page(read_runs([records.root]), Options(views=False)).decode()
     Page(text)

@@ -203,11 +203,6 @@ def _small(records: Records) -> Grid:
     return grid
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> Records:
-    return Records(tmp_path / "runs")
-
-
 def test_ours_stand_below_the_published_rows_with_verdict_and_doubts(records: Records) -> None:
     _cifar(records, "cwrgp", [91.9, 91.95, 92.0], "cifar10/cwrgp-2view")
     _cifar(records, "simclr", [91.0], "cifar10/simclr")

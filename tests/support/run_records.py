@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from whitebench.code_hash import code_files
-from whitebench.hashing import run_id
+from whitebench.hashing import canonical, run_id
 
 Rows = list[dict[str, str]]
 
@@ -83,3 +83,27 @@ class Records:
 def read_csv(path: Path) -> Rows:
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+def three_methods(records: Records) -> None:
+    """INTL, CW-RGP and an untrained network, three seeds each, by linear probe and k-NN."""
+    for seed in range(3):
+        for method in ("intl", "cwrgp", "random"):
+            parent = records.cell(method, seed, 50 + seed / 3)
+            records.evaluate(parent, {"top1": 40 + seed / 7}, "knn")
+
+
+def made_now(records: Records, recipe: str, evaluated: dict[str, Any] | None = None, **pretrained: Any) -> None:
+    """A pretraining and its linear probe that this checkout's code made, but for the changes."""
+    from pretrain.evaluate.protocols import find_protocol
+
+    protocol = canonical(find_protocol("linear", "features"))
+    parent = records.pretrain(
+        "intl", recipe=recipe, config={"lr": recipe}, **{"code": code_files("pretrain", "intl"), **pretrained}
+    )
+    changes = {"code": code_files("linear"), "protocol": protocol, **(evaluated or {})}
+    records.evaluate(parent, {"top1": 70.0}, config={"protocol": changes.pop("protocol")}, **changes)
+
+
+def csv_contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.csv")}
