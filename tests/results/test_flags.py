@@ -29,8 +29,8 @@ def test_doubtful_rows_are_flagged(
     other = {**code_files("pretrain", "intl"), "pretrain/optim.py": "0" * 12}
     records.cell("intl", 1, 70.0, environment={"git": "4" * 40}, metrics={"collapsed": True}, code=other)
     records.evaluate(records.pretrain("cwrgp", 0, status="interrupted"), {"top1": 65.0, "deviations": ["batch: 2"]})  # type: ignore[dict-item]
-    found = {row["method"]: row["flags"] for row in table()}
-    assert found == {
+    flags = {row["method"]: row["flags"] for row in table()}
+    assert flags == {
         "intl": "1 of 2 collapsed; only 2 pretrainings; uncommitted code; several versions of the code",
         "cwrgp": "one pretraining; deviates from the protocol; pretraining not done",
         "pauc": "reconstruction; one pretraining",

@@ -137,13 +137,13 @@ def test_the_overview_puts_all_evaluations_of_an_experiment_in_one_row(records: 
         records.evaluate(parent, {"top1": 60.0 + seed}, "knn")
     for seed in range(3):
         records.evaluate(parent, {"box_AP": 20.0 + seed, "mask_AP": 10.0}, "detect", seed)
-    shown = render(tables_of([records.root]))
-    row = next(line for line in shown.splitlines() if line.strip().startswith("intl"))
+    printed = render(tables_of([records.root]))
+    row = next(line for line in printed.splitlines() if line.strip().startswith("intl"))
     assert re.sub(r"\s+", " ", row).strip() == (
         "intl sample/intl 20 70.50 ± 0.71 (2) 60.50 ± 0.71 (2) 21.00 ± 1.00† (1) 10.00 ± 0.00† (1) 0.028 CPU h"
     )
-    assert "† one pretraining: the spread is that of its evaluations only" in shown
-    assert "\033" not in shown
+    assert "† one pretraining: the spread is that of its evaluations only" in printed
+    assert "\033" not in printed
     assert "\033" in render(tables_of([records.root]), colour=True)
 
 
@@ -154,8 +154,8 @@ def test_leaderboards_that_no_record_gives_any_more_are_removed(records: Records
     assert (tmp_path / "out" / "leaderboard_sample_knn-cosine-20.csv").exists()
     shutil.rmtree(records.root / "knn" / other)
     aggregate([records.root], tmp_path / "out")
-    left = sorted(csv_contents(tmp_path / "out"))
-    assert left == ["comparisons.csv", "leaderboard_sample_linear-features.csv", "runs.csv"]
+    remaining = sorted(csv_contents(tmp_path / "out"))
+    assert remaining == ["comparisons.csv", "leaderboard_sample_linear-features.csv", "runs.csv"]
 
 
 def test_views_and_settings_are_written_briefly() -> None:

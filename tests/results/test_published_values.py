@@ -217,9 +217,9 @@ def test_every_name_of_the_map_exists_on_both_sides() -> None:
     assert {entry["text"] for entry in entries} <= set(published.protocol)
     assert {entry["paper"] for entry in entries if "paper" in entry} <= set(published.paper)
     assert {data for entry in entries for data in entry.get("dataset", [])} <= set(published.dataset)
-    known = {f"{stage}-{protocol.name}" for stage, protocols in PROTOCOLS.items() for protocol in protocols}
-    known |= {f"detect-{path.stem}" for path in (ROOT / "transfer" / "protocols").glob("*.yaml")}
-    assert set(names["protocols"]) <= known
+    boards = {f"{stage}-{protocol.name}" for stage, protocols in PROTOCOLS.items() for protocol in protocols}
+    boards |= {f"detect-{path.stem}" for path in (ROOT / "transfer" / "protocols").glob("*.yaml")}
+    assert set(names["protocols"]) <= boards
 
 
 def test_published_values_are_those_of_the_reference() -> None:

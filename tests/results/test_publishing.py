@@ -43,13 +43,13 @@ def test_a_published_record_names_no_folder_of_its_machine(tmp_path: Path) -> No
 
 
 def test_a_users_tables_hold_published_records_only_where_asked(tmp_path: Path) -> None:
-    published, own, out = Records(tmp_path / "theirs"), Records(tmp_path / "mine"), tmp_path / "out"
+    published, private, out = Records(tmp_path / "theirs"), Records(tmp_path / "mine"), tmp_path / "out"
     published.cell("intl", 0, 60.0, code={})
-    own.cell("simclr", 0, 50.0)
+    private.cell("simclr", 0, 50.0)
     main([str(published.root), "--out", str(out), "--publish", "--quiet"])
-    main([str(own.root), "--out", str(out), "--quiet"])
+    main([str(private.root), "--out", str(out), "--quiet"])
     assert [row["method"] for row in read_csv(out / "runs.csv")] == ["simclr"]
-    main([str(own.root), "--out", str(out), "--quiet", "--with-published"])
+    main([str(private.root), "--out", str(out), "--quiet", "--with-published"])
     assert [row["method"] for row in read_csv(out / "runs.csv")] == ["intl", "simclr"]
     main(["--out", str(out), "--rebuild"])
     assert [row["method"] for row in read_csv(out / "runs.csv")] == ["intl"]
@@ -94,13 +94,13 @@ def test_published_records_give_the_committed_tables_and_a_change_is_found(
 
 
 def test_own_runs_go_before_published_ones_and_done_ones_before_others(tmp_path: Path) -> None:
-    published, own = Records(tmp_path / "theirs"), Records(tmp_path / "mine")
-    for records, top1 in ((published, 60.0), (own, 70.0)):
+    published, private = Records(tmp_path / "theirs"), Records(tmp_path / "mine")
+    for records, top1 in ((published, 60.0), (private, 70.0)):
         records.cell("intl", 0, top1)
     published.evaluate(published.pretrain("intl", 1), {"top1": 60.0})
-    own.evaluate(own.pretrain("intl", 1), {}, status="failed")
+    private.evaluate(private.pretrain("intl", 1), {}, status="failed")
     main([str(published.root), "--out", str(tmp_path / "out"), "--publish", "--quiet"])
-    aggregate([own.root], tmp_path / "out", with_published=True)
+    aggregate([private.root], tmp_path / "out", with_published=True)
     assert [(r["seed"], r["top1"]) for r in read_csv(tmp_path / "out" / "runs.csv")] == [("0", "70.0"), ("1", "60.0")]
 
 

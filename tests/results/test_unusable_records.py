@@ -85,9 +85,9 @@ def test_runs_at_work_and_failed_ones_are_counted_and_failures_marked(
     records.evaluate(records.pretrain("intl", 3), {}, status="failed")
     [row] = table()
     assert (row["n_pretrain"], row["n_failed"], row["flags"]) == ("1", "2", "2 failed; one pretraining")
-    shown = render(tables_of([records.root]))
-    assert "running: 1 pretrain" in shown
-    assert "failed: 1 linear, 1 pretrain" in shown
+    printed = render(tables_of([records.root]))
+    assert "running: 1 pretrain" in printed
+    assert "failed: 1 linear, 1 pretrain" in printed
     assert [r["status"] for r in table("runs.csv")] == ["done", "failed"]
 
 
