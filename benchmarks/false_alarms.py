@@ -31,9 +31,10 @@ SPREADS: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
     "1.5 images": lambda k, draw: np.full(k, 1.5),
     "8 images": lambda k, draw: np.full(k, 8.0),
     "one 3 x larger": lambda k, draw: np.r_[9.0, np.full(k - 1, 3.0)],
+    "one 10 x larger": lambda k, draw: np.r_[20.0, np.full(k - 1, 2.0)],
     "log-normal": lambda k, draw: 3 * np.exp(0.7 * draw.normal(size=k)),
 }
-"""Standard deviations of a method's pretrainings, by name; they differ from method to method in the last two."""
+"""Standard deviations of a method's pretrainings, by name; they differ from method to method in the last three."""
 
 
 def main() -> None:

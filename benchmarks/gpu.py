@@ -4,11 +4,11 @@ python benchmarks/gpu.py [--out gpu-run] [--minutes 8.5] [--device cuda|cpu] [--
                          [--cifar10 PATH] [--images FOLDER] [--seeds 0,1,2] [--epochs 200] [--retry] [--list]
 
 In this order: (1) losses and gradients on the device against float64 on the CPU, every method one step in bf16 and
-fp16, DDP of one process, resumption bit by bit; (2) losses.py; (3) the training step of a ResNet-50 at 2 x 224 and of a
-ResNet-18 with CIFAR's stem, with synthetic and real input, compiled and with CUDA graphs; (4) CIFAR-10 by the papers'
-recipes. Each part runs in a process of its own; a training that the time ends is continued by the next call. All is
-left in one folder: gpu.json, summary.md, logs/, runs/. Neither ffcv nor detectron2 is needed. --device cpu --tiny runs
-the same on a CPU in small sizes: a rehearsal, no measurement.
+fp16, DDP of one process, resumption bit by bit, trainings to their end and their evaluation; (2) losses.py; (3) the
+training step of a ResNet-50 at 2 x 224 and of a ResNet-18 with CIFAR's stem, with synthetic and real input, compiled
+and with CUDA graphs; (4) CIFAR-10 by the papers' recipes. Each part runs in a process of its own; a training that the
+time ends is continued by the next call. All is left in one folder: gpu.json, summary.md, logs/, runs/. Neither ffcv nor
+detectron2 is needed. --device cpu --tiny runs the same on a CPU in small sizes: a rehearsal, no measurement.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parts_of(options: argparse.Namespace, out: Path) -> Iterator[Part]:
-    for name in ("losses", "methods", "ddp", "resumption"):
+    for name in ("losses", "methods", "ddp", "resumption", "training"):
         yield inside(options, f"1 check {name}", "check", {"name": name}, 30)
     yield from loss_benchmarks(options)
     yield inside(options, "3 datasets", "datasets", {}, 30)

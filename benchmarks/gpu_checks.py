@@ -231,4 +231,27 @@ def _some(everything: dict[str, Any], tiny: bool) -> dict[str, Any]:
     return {name: value for number, (name, value) in enumerate(everything.items()) if not tiny or number % 6 == 0}
 
 
-CHECKS = {"losses": losses, "methods": methods, "ddp": ddp, "resumption": resumption}
+def training(device: str, tiny: bool) -> dict[str, Any]:
+    """A training ends, leaves its backbone, and is evaluated: what a user's first run on a GPU does, in seconds."""
+    from benchmarks.gpu_speed import dataset
+    from pretrain.evaluate.stage import run
+    from pretrain.evaluate.target import Options, Target
+    from pretrain.train import train
+    from whitebench.files import BACKBONE
+    from whitebench.records import stage_folder
+
+    dataset("gpu-check", None, 256, 32)
+    overrides = {"data.dataset": "gpu-check", "data.loader": "device", "device": device, "schedule.epochs": 2}
+    rows = {}
+    for name in ("simclr",) if tiny else ("simclr", "cwrgp", "moco", "vicreg"):
+        recipe = load(f"sample/{name}", overrides | {"precision": "fp32" if device == "cpu" else "bf16"})
+        record = train(recipe)
+        assert record is not None, "this process is the main one"
+        target, backbone = Target.of_recipe(recipe, record.id), stage_folder("pretrain", record.id) / BACKBONE
+        for stage, protocol in (("linear", recipe.evaluation.linear), ("knn", recipe.evaluation.knn)):
+            evaluated = run(stage, backbone, target, Options(protocol, device=device, loader="folder"))
+            rows[f"{name} {stage}"] = None if evaluated is None else evaluated.metrics["top1"]
+    return {"passed": all(top1 is not None for top1 in rows.values()), "top1": rows}
+
+
+CHECKS = {"losses": losses, "methods": methods, "ddp": ddp, "resumption": resumption, "training": training}

@@ -141,6 +141,16 @@ def write_backbone(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mappin
     """
     from safetensors.torch import save
 
+    backbone = complete_backbone(tensors, metadata)
+    write_atomically(path, save(backbone, metadata={METADATA: json.dumps(dict(metadata), sort_keys=True)}))
+
+
+def complete_backbone(tensors: "Mapping[str, Tensor]", metadata: Mapping[str, Any]) -> "dict[str, Tensor]":
+    """What `write_backbone` writes: all tensors of the network, float32, on the CPU.
+
+    Raises:
+        UserError: see `write_backbone`.
+    """
     from pretrain.encoders import recognise
     from pretrain.timm_layout import complete
 
@@ -150,8 +160,8 @@ def write_backbone(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mappin
     else:
         arch, _, backbone = recognise(dict(tensors), metadata.get("stem"))
     if metadata.get("arch", arch) != arch:
-        raise UserError(f"{path}: the tensors are a {arch}'s, not a {metadata['arch']}'s")
-    write_atomically(path, save(backbone, metadata={METADATA: json.dumps(dict(metadata), sort_keys=True)}))
+        raise UserError(f"the tensors are a {arch}'s, not a {metadata['arch']}'s")
+    return backbone
 
 
 def _stated(content: Content) -> Any:

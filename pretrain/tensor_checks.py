@@ -35,11 +35,7 @@ def check_shapes(
 def check_plain(tensors: Mapping[str, Tensor]) -> None:
     """Raises `UserError` for tensors without numbers of their own, or larger than any of a known network."""
     for name, tensor in tensors.items():
-        if not has_values(tensor):
-            kind = tensor.device if tensor.device.type != "cpu" else tensor.layout
-            raise UserError(f"{clean(name)} holds no plain values (it is a {str(kind).removeprefix('torch.')} tensor)")
-        if not tensor.is_floating_point():
-            raise UserError(f"{clean(name)} is of type {str(tensor.dtype).removeprefix('torch.')}, not floating point")
+        _check_values(clean(name), tensor)
         if tensor.numel() > LARGEST or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise UserError(f"{clean(name)} is {dimensions(tuple(tensor.shape))}: more than the file has values for")
 
@@ -50,19 +46,24 @@ def as_float32(name: str, tensor: Tensor) -> Tensor:
     Raises:
         UserError: not floating point, without values, or with values that are not finite.
     """
-    if not has_values(tensor):
-        kind = tensor.device if tensor.device.type != "cpu" else tensor.layout
-        raise UserError(f"{name} holds no plain values (it is a {str(kind).removeprefix('torch.')} tensor)")
-    if not tensor.is_floating_point():
-        raise UserError(f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, not floating point")
+    _check_values(name, tensor)
     copy = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
     if not copy.isfinite().all():
         raise UserError(f"{name} has values that are not finite (NaN or infinite)")
     return copy
 
 
+def _check_values(name: str, tensor: Tensor) -> None:
+    if not has_values(tensor):
+        kind = tensor.device if tensor.layout == torch.strided else tensor.layout
+        raise UserError(f"{name} holds no plain values (it is a {str(kind).removeprefix('torch.')} tensor)")
+    if not tensor.is_floating_point():
+        raise UserError(f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, not floating point")
+
+
 def has_values(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and tensor.device.type == "cpu"
+    """On whichever device: a network that trains on a GPU is written from there."""
+    return tensor.layout == torch.strided and tensor.device.type != "meta"
 
 
 def dimensions(shape: tuple[int, ...] | None) -> str:

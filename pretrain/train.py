@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pretrain import divergence, resume
 from pretrain.architectures import timm_architecture
-from pretrain.checkpoint import METADATA, write_backbone
+from pretrain.checkpoint import METADATA, complete_backbone, write_backbone
 from pretrain.data.batch import Batch
 from pretrain.data.betons.manifest import Manifest, read_manifest
 from pretrain.data.loaders.build import make_loader
@@ -132,6 +132,8 @@ class Trainer:
             self._preflight(run)
             if self.recipe.monitor.knn_every:  # decodes what it will read: known now, not after the first epochs
                 read_val(self.manifest, self.recipe, [0, self.manifest.split("val").count - 1])
+            for encoder in self.method.encoders().values():  # what cannot be written is said before the training
+                complete_backbone(encoder.backbone.state_dict(), self._metadata(run))
         position = self._resume(run)
         if run and epochs:
             record_processes(run, self.recipe, position)

@@ -79,7 +79,7 @@ class Outlook:
 def _check_of(passed: Tensor, error: Callable[[], UserError]) -> _Check:
     if passed.device.type != "cuda":
         return _Check(passed, None, error)
-    on_host = torch.empty((), dtype=torch.bool, pin_memory=True)
+    on_host = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True)
     on_host.copy_(passed, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record()

@@ -129,7 +129,7 @@ class MomentumContrast(nn.Module):
             return z
         views = gather_with_gradient(view)
         generator = torch.Generator().manual_seed(self.queue.count)  # the same on every process
-        order = torch.randperm(len(views), generator=generator).to(view.device)
+        order = torch.randperm(len(views), generator=generator).to(view.device, non_blocking=True)
         share = views[order.chunk(processes)[rank()]]
         shuffled = gather_with_gradient(self.target(share).z)
         return shuffled[order.argsort()].chunk(processes)[rank()]

@@ -18,9 +18,10 @@ from whitebench.hashing import content_hash, file_hash
 ROOT = Path(__file__).parents[2]
 READERS = (
     *("results/leaderboards/cache.py", "results/leaderboards/collect.py", "results/leaderboards/run_table.py"),
+    *("results/leaderboards/equal_code.py", "results/inputs/equal_code.csv"),
     *("whitebench/hashing.py", "whitebench/records.py"),
 )
-"""The source files that determine an entry."""
+"""The files that determine an entry."""
 
 YOUNG = 5.0
 """Seconds within which a file is too new to be remembered."""

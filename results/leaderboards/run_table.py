@@ -10,6 +10,7 @@ from functools import lru_cache
 from sys import intern
 from typing import Any
 
+from results.leaderboards.equal_code import newest_equals
 from whitebench.hashing import plain_hash
 from whitebench.records import Record
 
@@ -216,7 +217,10 @@ NUMBER = re.compile(r"\d+(e\d+)?")
 
 
 def code_digest(record: Record) -> str | None:
-    """A short hash of the source files that the result depends on; None where the record names none."""
+    """A short hash of the source files that the result depends on; None where the record names none.
+
+    Equal where all that differs is listed in `equal_code`.
+    """
     code = record.code
     sound = isinstance(code, dict) and code and all(isinstance(digest, str) for digest in code.values())
     return _code_hash(tuple(code.items())) if sound else None
@@ -225,7 +229,7 @@ def code_digest(record: Record) -> str | None:
 @lru_cache
 def _code_hash(files: tuple[tuple[str, str], ...]) -> str:
     """Cached: the records of a sweep hold the same files."""
-    return no_number(plain_hash(dict(files)), 12)
+    return no_number(plain_hash(newest_equals(dict(files))), 12)
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, str]:

@@ -127,9 +127,9 @@ def spread(values: npt.ArrayLike, resolution: float = 0.0) -> Spread:
     """The variances of k experiments by `values` [k, s], for comparisons.
 
     Few seeds may look alike by chance. So an experiment whose own variance is below that of all experiments pooled gets
-    the pooled one; where its own is larger it is Welch's, with its own degrees of freedom. Those of the pooled variance
-    are Satterthwaite's: few where experiments' variances differ. No variance is below `resolution` squared: a
-    difference of one test image.
+    the pooled one; where its own is larger it is Welch's, with its own degrees of freedom. Variances that stand out
+    are not pooled (see `_pooled`). The degrees of freedom of the pooled variance are Satterthwaite's: few where
+    experiments' variances differ. No variance is below `resolution` squared: a difference of one test image.
     """
     x = np.asarray(values, float)
     finite = np.isfinite(x)
@@ -142,12 +142,33 @@ def spread(values: npt.ArrayLike, resolution: float = 0.0) -> Spread:
     several = n >= 2
     if not several.any():
         return Spread(variance, freedom, np.zeros(len(n), bool))
-    total = (freedom * variance)[several].sum()
-    pooled = total / freedom[several].sum()
-    squares = (freedom * variance**2)[several].sum()
-    shared = total**2 / squares if squares > 0 else freedom[several].sum()
+    pooled, shared = _pooled(variance[several], freedom[several])
     below = several & (variance <= pooled * (1 + 1e-9))  # equal ones, too, whatever their last bits
     return Spread(np.where(below, pooled, variance), np.where(below, shared, freedom), below)
+
+
+def _pooled(variance: Floats, freedom: Floats) -> tuple[float, float]:
+    """The variance [k] of all experiments together and its degrees of freedom, without variances that stand out.
+
+    Those that Cochran's test calls too large for the others (ISO 5725-2, the largest first, one after the other) say
+    nothing of how much the others vary. Its form for unequal numbers of runs is 't Lam's (2010), eqs. 25 and 26.
+    """
+    from scipy.special import fdtri
+
+    inside = np.ones(len(variance), bool)
+    while True:
+        parts = freedom * variance * inside
+        total, left = parts.sum(), (freedom * inside).sum()
+        largest = int(parts.argmax())
+        others = left - freedom[largest]
+        if total == 0 or others <= 0 or inside.sum() < 4:
+            break
+        quantile = fdtri(freedom[largest], others, 1 - (1 - LEVEL) / inside.sum())
+        if parts[largest] / total <= 1 / (1 + others / (freedom[largest] * quantile)):
+            break
+        inside[largest] = False
+    squares = (freedom * variance**2 * inside).sum()
+    return total / left, total**2 / squares if squares > 0 else left
 
 
 def compare(values: npt.ArrayLike, resolution: float = 0.0) -> Pairs:

@@ -1,7 +1,8 @@
 """What has changed in this checkout since a run: the source files that its numbers depend on, and its protocol.
 
 This alone of what tables say depends on the checkout that aggregates. So it has a column of its own, `stale`.
-`aggregate.py --check` fails where it is not empty.
+`aggregate.py --check` fails where it is not empty. Changes that are known to change no number make nothing stale: see
+`equal_code`.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from results.leaderboards.equal_code import newest_equals
 from results.leaderboards.run_table import PRETRAIN, at, flat, text
 from whitebench.code_hash import OWN_METHODS, code_files
 from whitebench.errors import UserError
@@ -82,7 +84,7 @@ def _code_now(stage: str, method: str) -> dict[str, str]:
 
 @cache
 def _differences(then: str, now: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-    before, after = json.loads(then), dict(now)
+    before, after = newest_equals(json.loads(then)), dict(now)
     changed = (name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name))
     # a method outside of the suite cannot be compared where its folder is not known
     return tuple(name for name in changed if name in after or not name.startswith(OWN_METHODS))

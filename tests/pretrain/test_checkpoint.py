@@ -405,3 +405,33 @@ def test_recognised_shapes_are_those_of_a_whole_torchvision_network() -> None:
     for arch in ("resnet18", "resnet50"):
         state = trunk(get_model(arch).state_dict())
         assert tensor_shapes(arch, "imagenet") == {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU; copied to the CPU it is a plain one."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda", 0)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+        moved = func is torch.Tensor.to and args[1:2] == ("cpu",)
+        return result.as_subclass(torch.Tensor) if moved else result
+
+
+REAL_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.parametrize(
+    "moved", [lambda t: t.as_subclass(OnGpu), pytest.param(Tensor.cuda, marks=REAL_GPU)], ids=["stand-in", "real"]
+)
+def test_a_network_on_a_gpu_is_written_as_from_the_cpu(moved: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    tensors = {name: tensor.detach() for name, tensor in get_model("resnet18").state_dict().items()}
+    on_gpu = {name: moved(tensor) for name, tensor in tensors.items()}
+    assert {tensor.device.type for tensor in on_gpu.values()} == {"cuda"}
+    for name, content in (("cpu", tensors), ("gpu", on_gpu)):
+        write_backbone(tmp_path / name, content, {"arch": "resnet18", "stem": "imagenet"})
+    assert (tmp_path / "gpu").read_bytes() == (tmp_path / "cpu").read_bytes()

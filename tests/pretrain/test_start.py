@@ -48,6 +48,20 @@ def test_what_cannot_work_is_refused(name: str, changes: dict[str, Any], message
     assert not places.exists()
 
 
+def test_a_backbone_that_cannot_be_written_is_said_before_the_training(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, tensor: Any) -> None:
+        raise UserError(f"{name} holds no plain values")
+
+    monkeypatch.setattr("pretrain.encoders.as_float32", refuse)
+    with pytest.raises(UserError, match=r"conv1\.weight holds no plain values"):
+        train(load("sample/simclr", TINY))
+    (folder,) = (places / "pretrain").iterdir()
+    assert not (folder / "metrics.jsonl").exists()
+    assert not list(folder.glob("*.pt"))
+
+
 def test_an_unfinished_run_of_another_world_size_is_pointed_out(places: Path) -> None:
     def config(**changes: Any) -> dict[str, Any]:
         recipe = resolved(load("sample/intl", {**TINY, **changes}))

@@ -91,6 +91,24 @@ def test_a_spread_is_pooled_where_it_is_small_and_its_own_where_it_is_large() ->
     assert deviation.freedom[:3] == pytest.approx([freedom, freedom, 2])
 
 
+@pytest.mark.parametrize(("share", "stands_out"), [(0.765, False), (0.771, True)])
+def test_a_variance_that_stands_out_is_left_out_of_the_pool(share: float, stands_out: bool) -> None:
+    """Cochran's critical value for four variances of three values each is 0.7679 at 5 % (ISO 5725-2, table 4)."""
+    large = 3 * share / (1 - share)
+    values = [[0.0, sd, 2 * sd] for sd in (1.0, 1.0, 1.0, math.sqrt(large))]
+    deviation = spread(values)
+    assert deviation.variance[0] == pytest.approx(1 if stands_out else (3 + large) / 4)
+    assert deviation.variance[3] == pytest.approx(large)
+    assert deviation.freedom[0] == pytest.approx(6 if stands_out else 2 * (3 + large) ** 2 / (3 + large**2))
+    assert list(deviation.pooled) == [True, True, True, False]
+
+
+def test_variances_that_stand_out_leave_the_pool_one_after_the_other() -> None:
+    deviation = spread([*[[0.0, 1.0, 2.0]] * 6, [0.0, 30.0, 60.0], [0.0, 400.0, 800.0]])
+    assert deviation.variance == pytest.approx([1] * 6 + [900, 160000])
+    assert deviation.freedom == pytest.approx([12] * 6 + [2, 2])
+
+
 # --- equal ----------------------------------------------------------------------------------------------------------
 
 
