@@ -16,7 +16,9 @@ from results.leaderboards.warnings import BOUNDS, FEW_SEEDS
 COMPARED = 30
 """This many of the best of a leaderboard are compared pair by pair in `comparisons.csv`; the correction counts all."""
 
-BEST, WORSE, EQUAL, UNDECIDED = "best", "worse", f"equal within {EQUIVALENCE:g} point", "not decided"
+BEST, WORSE, UNDECIDED = "best", "worse", "not decided"
+MARGINS = {"box_AP": 0.2, "mask_AP": 0.2}
+"""Points within which means are called equal, where it is not EQUIVALENCE: average precisions lie closer together."""
 STANDING = ["rank_low", "rank_high", "versus_best", "behind_best", "behind_best_ci95", "p_adjusted", "fresh_seeds"]
 """Columns of a leaderboard, by its first headline metric: the ranks that an experiment may have, and how it compares
 with the best mean: their difference in points, its 95 % half-width, p with Holm's correction over all pairs of the
@@ -46,7 +48,7 @@ def standing(
     cells["versus_best"] = np.full(len(table), "", object)
     valued = np.flatnonzero(table[f"{metric}_mean"].notna())
     if len(valued):
-        pairs = compare(_values(runs, table.iloc[valued], by, metric), resolution)
+        pairs = _compared(runs, table.iloc[valued], by, metric, resolution)
         cells["rank_low"][valued], cells["rank_high"][valued] = pairs.ranks()
         others, rest = list(range(1, len(valued))), valued[1:]
         cells["versus_best"][valued] = [BEST, *(_verdict(pairs, 0, j) for j in others)]
@@ -89,7 +91,7 @@ def marks(
     cells, means = [""] * len(table), table[f"{metric}_mean"].to_numpy(float)
     rivals = [i for i, method in enumerate(table.method) if method not in BOUNDS and not np.isnan(means[i])]
     if len(rivals) > 1:
-        pairs = compare(_values(runs, table.iloc[rivals], by, metric), resolution)
+        pairs = _compared(runs, table.iloc[rivals], by, metric, resolution)
         better = pairs.better(columns) & (pairs.n >= FEW_SEEDS)
         order = sorted(range(len(rivals)), key=lambda k: -means[rivals[k]])
         for mark, (one, next_) in zip((grid.BEST, grid.SECOND), itertools.pairwise(order)):
@@ -102,7 +104,7 @@ def marks(
 def _pair_rows(
     runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], metric: str, resolution: float
 ) -> list[dict[str, Any]]:
-    pairs = compare(_values(runs, table, by, metric), resolution)
+    pairs = _compared(runs, table, by, metric, resolution)
     rows = table.head(COMPARED).to_dict("records")
     first, second = (list(map(int, indices)) for indices in np.triu_indices(len(rows), 1))
     fresh = _fresh_seeds(pairs, first, second)
@@ -125,6 +127,10 @@ def _pair_rows(
     ]
 
 
+def _compared(runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], metric: str, resolution: float) -> Pairs:
+    return compare(_values(runs, table, by, metric), resolution, MARGINS.get(metric, EQUIVALENCE))
+
+
 def _values(runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], metric: str) -> Any:
     """[experiments, pretrainings]: the mean of each one's evaluations; NaN where an experiment has fewer than others.
 
@@ -142,7 +148,9 @@ def _verdict(pairs: Pairs, i: int, j: int) -> str:
         return f"{UNDECIDED}: {'one pretraining' if np.isnan(pairs.error[i, j]) else 'no spread'}"
     if pairs.adjusted[i, j] < 1 - LEVEL:
         return WORSE if pairs.difference[i, j] > 0 else BEST
-    return EQUAL if pairs.equal[i, j] else UNDECIDED
+    if pairs.equal[i, j]:
+        return f"equal within {pairs.margin:g} point{'' if pairs.margin == 1 else 's'}"
+    return UNDECIDED
 
 
 def _fresh_seeds(pairs: Pairs, first: list[int], second: list[int]) -> Any:

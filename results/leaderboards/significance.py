@@ -16,7 +16,7 @@ from results.leaderboards.intervals import LEVEL, Floats
 
 POWER = 0.8
 EQUIVALENCE = 1.0
-"""Points within which two means are called equal, where both one-sided tests say so."""
+"""Points within which two mean accuracies are called equal, where both one-sided tests say so."""
 
 MAX_SEEDS = 1000
 """More are not proposed."""
@@ -51,6 +51,8 @@ class Pairs:
     """Where both variances are those of all experiments together."""
     n: npt.NDArray[np.int64]
     """The smaller number of pretrainings of the two."""
+    margin: float = EQUIVALENCE
+    """Points within which two means are called equal."""
 
     @cached_property
     def p(self) -> Floats:
@@ -75,14 +77,14 @@ class Pairs:
 
     @cached_property
     def equal(self) -> npt.NDArray[np.bool_]:
-        """Where two means differ by less than EQUIVALENCE points.
+        """Where two means differ by less than `margin`.
 
         By two one-sided tests (TOST), with Holm's correction for all pairs; that no difference was found is not enough.
         """
         from scipy.special import stdtr
 
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = (EQUIVALENCE - np.abs(self.difference)) / self.error
+            t = (self.margin - np.abs(self.difference)) / self.error
         p = np.where(self.error > 0, stdtr(self.freedom, -t), np.nan)
         return _adjusted(p) < 1 - LEVEL
 
@@ -171,10 +173,11 @@ def _pooled(variance: Floats, freedom: Floats) -> tuple[float, float]:
     return total / left, total**2 / squares if squares > 0 else left
 
 
-def compare(values: npt.ArrayLike, resolution: float = 0.0) -> Pairs:
+def compare(values: npt.ArrayLike, resolution: float = 0.0, margin: float = EQUIVALENCE) -> Pairs:
     """Compares k experiments by `values` [k, s]: a row per experiment, a value per pretraining, NaN for none.
 
     `resolution` is the difference (points) that one test image makes; 0 where it is not known.
+    Means that differ by less than `margin` may be called equal.
     """
     x = np.asarray(values, float)
     finite = np.isfinite(x)
@@ -194,6 +197,7 @@ def compare(values: npt.ArrayLike, resolution: float = 0.0) -> Pairs:
         freedom=freedom,
         pooled=both,
         n=np.minimum(n[:, None], n[None, :]),
+        margin=margin,
     )
 
 

@@ -324,3 +324,11 @@ def test_the_command_finds_planted_differences(tmp_path: Path) -> None:
     of_best = (pairs.a == "planted/method00") | (pairs.b == "planted/method00")
     assert pairs[of_best].decided.mean() > 0.95
     assert pairs[~of_best].groupby("dataset").decided.any().mean() <= 0.2
+
+
+def test_average_precisions_are_equal_within_a_smaller_margin() -> None:
+    tight = [[2.0 + 0.001 * k, 2.002 + 0.001 * k, 1.998 + 0.001 * k] for k in (0, 1)]
+    apart = [tight[0], [value + 0.5 for value in tight[1]]]
+    assert compare(tight, margin=0.2).equal[0, 1]
+    assert not compare(apart, margin=0.2).equal[0, 1]
+    assert compare(apart).equal[0, 1]
