@@ -9,8 +9,8 @@ import pandas as pd
 
 from results.leaderboards import table_cells as grid
 from results.leaderboards.intervals import LEVEL
-from results.leaderboards.run_table import HEADLINES
-from results.leaderboards.significance import EQUIVALENCE, Pairs, compare
+from results.leaderboards.run_table import HEADLINES, UNTRAINED
+from results.leaderboards.significance import EQUIVALENCE, Pairs, compare, holm
 from results.leaderboards.warnings import BOUNDS, FEW_SEEDS
 
 COMPARED = 30
@@ -23,6 +23,10 @@ STANDING = ["rank_low", "rank_high", "versus_best", "behind_best", "behind_best_
 """Columns of a leaderboard, by its first headline metric: the ranks that an experiment may have, and how it compares
 with the best mean: their difference in points, its 95 % half-width, p with Holm's correction over all pairs of the
 leaderboard, and how many seeds of both, in a fresh set, would probably decide what is not decided."""
+
+ABOVE_RANDOM = ["above_random", "above_random_ci95", "p_above_random"]
+"""Columns of a leaderboard, by its first headline metric: the difference from the untrained network of the same
+architecture in points, its 95 % half-width, and p with Holm's correction over the rows of the leaderboard."""
 
 COLUMNS = (
     *("dataset", "stage", "protocol", "metric", "a", "b", "test", "n", "difference", "ci95", "p", "p_adjusted"),
@@ -61,6 +65,32 @@ def standing(
         cells["fresh_seeds"][rest] = _fresh_seeds(pairs, [0] * len(others), others)
     columns = pd.DataFrame(cells, index=table.index)
     return columns.astype(dict.fromkeys(("rank_low", "rank_high", "fresh_seeds"), "Int64"))
+
+
+def above_random(
+    runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], metric: str, resolution: float = 0.0
+) -> pd.DataFrame:
+    """The columns ABOVE_RANDOM for the rows of a leaderboard, the best first; see `standing`.
+
+    Whether a method learns anything is a question of its own, to which one comparison a method belongs: fewer than all
+    pairs, so that fewer seeds answer it. Empty where no untrained network of that architecture was evaluated.
+    """
+    cells = {name: np.full(len(table), np.nan) for name in ABOVE_RANDOM}
+    valued = np.flatnonzero(table[f"{metric}_mean"].notna())
+    if len(valued):
+        rows = table.iloc[valued]
+        pairs = _compared(runs, rows, by, metric, resolution)
+        networks, untrained = list(zip(rows.backbone, rows.stem)), list(rows.method == UNTRAINED)
+        bound = {
+            network: i for i, network in reversed(list(enumerate(networks))) if untrained[i]
+        }  # the best of several
+        tested = [i for i, network in enumerate(networks) if not untrained[i] and network in bound]
+        against = [bound[networks[i]] for i in tested]
+        values = pairs.difference, pairs.half_width, pairs.p
+        difference, half_width, p = (array[tested, against] for array in values)
+        for name, column in zip(ABOVE_RANDOM, (difference, half_width, holm(p)), strict=True):
+            cells[name][valued[tested]] = column
+    return pd.DataFrame(cells, index=table.index)
 
 
 def pairwise(runs: pd.DataFrame, table: pd.DataFrame, by: Sequence[str], resolution: float = 0.0) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.leaderboards.comparisons import STANDING, standing
+from results.leaderboards.comparisons import ABOVE_RANDOM, STANDING, above_random, standing
 from results.leaderboards.intervals import inferred_images, summarise
 from results.leaderboards.published import Published, describe, verdict
 from results.leaderboards.recipe_papers import tolerance
@@ -42,7 +42,7 @@ def columns(stage: str) -> list[str]:
     """Of a leaderboard, in order."""
     return [
         *("method", "recipe", "variant", "eval_variant", *SETTING, "deviations"),
-        *("n_pretrain", "n_eval", "seeds", *COUNTS, "spread_of", "test_images", *STANDING),
+        *("n_pretrain", "n_eval", "seeds", *COUNTS, "spread_of", "test_images", *STANDING, *ABOVE_RANDOM),
         *(f"{metric}_{what}" for metric in METRICS[stage] for what in SUMMARY),
         *PRETRAIN_COST,
         *EVAL_COST,
@@ -103,7 +103,8 @@ def ranked(
     order = [headline, *GROUP]
     best_first = [name != headline for name in order]
     table = table.sort_values(order, ascending=best_first, kind="stable", ignore_index=True)
-    table = table.join(standing(done, table, GROUP, HEADLINES[stage][0], resolution_of(done)))
+    for compared in (standing, above_random):
+        table = table.join(compared(done, table, GROUP, HEADLINES[stage][0], resolution_of(done)))
     return table[columns(stage)]
 
 

@@ -223,13 +223,13 @@ def code_digest(record: Record) -> str | None:
     """
     code = record.code
     sound = isinstance(code, dict) and code and all(isinstance(digest, str) for digest in code.values())
-    return _code_hash(tuple(code.items())) if sound else None
+    return _code_hash(tuple(newest_equals(code).items())) if sound else None
 
 
 @lru_cache
 def _code_hash(files: tuple[tuple[str, str], ...]) -> str:
     """Cached: the records of a sweep hold the same files."""
-    return no_number(plain_hash(newest_equals(dict(files))), 12)
+    return no_number(plain_hash(dict(files)), 12)
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, str]:

@@ -1,12 +1,13 @@
 """Changes of the code that are listed as changing no number: they make nothing stale, and the list holds together."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from results.aggregate import main
-from results.leaderboards import equal_code
+from results.leaderboards import equal_code, stale
 from results.leaderboards.equal_code import EQUAL_CODE, newest_equal
 from tests.support.run_records import Records, made_now, read_csv
 from whitebench import code_hash
@@ -17,12 +18,15 @@ HEADER = "file,before,after,difference,evidence\n"
 
 
 @pytest.fixture
-def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two changes of networks.py, one after the other, changed no number."""
     now = code_files("pretrain", "intl")[NETWORKS]
     lines = f"{NETWORKS},{'0' * 12},{'1' * 12},a,b\n{NETWORKS},{'1' * 12},{now},a,b\n"
     (tmp_path / "equal_code.csv").write_text(HEADER + lines)
     monkeypatch.setattr(equal_code, "EQUAL_CODE", tmp_path / "equal_code.csv")
+    stale._differences.cache_clear()
+    yield
+    stale._differences.cache_clear()
 
 
 @pytest.mark.usefixtures("listed")

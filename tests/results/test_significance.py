@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from results.aggregate import main
-from results.leaderboards.comparisons import COLUMNS, STANDING, marks, pairwise, standing
+from results.leaderboards.comparisons import ABOVE_RANDOM, COLUMNS, STANDING, above_random, marks, pairwise, standing
 from results.leaderboards.intervals import LEVEL, inferred_images, joined_interval, wilson
 from results.leaderboards.significance import compare, holm, power_of, seeds_for, spread
 from results.leaderboards.table_formats import BEST as BEST_MARK
@@ -332,3 +332,22 @@ def test_average_precisions_are_equal_within_a_smaller_margin() -> None:
     assert compare(tight, margin=0.2).equal[0, 1]
     assert not compare(apart, margin=0.2).equal[0, 1]
     assert compare(apart).equal[0, 1]
+
+
+def test_methods_are_compared_with_the_untrained_network_of_their_architecture() -> None:
+    """By scipy and statsmodels: equal spreads, so that all variances are pooled."""
+    from statsmodels.stats.multitest import multipletests
+
+    spread_out = np.array([-1.0, 0.0, 1.0])
+    means = {"random": 40.0, "a": 47.0, "b": 43.5, "c": 38.0, "vit": 90.0}
+    runs, table = _runs({name: list(mean + spread_out) for name, mean in means.items()})
+    table = table.assign(stem="imagenet", backbone=np.where(table.method == "vit", "vit", "resnet18"))
+    columns = above_random(runs, table, GROUP, "top1").set_index(table.method)
+    assert list(columns) == ABOVE_RANDOM
+    assert columns.loc[["random", "vit"]].isna().all(axis=None)  # no untrained transformer is there
+    tested = ["a", "b", "c"]
+    assert columns.above_random[tested].tolist() == pytest.approx([7, 3.5, -2])
+    error = math.sqrt(2 / 3)
+    p = [2 * stats.t.sf(abs(means[name] - 40) / error, 10) for name in tested]
+    assert columns.p_above_random[tested].tolist() == pytest.approx(multipletests(p, method="holm")[1])
+    assert columns.above_random_ci95[tested].tolist() == pytest.approx([stats.t.ppf(0.975, 10) * error] * 3)
