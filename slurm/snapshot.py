@@ -15,7 +15,7 @@ from whitebench.hashing import file_hash
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("whitebench", "pretrain", "transfer", "slurm", "results")
 SUFFIXES = {".py", ".yaml", ".html", ".css", ".js"}
-DATA = ("results/inputs/published.csv",)
+DATA = ("results/inputs/published.csv", "results/inputs/equal_code.csv")
 DERIVED = ("results/report.html", "results/tables/", "results/records/")
 """Written by runs: they are not part of the code, which would otherwise change with each result."""
 
