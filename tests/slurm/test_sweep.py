@@ -21,7 +21,7 @@ from slurm.planning import build_graph
 from slurm.preview import gpu_hours, preview
 from slurm.progress import Progress
 from slurm.slurm_info import Limits, parse_minutes
-from slurm.snapshot import snapshot_path, take_snapshot
+from slurm.snapshot import DATA, snapshot_path, take_snapshot
 from slurm.stages import LEADERBOARD, STAGES, Task
 from slurm.status_table import cell_table
 from slurm.submit import plan_submissions
@@ -539,7 +539,7 @@ def test_a_snapshot_holds_all_that_the_code_reads_in_its_own_folders(tmp_path: P
 
 def test_a_snapshot_is_the_code_as_it_was_and_named_by_it(tmp_path: Path) -> None:
     checkout, into = tmp_path / "checkout", tmp_path / "code"
-    kept = ["pretrain/a.py", "results/inputs/published.csv", "slurm/clusters/b.yaml"]
+    kept = ["pretrain/a.py", *DATA, "slurm/clusters/b.yaml"]
     for path in [*kept, "results/runs.csv", "pretrain/c.pyc"]:
         (checkout / path).parent.mkdir(parents=True, exist_ok=True)
         (checkout / path).write_text(path)
@@ -552,7 +552,7 @@ def test_a_snapshot_is_the_code_as_it_was_and_named_by_it(tmp_path: Path) -> Non
     assert take_snapshot(into, checkout) != first
     assert (first / "pretrain" / "a.py").read_text() == "pretrain/a.py"
     found = sorted(str(path.relative_to(first)) for path in first.rglob("*") if path.is_file())
-    assert found == [*kept, "snapshot.json"]
+    assert found == sorted([*kept, "snapshot.json"])
     assert json.loads((first / "snapshot.json").read_text())["code"] == first.name
     assert sorted(path.name for path in into.iterdir()) == sorted([first.name, take_snapshot(into, checkout).name])
 
