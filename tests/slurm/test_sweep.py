@@ -539,8 +539,8 @@ def test_a_snapshot_holds_all_that_the_code_reads_in_its_own_folders(tmp_path: P
 
 def test_a_snapshot_is_the_code_as_it_was_and_named_by_it(tmp_path: Path) -> None:
     checkout, into = tmp_path / "checkout", tmp_path / "code"
-    kept = ["pretrain/a.py", *DATA, "slurm/clusters/b.yaml"]
-    for path in [*kept, "results/runs.csv", "pretrain/c.pyc"]:
+    expected = ["pretrain/a.py", *DATA, "slurm/clusters/b.yaml"]
+    for path in [*expected, "results/runs.csv", "pretrain/c.pyc"]:
         (checkout / path).parent.mkdir(parents=True, exist_ok=True)
         (checkout / path).write_text(path)
     first = take_snapshot(into, checkout)
@@ -551,8 +551,8 @@ def test_a_snapshot_is_the_code_as_it_was_and_named_by_it(tmp_path: Path) -> Non
     (checkout / "pretrain" / "a.py").write_text("changed")
     assert take_snapshot(into, checkout) != first
     assert (first / "pretrain" / "a.py").read_text() == "pretrain/a.py"
-    found = sorted(str(path.relative_to(first)) for path in first.rglob("*") if path.is_file())
-    assert found == sorted([*kept, "snapshot.json"])
+    copied = sorted(str(path.relative_to(first)) for path in first.rglob("*") if path.is_file())
+    assert copied == sorted([*expected, "snapshot.json"])
     assert json.loads((first / "snapshot.json").read_text())["code"] == first.name
     assert sorted(path.name for path in into.iterdir()) == sorted([first.name, take_snapshot(into, checkout).name])
 
