@@ -33,6 +33,8 @@ def convert_stage(
 ) -> Record:
     """Converts a checkpoint, proves it in Detectron2's own ResNet and writes `d2.pkl`; at once where that is done.
 
+    Waits where another process converts the same checkpoint, as that of another protocol's detector does.
+
     Args:
         out: folder for records, instead of $WHITEBENCH_RUNS.
     Raises:
@@ -53,6 +55,7 @@ def convert_stage(
         cell={**pretraining_cell(content.metadata), **(cell or {})},
         parents=parent_ids(content.parent),
         folder=record_folder(out, CONVERT, run_id(label, config)),
+        waiting=say,
     ) as run:
         if not run.already_done:
             proof, metrics = _prove(backbone, content)

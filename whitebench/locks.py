@@ -18,6 +18,8 @@ from filelock import SoftFileLease, Timeout
 BEAT_S, LEASE_S = 15.0, 90.0
 ATTEMPTS, PAUSE_S = 40, 0.05
 """To take over a dead holder's lock, which other processes may try at the same time."""
+POLL_S = 1.0
+"""Between two looks at a lock that is waited for."""
 INCOMPLETE_S = 5.0
 """A lock file without a readable holder is being written if it is younger; otherwise a crash left it."""
 
@@ -54,6 +56,13 @@ class Lock:
                 self._remove_dead()
                 time.sleep(PAUSE_S)  # others may be at it
         raise Held(describe_owner(self.path))
+
+    def wait(self) -> None:
+        """Takes the lock as soon as no other process has it."""
+        while True:
+            with suppress(Held):
+                return self.acquire()
+            time.sleep(POLL_S)
 
     def _remove_dead(self) -> None:
         """Removes a dead holder's file; of several processes that try, one at a time.

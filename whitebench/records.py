@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -144,7 +144,8 @@ class Run:
     """Writes the record of a stage while it runs. A lock keeps other processes out of the folder.
 
     Used as a context: its end writes `done`, or `failed` / `interrupted` with the reason. If the run is done already,
-    `already_done` is set and nothing is written.
+    `already_done` is set and nothing is written. If another process is running it, that is an error, or its end is
+    awaited if there is `waiting`, which receives a sentence.
 
         with Run("linear", f"{method}-s{seed}", config, cell=..., parents=[...]) as run:
             if not run.already_done:
@@ -164,6 +165,7 @@ class Run:
         gpus: int = 0,
         folder: Path | None = None,
         command: str | None = None,
+        waiting: Callable[[str], None] | None = None,
     ) -> None:
         resolved = canonical(config)
         self.gpus = gpus
@@ -181,7 +183,7 @@ class Run:
             command=command or shlex.join(["python", *map(_relative, sys.orig_argv[1:])]),
         )
         self.already_done = False
-        self._lock = Lock(self.folder / ".lock")
+        self._lock, self._waiting = Lock(self.folder / ".lock"), waiting
         self._began = 0.0
         self._sinks: Sinks | None = None
 
@@ -192,15 +194,21 @@ class Run:
     def __enter__(self) -> Self:
         sink_names()  # an unknown or missing sink is an error now, not after the first epoch
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except Held as holder:
-            raise UserError(f"{self.folder}: another process is running this ({holder})") from holder
+        self._acquire()
         try:
             return self._opened(read_record(self.folder))
         except BaseException:
             self._lock.release()
             raise
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire()
+        except Held as holder:
+            if self._waiting is None:
+                raise UserError(f"{self.folder}: another process is running this ({holder})") from holder
+            self._waiting(f"{self.folder}: waiting for another process that is running this ({holder})")
+            self._lock.wait()
 
     def _opened(self, before: Record | None) -> Self:
         if before is not None and before.id != self.id:

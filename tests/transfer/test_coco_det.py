@@ -26,6 +26,7 @@ from transfer.detection_set import annotation_hashes, find_folder
 from transfer.records import Options, convert_id, detect_config, detect_id
 from transfer.stages import convert_stage, detect_stage
 from whitebench.errors import Interrupted, UserError
+from whitebench.locks import Lock
 from whitebench.records import Record, read_metrics, read_record, stage_folder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -421,6 +422,19 @@ def test_command_converts_only_on_request(
     assert Path(done.stdout.splitlines()[-1]).name == "d2.pkl"
     assert Path(done.stdout.splitlines()[-1]).exists()
     assert not (tmp_path / "detect").exists()
+
+
+def test_detector_waits_where_another_converts_the_same_checkpoint(ckpt: Path, converted: Path) -> None:
+    other, said = Lock(converted / ".lock"), list[str]()
+    other.acquire()
+
+    def end_other(text: str) -> None:
+        said.append(text)
+        if "waiting for another process" in text:
+            other.release()
+
+    assert convert_stage(ckpt, say=end_other).id == converted.name
+    assert sum("waiting for another process" in text for text in said) == 1
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,8 @@ def test_a_run_that_failed_before_it_began_was_not_resumed() -> None:
     assert (record.earlier, record.resumed_under_other_code) == ([], False)
 
 
-def test_a_second_process_is_refused_while_the_first_is_at_work() -> None:
+def run_in_another_process() -> subprocess.Popen[str]:
+    """A process that is at work on the run of `open_run()` until its input ends."""
     script = """
         import sys
         from whitebench.records import Run
@@ -177,11 +178,31 @@ def test_a_second_process_is_refused_while_the_first_is_at_work() -> None:
     other = python(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdout is not None
     assert other.stdout.readline() == "open\n"
+    return other
+
+
+def test_a_second_process_is_refused_while_the_first_is_at_work() -> None:
+    other = run_in_another_process()
     with pytest.raises(UserError, match="another process is running this"), open_run():
         pass
     other.communicate()
     with open_run() as run:
         assert run.already_done
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_second_process_that_may_wait_finds_the_run_done_or_takes_it_over(killed: bool) -> None:
+    other, said = run_in_another_process(), list[str]()
+
+    def end_other(text: str) -> None:
+        said.append(text)
+        if killed:
+            other.kill()
+        other.communicate()
+
+    with open_run(waiting=end_other) as run:
+        assert run.already_done != killed
+    assert [f"process {other.pid} on" in text for text in said] == [True]
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
