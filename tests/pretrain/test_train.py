@@ -42,6 +42,7 @@ METHODS = {
         *("network.projector=[64]", "optimizer.layer_decay=0.8", "data.views.0.size=16"),
     ],
     "mae": ["data.views.0.size=16"],
+    "intl-compiled": ["network.projector=[256,256]", "method.momentum=0.99", "compile=true"],
 }
 
 
@@ -131,6 +132,20 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     assert record is not None
     assert record.status == "done"
     assert record.cost["restarts"] == 2
+
+
+@pytest.mark.long
+def test_a_compiled_backbone_trains_as_a_plain_one_and_is_another_run(undisturbed: Callable[[str], Path]) -> None:
+    plain, compiled = undisturbed("intl-ema"), undisturbed("intl-compiled")
+    assert plain.name != compiled.name
+    losses = [[line["loss"] for line in read_metrics(folder) if "loss" in line] for folder in (plain, compiled)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    for file in ("backbone.safetensors", "backbone-momentum.safetensors"):
+        expected, tensors = (read_backbone(folder / file).tensors for folder in (plain, compiled))
+        assert {name: tensor.shape for name, tensor in tensors.items()} == {
+            name: tensor.shape for name, tensor in expected.items()
+        }
+        assert (plain / file).read_bytes() != (compiled / file).read_bytes()  # nothing compiled would be equal
 
 
 def test_a_run_leaves_a_record_that_repeats_it(undisturbed: Callable[[str], Path]) -> None:
