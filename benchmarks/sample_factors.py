@@ -1,6 +1,6 @@
 """Which property of the sample keeps methods from learning: one factor at a time, on a part of the training digits.
 
-python benchmarks/sample_factors.py FOLDER [--seeds 0,1,2] [--part 0/2] [--show]
+python benchmarks/sample_factors.py FOLDER [--seeds 0,1,2] [--recipes A,B] [--part 0/2] [--show]
 
 The base is version 2 of the sample with the settings of its recipes. Each other row changes one factor: the background
 (a gray of its own for each picture; a soft photo crop, which makes version 1), the tint, the position, the sizes, the
@@ -48,22 +48,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=parse_seeds, default=(0, 1, 2), metavar="0,1,2")
+    parser.add_argument(
+        "--recipes", type=lambda text: tuple(text.split(",")), default=RECIPES, metavar="A,B", help="only these"
+    )
     parser.add_argument("--part", default="0/1", metavar="I/N", help="the I-th of N processes that share the trials")
     parser.add_argument("--show", action="store_true", help="print the table, run nothing")
     options = parser.parse_args()
     table = options.folder / "factors.csv"
     if not options.show:
-        run_pending(_trials(options.seeds), table, options.folder, STYLES, options.part)
+        run_pending(_trials(options.seeds, options.recipes), table, options.folder, STYLES, options.part)
     print(_markdown(table))
 
 
-def _trials(seeds: tuple[int, ...]) -> list[Trial]:
+def _trials(seeds: tuple[int, ...], recipes: tuple[str, ...]) -> list[Trial]:
     """By seed: stopped early, every factor has as many."""
     return [
         Trial(data, recipe, _overrides(recipe, text), seed)
         for seed in seeds
         for data, text in FACTORS.values()
-        for recipe in RECIPES
+        for recipe in recipes
         if recipe != "sample/random" or "{third}" not in text
     ]
 

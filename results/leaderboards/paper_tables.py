@@ -50,7 +50,12 @@ Line = tuple[Setting, dict[Slot, Cell], str]
 def _published_rows(layout: Layout, tables: Tables, published: Published) -> tuple[list[Line], list[str]]:
     """The published rows of a layout, and the sources to which their last cells refer."""
     names = {name: dataset for dataset, name in published.map["datasets"].items()}
-    run = {(row["recipe"], board.stage) for board in tables.leaderboards for row in board.rows}
+    run = {
+        (row["recipe"], board.stage)
+        for board in tables.leaderboards
+        for row in board.rows
+        if recipes.is_of_full_size(row)
+    }
     lines: dict[tuple[Setting, str], tuple[dict[Slot, Cell], set[str]]] = {}
     sources: dict[str, int] = {}
     for row, values in published.rows:
@@ -71,7 +76,7 @@ def _published_rows(layout: Layout, tables: Tables, published: Published) -> tup
         missing |= {
             recipe
             for slot in targets
-            for recipe in _recipes_for(slot, values[slot.metric][0])
+            for recipe in _recipes_for(slot, row["method"], values[slot.metric][0], published)
             if (recipe.rstrip(RECONSTRUCTED), slot.stage) not in run
         }
     return [
@@ -84,14 +89,15 @@ def _of_epochs(slot: Slot, row: dict[str, str]) -> bool:
     return slot.epochs is None or slot.epochs == row["epochs"]
 
 
-def _recipes_for(slot: Slot, value: str) -> list[str]:
-    """The suite's recipes that aim at this published value."""
+def _recipes_for(slot: Slot, method: str, value: str, published: Published) -> list[str]:
+    """The suite's recipes that aim at this published value of this method."""
     return [
         f"{name}{RECONSTRUCTED if recipes.is_reconstruction(name) else ''}"
         for name in recipes.names()
-        if (recipes.content(name).get("data") or {}).get("dataset") == slot.dataset
+        if recipes.section(name, "data").get("dataset") == slot.dataset
         and (recipes.paper(name).get("reported") or {}).get(f"{slot.stage}_{slot.metric}") == float(value)
-        and slot.epochs in (None, str((recipes.content(name).get("schedule") or {}).get("epochs", "")))
+        and slot.epochs in (None, str(recipes.section(name, "schedule").get("epochs", "")))
+        and published.is_method(method, (own := recipes.section(name, "method")).get("name"), own, name)
     ]
 
 

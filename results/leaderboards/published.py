@@ -133,14 +133,15 @@ class Published:
     def _compare(self, measured: Facts, method_config: Mapping[str, str], row: dict[str, str]) -> dict[str, str] | None:
         """How each field agrees with a row on our dataset; None where that is of another method or protocol."""
         entry = self._protocol(f"{measured['stage']}-{measured['protocol']}", row)
-        if entry is None or not self._is_method(row["method"], measured["method"], method_config):
+        recipe = measured.get("recipe") or ""
+        if entry is None or not self.is_method(row["method"], measured["method"], method_config, recipe):
             return None
         protocol = f"{entry['protocol']}: {entry['why']}" if "why" in entry else str(entry["protocol"])
         selection = entry.get("selection", "")
         backbones = self.map["backbones"].get(measured["backbone"], [])
         if measured.get("deviations"):
             protocol = f"{DIFFERENT}: {measured['deviations']}"
-        rebuilt = recipes.is_reconstruction(measured.get("recipe") or "")
+        rebuilt = recipes.is_reconstruction(recipe)
         return {
             **({"settings": f"{UNSTATED}: a reconstruction"} if rebuilt else {}),
             "protocol": protocol,
@@ -161,9 +162,10 @@ class Published:
                 return match
         return None
 
-    def _is_method(self, row: str, method: Any, config: Mapping[str, str]) -> bool:
-        entry = self.map["methods"].get(row)
-        if entry is None or entry["method"] != method:
+    def is_method(self, name: str, method: Any, config: Mapping[str, Any], recipe: str) -> bool:
+        """Whether a published method of this name is ours, with these settings (flat; "null" or absent: unset)."""
+        entry = self.map["methods"].get(name)
+        if entry is None or entry["method"] != method or recipe not in entry.get("recipes", [recipe]):
             return False
         required: dict[str, str] = entry.get("config", {})
         return all((config.get(key, "null") == "null") == (value == "null") for key, value in required.items())

@@ -1,5 +1,6 @@
 """What the suite's recipes say of their papers, read from their files alone: without any heavy import."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -22,10 +23,28 @@ def content(name: str) -> dict[str, Any]:
     return RECIPES.read(name) if name in names() else {}
 
 
+def section(name: str, key: str) -> dict[str, Any]:
+    """One of the recipe's sections; {} where it has none."""
+    found = content(name).get(key)
+    return found if isinstance(found, dict) else {}
+
+
 def paper(name: str) -> dict[str, Any]:
     """The recipe's `paper` section: title, source, reported, tolerance, reconstruction."""
-    section = content(name).get("paper")
-    return section if isinstance(section, dict) else {}
+    return section(name, "paper")
+
+
+def is_of_full_size(row: Mapping[str, Any]) -> bool:
+    """Whether a leaderboard's row has the epochs, batch and network that its recipe states."""
+    recipe = row["recipe"]
+    network = section(recipe, "network")
+    stated = {
+        "epochs": section(recipe, "schedule").get("epochs"),
+        "batch": content(recipe).get("batch"),
+        "backbone": network.get("backbone"),
+        "stem": network.get("stem"),
+    }
+    return all(value is None or row[key] in (value, None) for key, value in stated.items())
 
 
 def is_reconstruction(name: str) -> bool:

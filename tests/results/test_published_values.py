@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from results.aggregate import render, tables_of
+from results.leaderboards import recipe_papers
 from results.leaderboards.published import CSV, Published, parse_views
 from tests.support.run_records import Records, Rows, read_csv
 
@@ -220,6 +221,35 @@ def test_every_name_of_the_map_exists_on_both_sides() -> None:
     boards = {f"{stage}-{protocol.name}" for stage, protocols in PROTOCOLS.items() for protocol in protocols}
     boards |= {f"detect-{path.stem}" for path in (ROOT / "transfer" / "protocols").glob("*.yaml")}
     assert set(names["protocols"]) <= boards
+
+
+def test_recipes_that_a_published_name_stands_for_exist() -> None:
+    entries = Published().map["methods"].values()
+    assert {name for entry in entries for name in entry.get("recipes", [])} <= recipe_papers.names()
+
+
+def _reported() -> list[tuple[str, str, float]]:
+    """Recipe, metric and value that it reports, of the datasets of which values are published here."""
+    datasets = Published().map["datasets"]
+    return [
+        (recipe, metric.partition("_")[2], value)
+        for recipe in sorted(recipe_papers.names())
+        if recipe_papers.section(recipe, "data").get("dataset") in datasets
+        for metric, value in (recipe_papers.paper(recipe).get("reported") or {}).items()
+    ]
+
+
+@pytest.mark.parametrize(("recipe", "metric", "value"), _reported())
+def test_what_a_recipe_reports_is_published_of_its_method(recipe: str, metric: str, value: float) -> None:
+    """Otherwise its measured row would stand without the value that it aims at, or beside another method's."""
+    published, method = Published(), recipe_papers.section(recipe, "method")
+    dataset = published.map["datasets"][recipe_papers.section(recipe, "data")["dataset"]]
+    names = {
+        row["method"]
+        for row, values in published.experiments
+        if row["dataset"] == dataset and values.get(metric) == value
+    }
+    assert any(published.is_method(name, method["name"], method, recipe) for name in names), names
 
 
 def test_published_values_are_those_of_the_reference() -> None:

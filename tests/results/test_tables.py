@@ -198,8 +198,12 @@ def _cifar(records: Records, method: str, tops: list[float], recipe: str) -> Non
         records.evaluate(parent, {"top1": top1}, config={"dataset": "cifar10"})
 
 
+def _every(records: Records) -> list[Grid]:
+    return layouts(tables_of([records.root]), Published())
+
+
 def _small(records: Records) -> Grid:
-    [grid] = [grid for grid in layouts(tables_of([records.root]), Published()) if grid.name == "small"]
+    [grid] = [grid for grid in _every(records) if grid.name == "small"]
     return grid
 
 
@@ -218,6 +222,21 @@ def test_ours_stand_below_the_published_rows_with_verdict_and_doubts(records: Re
     assert published["CW-RGP 2", "256"] == "[1] not run: cifar10/cwrgp-2view"  # its k-NN
     assert published["INTL", "256"] == "[2] not run: cifar10/intl, cifar100/intl"
     assert grid.rules == {len(grid.rows) - 2}
+
+
+def test_recipe_counts_as_run_only_with_the_epochs_and_network_that_it_states(records: Records) -> None:
+    config = {"data": {"dataset": "cifar10"}, "method": {"name": "cwrgp"}, "schedule": {"epochs": 2}, "batch": 256}
+    parent = records.pretrain("cwrgp", 0, recipe="cifar10/cwrgp-2view", config=config)
+    records.evaluate(parent, {"top1": 48.0}, config={"dataset": "cifar10"})
+    origins = {(row[0].text, row[2].text): row[-1].text for row in _small(records).rows}
+    assert origins["CW-RGP 2", "256"] == "[1] not run: cifar10/cwrgp-2view"
+
+
+def test_recipes_beside_a_published_row_are_of_its_method(records: Records) -> None:
+    origins = [(row[0].text, row[-1].text) for grid in _every(records) for row in grid.rows if grid.name != "cost"]
+    assert [text for name, text in origins if name == "Zero-CL" and "tregs" in text] == []  # both report 91.3
+    assert [text for name, text in origins if name == "DeepCluster-v2" and "resa" in text] == []  # both 75.2
+    assert any("imagenet1k/barlow-twins-1000ep" in text for name, text in origins if name == "Barlow Twins")
 
 
 def test_best_and_second_are_marked_only_where_they_differ_significantly(records: Records) -> None:
