@@ -97,7 +97,7 @@ def _recipes_for(slot: Slot, method: str, value: str, published: Published) -> l
         if recipes.section(name, "data").get("dataset") == slot.dataset
         and (recipes.paper(name).get("reported") or {}).get(f"{slot.stage}_{slot.metric}") == float(value)
         and slot.epochs in (None, str(recipes.section(name, "schedule").get("epochs", "")))
-        and published.is_method(method, (own := recipes.section(name, "method")).get("name"), own, name)
+        and published.is_method(method, (config := recipes.section(name, "method")).get("name"), config, name)
     ]
 
 
