@@ -38,8 +38,8 @@ FACTORS: dict[str, tuple[str, str]] = {
     "tint: white in all pictures": ("white", ""),
     "position: centred": ("centred", ""),
     "sizes: 32 to 60 pixels": ("sizes", ""),
-    "views: 48 pixels": ("sample-2", "data.views.0.size=48"),
     "steps: a third": ("sample-2", "{third}"),
+    "views: 48 pixels": ("sample-2", "data.views.0.size=48"),
 }
 """What is changed, to its dataset and overrides."""
 
