@@ -50,12 +50,7 @@ Line = tuple[Setting, dict[Slot, Cell], str]
 def _published_rows(layout: Layout, tables: Tables, published: Published) -> tuple[list[Line], list[str]]:
     """The published rows of a layout, and the sources to which their last cells refer."""
     names = {name: dataset for dataset, name in published.map["datasets"].items()}
-    run = {
-        (row["recipe"], board.stage)
-        for board in tables.leaderboards
-        for row in board.rows
-        if recipes.is_of_full_size(row)
-    }
+    run = {(row["recipe"], board.stage) for board in tables.leaderboards for row in board.rows if _is_of_full_size(row)}
     lines: dict[tuple[Setting, str], tuple[dict[Slot, Cell], set[str]]] = {}
     sources: dict[str, int] = {}
     for row, values in published.rows:
@@ -83,6 +78,19 @@ def _published_rows(layout: Layout, tables: Tables, published: Published) -> tup
         (setting, cells, f"{source} {NOT_RUN}: {', '.join(sorted(missing))}" if missing else source)
         for (setting, source), (cells, missing) in lines.items()
     ], [f"[{number}] {source}" for source, number in sources.items()]
+
+
+def _is_of_full_size(row: Row) -> bool:
+    """Whether the experiment has the epochs, batch and network that its recipe states, as far as they are known."""
+    recipe = row["recipe"]
+    network = recipes.section(recipe, "network")
+    stated = {
+        "epochs": recipes.section(recipe, "schedule").get("epochs"),
+        "batch": recipes.content(recipe).get("batch"),
+        "backbone": network.get("backbone"),
+        "stem": network.get("stem"),
+    }
+    return all(value is None or pd.isna(row[key]) or row[key] == value for key, value in stated.items())
 
 
 def _of_epochs(slot: Slot, row: dict[str, str]) -> bool:

@@ -1,6 +1,5 @@
 """What the suite's recipes say of their papers, read from their files alone: without any heavy import."""
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -32,19 +31,6 @@ def section(name: str, key: str) -> dict[str, Any]:
 def paper(name: str) -> dict[str, Any]:
     """The recipe's `paper` section: title, source, reported, tolerance, reconstruction."""
     return section(name, "paper")
-
-
-def is_of_full_size(row: Mapping[str, Any]) -> bool:
-    """Whether a leaderboard's row has the epochs, batch and network that its recipe states."""
-    recipe = row["recipe"]
-    network = section(recipe, "network")
-    stated = {
-        "epochs": section(recipe, "schedule").get("epochs"),
-        "batch": content(recipe).get("batch"),
-        "backbone": network.get("backbone"),
-        "stem": network.get("stem"),
-    }
-    return all(value is None or row[key] in (value, None) for key, value in stated.items())
 
 
 def is_reconstruction(name: str) -> bool:
