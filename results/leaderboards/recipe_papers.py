@@ -24,8 +24,8 @@ def content(name: str) -> dict[str, Any]:
 
 def section(name: str, key: str) -> dict[str, Any]:
     """One of the recipe's sections; {} where it has none."""
-    found = content(name).get(key)
-    return found if isinstance(found, dict) else {}
+    value = content(name).get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def paper(name: str) -> dict[str, Any]:
